@@ -1,0 +1,39 @@
+// Storage types of the kernels, without any CUDA or torch header.
+//
+//   bf16, f16   two bytes as PyTorch stores them; arithmetic is done in float32
+//   Acc<T>      the type in which sums over T are kept: float for bf16, f16 and float, double for double
+//   Status      what a launcher returns: 0, or the cudaError_t of the failed launch
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define SPX_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define SPX_HOST_DEVICE inline
+#endif
+
+namespace spx {
+
+using Status = int;
+constexpr Status kOk = 0;
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct AccOf {
+  using type = float;
+};
+template <>
+struct AccOf<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename AccOf<T>::type;
+
+}  // namespace spx

@@ -1,0 +1,51 @@
+// What a kernel sees of a tensor: pointers and sizes, nothing owned.
+#pragma once
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace spx {
+
+// A row-major, contiguous matrix [rows, cols].
+template <class T>
+struct DenseView {
+  int64_t rows, cols;
+  T* data;
+
+  SPX_HOST_DEVICE T* row(int64_t r) const { return data + r * cols; }
+};
+
+// Where the non-zeros of a [rows, cols] matrix are, in compressed sparse rows.
+//
+//   row_ptr  [rows + 1]  row r owns the entries row_ptr[r] .. row_ptr[r + 1]; row_ptr[rows] is nnz
+//   col_idx  [capacity]  columns, ascending inside a row; Index is int32_t, or uint16_t where cols <= 65536
+//   slot     [capacity]  which element of the values belongs to entry p; null: element p itself
+//
+// The transposed view of a matrix is again a CsrPattern, with cols and rows exchanged and a `slot`, so that values
+// are stored once and never move. Entries behind nnz are unused: col_idx is 0 there and values are 0.
+template <class Index>
+struct CsrPattern {
+  int64_t rows, cols, capacity;
+  const int32_t* row_ptr;
+  const Index* col_idx;
+  const int32_t* slot;
+
+  SPX_HOST_DEVICE int64_t value_at(int64_t p) const { return slot ? slot[p] : p; }
+};
+
+// The same where a kernel writes the pattern (regrow, csr_transpose, csr_from_mask): always 32-bit columns.
+struct CsrPatternOut {
+  int64_t rows, cols, capacity;
+  int32_t* row_ptr;
+  int32_t* col_idx;
+  int32_t* slot;
+};
+
+// A CSR matrix: a pattern and its values [capacity].
+template <class T, class Index>
+struct CsrView {
+  CsrPattern<Index> pattern;
+  const T* values;
+};
+
+}  // namespace spx
