@@ -1,0 +1,83 @@
+// The pattern itself: from a mask, transposed, and values moved between dense and CSR. Bound by memory, so plain loops.
+#include <omp.h>
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace spx::cpu {
+
+template <class T>
+Status csr_pack(T* values, CsrPattern<int32_t> pattern, DenseView<const T> dense, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (pattern.capacity > 1 << 16)
+  for (int64_t r = 0; r < pattern.rows; ++r)
+    for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) values[p] = dense.row(r)[pattern.col_idx[p]];
+  const int64_t nnz = pattern.row_ptr[pattern.rows];
+  memset(values + nnz, 0, static_cast<size_t>(pattern.capacity - nnz) * sizeof(T));
+  return kOk;
+}
+
+template <class T>
+Status csr_unpack(DenseView<T> dense, CsrView<T, int32_t> w, int threads) {
+  const CsrPattern<int32_t>& pattern = w.pattern;
+#pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > 1 << 16)
+  for (int64_t r = 0; r < pattern.rows; ++r) {
+    memset(dense.row(r), 0, static_cast<size_t>(dense.cols) * sizeof(T));
+    for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) dense.row(r)[pattern.col_idx[p]] = w.values[p];
+  }
+  return kOk;
+}
+
+Status csr_from_mask(CsrPatternOut out, DenseView<const uint8_t> mask, void*, int threads) {
+  out.row_ptr[0] = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) if (mask.rows * mask.cols > 1 << 16)
+  for (int64_t r = 0; r < mask.rows; ++r) {
+    int32_t count = 0;
+    for (int64_t c = 0; c < mask.cols; ++c) count += mask.row(r)[c] != 0;
+    out.row_ptr[r + 1] = count;
+  }
+  for (int64_t r = 0; r < mask.rows; ++r) out.row_ptr[r + 1] += out.row_ptr[r];
+#pragma omp parallel for num_threads(threads) schedule(static) if (mask.rows * mask.cols > 1 << 16)
+  for (int64_t r = 0; r < mask.rows; ++r) {
+    int32_t p = out.row_ptr[r];
+    for (int64_t c = 0; c < mask.cols; ++c)
+      if (mask.row(r)[c] != 0) out.col_idx[p++] = static_cast<int32_t>(c);
+  }
+  const int64_t nnz = out.row_ptr[mask.rows];
+  memset(out.col_idx + nnz, 0, static_cast<size_t>(out.capacity - nnz) * sizeof(int32_t));
+  return kOk;
+}
+int64_t csr_from_mask_workspace(int64_t, int64_t, int) { return 0; }
+
+// A counting sort by column; rows are visited in order, so entries of a column come out by row. out is [cols, rows].
+Status csr_transpose(CsrPatternOut out, CsrPattern<int32_t> pattern, void* workspace, int) {
+  const int64_t nnz = pattern.row_ptr[pattern.rows];
+  int32_t* next = static_cast<int32_t*>(workspace);  // [cols] where the column's next entry goes
+  memset(out.row_ptr, 0, static_cast<size_t>(out.rows + 1) * sizeof(int32_t));
+  for (int64_t p = 0; p < nnz; ++p) ++out.row_ptr[pattern.col_idx[p] + 1];
+  for (int64_t c = 0; c < out.rows; ++c) {
+    next[c] = out.row_ptr[c];
+    out.row_ptr[c + 1] += out.row_ptr[c];
+  }
+  for (int64_t r = 0; r < pattern.rows; ++r) {
+    for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) {
+      const int32_t q = next[pattern.col_idx[p]]++;
+      out.col_idx[q] = static_cast<int32_t>(r);
+      out.slot[q] = static_cast<int32_t>(p);
+    }
+  }
+  const size_t unused = static_cast<size_t>(out.capacity - nnz) * sizeof(int32_t);
+  memset(out.col_idx + nnz, 0, unused);
+  memset(out.slot + nnz, 0, unused);
+  return kOk;
+}
+int64_t csr_transpose_workspace(int64_t, int64_t cols, int64_t, int) { return cols * static_cast<int64_t>(sizeof(int32_t)); }
+
+#define SPX_INSTANTIATE(T)                                                                 \
+  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, int);              \
+  template Status csr_unpack(DenseView<T>, CsrView<T, int32_t>, int);
+SPX_INSTANTIATE(float)
+SPX_INSTANTIATE(double)
+SPX_INSTANTIATE(bf16)
+
+}  // namespace spx::cpu

@@ -1,0 +1,82 @@
+// Chooses the instruction set at run time: the widest one that both this binary and this CPU have, unless told otherwise.
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/isa.h"
+#include "kernels.h"
+
+namespace spx::cpu {
+namespace {
+
+enum Isa { kBaseline, kV3, kV4 };
+constexpr const char* kNames[] = {"baseline", "v3", "v4"};
+
+bool available(int isa) {
+  switch (isa) {
+    case kBaseline: return true;
+#if defined(SPX_HAVE_v3)
+    case kV3: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    case kV4:
+      return available(kV3) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    default: return false;
+  }
+}
+
+Isa& chosen() {
+  static Isa isa = available(kV4) ? kV4 : available(kV3) ? kV3 : kBaseline;
+  return isa;
+}
+
+}  // namespace
+
+const char* isa() { return kNames[chosen()]; }
+
+bool use_isa(const char* name) {
+  for (int i = kBaseline; i <= kV4; ++i) {
+    if (strcmp(name, kNames[i]) == 0 && available(i)) {
+      chosen() = static_cast<Isa>(i);
+      return true;
+    }
+  }
+  return false;
+}
+
+#if defined(SPX_HAVE_v3)
+#define SPX_DISPATCH(call)              \
+  switch (chosen()) {                   \
+    case kV4: return v4::call;          \
+    case kV3: return v3::call;          \
+    default: return baseline::call;     \
+  }
+#else
+#define SPX_DISPATCH(call) return baseline::call
+#endif
+
+template <class T, class Index>
+Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, void* workspace, Where where) {
+  SPX_DISPATCH(csr_spmm(y, w, x, bias, workspace, where));
+}
+int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, Where where) {
+  SPX_DISPATCH(csr_spmm_workspace(rows, cols, capacity, tokens, acc_bytes, where));
+}
+template <class T, class Index>
+Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace, Where where) {
+  SPX_DISPATCH(csr_sddmm(dw, pattern, dy, x, workspace, where));
+}
+int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, Where where) {
+  SPX_DISPATCH(csr_sddmm_workspace(rows, cols, capacity, tokens, acc_bytes, where));
+}
+
+#define SPX_INSTANTIATE(T, Index)                                                                                      \
+  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where);              \
+  template Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where);
+SPX_INSTANTIATE(float, int32_t)
+SPX_INSTANTIATE(float, uint16_t)
+SPX_INSTANTIATE(double, int32_t)
+SPX_INSTANTIATE(double, uint16_t)
+SPX_INSTANTIATE(bf16, int32_t)
+SPX_INSTANTIATE(bf16, uint16_t)
+
+}  // namespace spx::cpu

@@ -1,0 +1,141 @@
+// What every kernel file shares: the launch function, shared memory, warp primitives, conversions.
+//
+// The same .cu files are compiled by nvcc and, for tests without a GPU, by the host compiler over tests/emulation. So:
+//   * launch() stands for <<<>>>
+//   * SPX_SHARED declares shared memory; a helper takes it as Shared<T>, and reads it into a named type, never `auto`
+//   * warp primitives are the ones below, always with all 32 lanes; blocks are whole warps; no thread leaves before a barrier
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "kernels.h"
+
+namespace spx::cuda {
+
+constexpr int kWarp = 32;
+
+// What describe_failure reports: the last launch of this thread.
+struct LaunchRecord {
+  const char* kernel;
+  dim3 grid, block;
+};
+LaunchRecord& last_launch();
+
+}  // namespace spx::cuda
+
+#if defined(__CUDACC__)
+#define SPX_SHARED(type, name, count) __shared__ type name[count]
+
+namespace spx::cuda {
+
+template <class T>
+using Shared = T*;
+
+constexpr unsigned kFullMask = 0xFFFFFFFFu;
+
+template <class T>
+__device__ __forceinline__ T shfl_idx(T v, int lane) {
+  return __shfl_sync(kFullMask, v, lane);
+}
+template <class T>
+__device__ __forceinline__ T shfl_xor(T v, int mask) {
+  return __shfl_xor_sync(kFullMask, v, mask);
+}
+template <class T>
+__device__ __forceinline__ T shfl_up(T v, int delta) {
+  return __shfl_up_sync(kFullMask, v, delta);
+}
+template <class T>
+__device__ __forceinline__ T shfl_down(T v, int delta) {
+  return __shfl_down_sync(kFullMask, v, delta);
+}
+__device__ __forceinline__ unsigned ballot(bool v) { return __ballot_sync(kFullMask, v); }
+__device__ __forceinline__ int popcount(unsigned v) { return __popc(v); }
+
+}  // namespace spx::cuda
+#else
+#include "emulator.h"  // the same names on the host
+#endif
+
+namespace spx::cuda {
+
+// The sum over the warp, in every lane.
+template <class T>
+__device__ inline T reduce_add(T v) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) v += shfl_xor(v, mask);
+  return v;
+}
+
+// The sum over the lanes below and this one.
+template <class T>
+__device__ inline T scan_add(T v) {
+  const int lane = threadIdx.x % kWarp;
+  for (int delta = 1; delta < kWarp; delta *= 2) {
+    const T below = shfl_up(v, delta);
+    if (lane >= delta) v += below;
+  }
+  return v;
+}
+
+// The lanes below this one, as a mask.
+__device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) - 1u; }
+
+__device__ inline float to_acc(float v) { return v; }
+__device__ inline double to_acc(double v) { return v; }
+__device__ inline float to_acc(bf16 v) { return __bfloat162float(__nv_bfloat16(__nv_bfloat16_raw{v.bits})); }
+__device__ inline float to_acc(f16 v) { return __half2float(__half(__half_raw{v.bits})); }
+
+// from_acc<T>: rounds to nearest, ties to even.
+template <class T>
+__device__ inline T from_acc(Acc<T> v) {
+  if constexpr (sizeof(T) == sizeof(Acc<T>))
+    return v;
+  else if constexpr (std::is_same_v<T, bf16>)
+    return {static_cast<__nv_bfloat16_raw>(__float2bfloat16_rn(v)).x};
+  else
+    return {static_cast<__half_raw>(__float2half_rn(v)).x};
+}
+
+// This thread's number in the grid and the number of threads: the grid-stride loops. Blocks and grids are one-dimensional.
+__device__ inline int64_t global_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+__device__ inline int64_t global_threads() { return int64_t{gridDim.x} * blockDim.x; }
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many blocks a grid-stride loop over `items` gets; at least one, so that a kernel with an empty main part still clears
+// what lies behind nnz. Some waves of the largest card are enough.
+constexpr int64_t kMaxBlocks = 2048;
+inline int64_t blocks_for(int64_t items, int64_t items_per_block) {
+  const int64_t blocks = ceil_div(items, items_per_block);
+  return blocks < 1 ? 1 : (blocks > kMaxBlocks ? kMaxBlocks : blocks);
+}
+
+// Starts `kernel` on `stream` and returns what the runtime says; never synchronises. CUDA rejects an empty grid: nothing to do.
+template <class... Params, class... Args>
+Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, Where stream, Args... args) {
+  if (blocks == 0) return kOk;
+  const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
+  last_launch() = {name, grid, block};
+  if (blocks > 0x7FFFFFFF) return cudaErrorInvalidConfiguration;
+#if defined(__CUDACC__)
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = static_cast<cudaStream_t>(stream);
+  const Status status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  cudaGetLastError();  // takes the error back, or the next call would report it again
+  return status;
+#else
+  static_cast<void>(stream);
+  return emulator::launch(name, grid, block, [&] { kernel(static_cast<Params>(args)...); });
+#endif
+}
+
+// In launchers of several kernels: stops at the first that fails.
+#define SPX_TRY(...)                                                   \
+  do {                                                                 \
+    if (const ::spx::Status status_ = (__VA_ARGS__); status_ != ::spx::kOk) return status_; \
+  } while (0)
+
+}  // namespace spx::cuda

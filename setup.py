@@ -1,0 +1,41 @@
+"""Builds sparse_ext._C by CMake + ninja. Torch is neither needed nor imported here.
+
+Environment: SPARSE_EXT_CUDA=auto|on|off, SPARSE_EXT_CUDA_ARCHS, CMAKE_BUILD_PARALLEL_LEVEL, SPARSE_EXT_CMAKE_ARGS.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """Runs CMakeLists.txt, which holds the only list of sources, and puts the modules where setuptools expects them."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+        build = Path(os.environ.get("SPARSE_EXT_BUILD_DIR", Path(self.build_temp) / "cmake")).resolve()
+        options = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "SPARSE_EXT_VERSION": self.distribution.get_version(),
+            "SPARSE_EXT_CUDA": os.environ.get("SPARSE_EXT_CUDA", "auto"),
+        }
+        if archs := os.environ.get("SPARSE_EXT_CUDA_ARCHS"):
+            options["SPARSE_EXT_CUDA_ARCHS"] = archs
+        defines = [f"-D{key}={value}" for key, value in options.items()]
+        defines += shlex.split(os.environ.get("SPARSE_EXT_CMAKE_ARGS", ""))
+        subprocess.run(["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *defines], check=True)
+        subprocess.run(["cmake", "--build", build], check=True)
+        subprocess.run(["cmake", "--install", build, "--prefix", target], check=True)
+
+
+setup(ext_modules=[Extension("sparse_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

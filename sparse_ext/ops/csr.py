@@ -1,0 +1,241 @@
+"""The CSR kernels as torch operators (`torch.ops.sparse_ext.csr_*`). Each has a twin of the same name in `reference.py`.
+
+Shapes, once for all: weight [capacity] holds the values of a CSR matrix [rows, cols]; row_ptr int32 [rows + 1];
+col_idx int32 or uint16 [capacity], ascending inside a row; x [tokens, cols]; y, dy [tokens, rows]. Entries behind
+row_ptr[rows] are unused. Wrong shapes raise ValueError, wrong dtypes TypeError, failed launches RuntimeError.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .launch import backend_of, check_dtype, check_index, check_like, ready, workspace
+from .library import define
+
+
+def _check_entries(op: str, **sized: torch.Tensor) -> int:
+    """All of one length, the capacity."""
+    (name, first), *others = sized.items()
+    for other, tensor in others:
+        if tensor.numel() != first.numel():
+            raise ValueError(f"{op}: expected {other} with {first.numel()} elements (as {name}), got {tensor.numel()}")
+    return first.numel()
+
+
+def _check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: str) -> None:
+    if tensor.dim() != 2 or tensor.shape[1] != columns:
+        got = tensor.shape[1] if tensor.dim() == 2 else f"shape {tuple(tensor.shape)}"
+        raise ValueError(f"{op}: expected {name} with {columns} columns (weight has {columns} {what} features), got {got}")
+
+
+def _multiply(
+    op: str,
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    slot: torch.Tensor | None,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """The kernel behind both products; slot None is the weight itself, otherwise its transposed view."""
+    backend = backend_of(op, x)
+    dtype = check_dtype(op, backend, "x" if slot is None else "dy", x)
+    (tokens, cols), rows, capacity = x.shape, row_ptr.numel() - 1, col_idx.numel()
+    x, weight = ready(x), ready(weight)
+    bias = None if bias is None else ready(bias)
+    y = x.new_empty((tokens, rows))
+    device, where = backend.where(x.device)
+    space = workspace(x, backend.module.csr_spmm_workspace(rows, cols, capacity, tokens, max(4, x.element_size()), where))
+    backend.module.csr_spmm(
+        dtype, col_idx.dtype == torch.uint16,
+        y.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), 0 if slot is None else slot.data_ptr(),
+        x.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        rows, cols, capacity, tokens, space.data_ptr(), device, where,
+    )  # fmt: skip
+    return y
+
+
+@define("csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias) -> Tensor")
+def csr_spmm(
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """y [tokens, rows] = x W^T + bias: the forward product. Sums in float32 (float64 for float64), in column order."""
+    op = "csr_spmm"
+    _check_columns(op, "x", x, cols, "input")
+    check_like(op, ("x", x), weight=weight, bias=bias)
+    check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    _check_entries(op, weight=weight, col_idx=col_idx)
+    if bias is not None and bias.shape != (row_ptr.numel() - 1,):
+        raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
+    return _multiply(op, weight, row_ptr, col_idx, None, x, bias)
+
+
+@csr_spmm.fake
+def _(weight, row_ptr, col_idx, cols, x, bias):
+    return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
+
+
+@define("csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor")
+def csr_spmm_t(
+    weight: torch.Tensor,
+    col_ptr: torch.Tensor,
+    row_idx: torch.Tensor,
+    slot: torch.Tensor,
+    rows: int,
+    dy: torch.Tensor,
+) -> torch.Tensor:
+    """dx [tokens, cols] = dy W: the input gradient, through the transposed view (col_ptr [cols + 1], row_idx, slot)."""
+    op = "csr_spmm_t"
+    _check_columns(op, "dy", dy, rows, "output")
+    check_like(op, ("dy", dy), weight=weight)
+    check_index(op, dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    _check_entries(op, weight=weight, row_idx=row_idx, slot=slot)
+    return _multiply(op, weight, col_ptr, row_idx, slot, dy, None)
+
+
+@csr_spmm_t.fake
+def _(weight, col_ptr, row_idx, slot, rows, dy):
+    return dy.new_empty((dy.shape[0], col_ptr.shape[0] - 1))
+
+
+@define("csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+def csr_sddmm(
+    row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
+    """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
+    op, rows = "csr_sddmm", row_ptr.numel() - 1
+    _check_columns(op, "x", x, cols, "input")
+    _check_columns(op, "dy", dy, rows, "output")
+    if x.shape[0] != dy.shape[0]:
+        raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
+    check_like(op, ("dy", dy), x=x)
+    check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    backend = backend_of(op, x)
+    dtype = check_dtype(op, backend, "x", x)
+    tokens, capacity = x.shape[0], col_idx.numel()
+    dy, x = ready(dy), ready(x)
+    dw = x.new_empty((capacity,))
+    device, where = backend.where(x.device)
+    space = workspace(x, backend.module.csr_sddmm_workspace(rows, cols, capacity, tokens, max(4, x.element_size()), where))
+    backend.module.csr_sddmm(
+        dtype, col_idx.dtype == torch.uint16,
+        dw.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dy.data_ptr(), x.data_ptr(),
+        rows, cols, capacity, tokens, space.data_ptr(), device, where,
+    )  # fmt: skip
+    return dw
+
+
+@csr_sddmm.fake
+def _(row_ptr, col_idx, cols, dy, x):
+    return x.new_empty((col_idx.shape[0],))
+
+
+@define("csr_pack(Tensor dense, Tensor row_ptr, Tensor col_idx) -> Tensor")
+def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> torch.Tensor:
+    """values [capacity] = dense [rows, cols] at the pattern, 0 behind it."""
+    op = "csr_pack"
+    if dense.dim() != 2 or dense.shape[0] != row_ptr.numel() - 1:
+        raise ValueError(f"{op}: expected dense with {row_ptr.numel() - 1} rows, got shape {tuple(dense.shape)}")
+    check_index(op, dense.device, row_ptr=row_ptr, col_idx=col_idx)
+    backend = backend_of(op, dense)
+    dtype = check_dtype(op, backend, "dense", dense)
+    dense = ready(dense)
+    values = dense.new_empty((col_idx.numel(),))
+    backend.module.csr_pack(
+        dtype, values.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dense.data_ptr(),
+        *dense.shape, col_idx.numel(), *backend.where(dense.device),
+    )  # fmt: skip
+    return values
+
+
+@csr_pack.fake
+def _(dense, row_ptr, col_idx):
+    return dense.new_empty((col_idx.shape[0],))
+
+
+@define("csr_unpack(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols) -> Tensor")
+def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> torch.Tensor:
+    """The matrix with its zeros, [rows, cols]."""
+    op, rows = "csr_unpack", row_ptr.numel() - 1
+    check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    capacity = _check_entries(op, weight=weight, col_idx=col_idx)
+    backend = backend_of(op, weight)
+    dtype = check_dtype(op, backend, "weight", weight)
+    weight = ready(weight)
+    dense = weight.new_empty((rows, cols))
+    backend.module.csr_unpack(
+        dtype, dense.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
+        rows, cols, capacity, *backend.where(weight.device),
+    )  # fmt: skip
+    return dense
+
+
+@csr_unpack.fake
+def _(weight, row_ptr, col_idx, cols):
+    return weight.new_empty((row_ptr.shape[0] - 1, cols))
+
+
+@define("csr_from_mask(Tensor mask, int capacity) -> (Tensor, Tensor)")
+def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row_ptr, col_idx [capacity]) of a boolean mask [rows, cols] with at most `capacity` ones."""
+    op = "csr_from_mask"
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{op}: expected mask of dtype torch.bool, got {mask.dtype}")
+    if mask.dim() != 2:
+        raise ValueError(f"{op}: expected mask with 2 dimensions, got shape {tuple(mask.shape)}")
+    if (nnz := int(mask.sum())) > capacity:
+        raise ValueError(f"{op}: expected a mask with at most {capacity} ones (the capacity), got {nnz}")
+    backend = backend_of(op, mask)
+    mask = ready(mask)
+    rows, cols = mask.shape
+    row_ptr = torch.empty(rows + 1, dtype=torch.int32, device=mask.device)
+    col_idx = torch.empty(capacity, dtype=torch.int32, device=mask.device)
+    device, where = backend.where(mask.device)
+    space = workspace(mask, backend.module.csr_from_mask_workspace(rows, cols, where))
+    backend.module.csr_from_mask(
+        row_ptr.data_ptr(), col_idx.data_ptr(), mask.data_ptr(), rows, cols, capacity, space.data_ptr(), device, where
+    )
+    return row_ptr, col_idx
+
+
+@csr_from_mask.fake
+def _(mask, capacity):
+    return (
+        mask.new_empty((mask.shape[0] + 1,), dtype=torch.int32),
+        mask.new_empty((capacity,), dtype=torch.int32),
+    )
+
+
+@define("csr_transpose(Tensor row_ptr, Tensor col_idx, int cols) -> (Tensor, Tensor, Tensor)")
+def csr_transpose(
+    row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The transposed view (col_ptr [cols + 1], row_idx [capacity], slot [capacity]) of an int32 pattern.
+
+    Entries are ordered by column, then row; slot says where each one's value is. Behind nnz all are 0.
+    """
+    op = "csr_transpose"
+    check_index(op, row_ptr.device, row_ptr=row_ptr, col_idx=col_idx)
+    if col_idx.dtype != torch.int32:
+        raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
+    backend = backend_of(op, row_ptr)
+    rows, capacity = row_ptr.numel() - 1, col_idx.numel()
+    col_ptr = row_ptr.new_empty((cols + 1,))
+    row_idx, slot = torch.empty_like(col_idx), torch.empty_like(col_idx)
+    device, where = backend.where(row_ptr.device)
+    space = workspace(row_ptr, backend.module.csr_transpose_workspace(rows, cols, capacity, where))
+    backend.module.csr_transpose(
+        col_ptr.data_ptr(), row_idx.data_ptr(), slot.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
+        rows, cols, capacity, space.data_ptr(), device, where,
+    )  # fmt: skip
+    return col_ptr, row_idx, slot
+
+
+@csr_transpose.fake
+def _(row_ptr, col_idx, cols):
+    return row_ptr.new_empty((cols + 1,)), torch.empty_like(col_idx), torch.empty_like(col_idx)

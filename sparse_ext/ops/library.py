@@ -1,0 +1,49 @@
+"""Registration with torch.library: one decorator, so that every operator is defined the same way.
+
+`Library.define` + `impl`, never `custom_op`: 4 instead of 11 microseconds a call. Autograd stands outside (autograd.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+LIBRARY = torch.library.Library("sparse_ext", "DEF")
+# The kernels read contiguous tensors; without the tag older versions of torch.compile may hand them other strides.
+_TAGS = (getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),)
+
+
+class Op:
+    """A registered operator: calling it goes through the dispatcher. `fake` registers its shape function."""
+
+    def __init__(self, name: str, kernel: Callable[..., Any]) -> None:
+        self.name = name
+        self.kernel = kernel
+        self.__doc__ = kernel.__doc__
+        self.call = getattr(torch.ops.sparse_ext, name).default
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
+
+    def fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        torch.library.register_fake(f"sparse_ext::{self.name}", function, lib=LIBRARY)
+        return function
+
+
+OPS: dict[str, Op] = {}
+
+
+def define(schema: str) -> Callable[[Callable[..., Any]], Op]:
+    """Registers the decorated function as the CPU and CUDA kernel of `schema`."""
+
+    def register(kernel: Callable[..., Any]) -> Op:
+        name = schema.partition("(")[0]
+        LIBRARY.define(schema, tags=_TAGS)
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(name, kernel, key)
+        OPS[name] = Op(name, kernel)
+        return OPS[name]
+
+    return register

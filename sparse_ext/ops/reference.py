@@ -1,0 +1,101 @@
+"""Every operator in plain PyTorch, through the dense matrix: the truth for tests. Slow and simple on purpose."""
+
+from __future__ import annotations
+
+import torch
+
+
+def _entries(row_ptr: torch.Tensor, col_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column (int64) of each of the nnz entries."""
+    rows = torch.repeat_interleave(torch.arange(row_ptr.numel() - 1, device=row_ptr.device), row_ptr.diff().long())
+    return rows, col_idx[: rows.numel()].long()
+
+
+def _padded(values: torch.Tensor, capacity: int, fill: int = 0) -> torch.Tensor:
+    return torch.cat([values, values.new_full((capacity - values.numel(),), fill)])
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> torch.Tensor:
+    return _padded(dense[_entries(row_ptr, col_idx)], col_idx.numel())
+
+
+def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> torch.Tensor:
+    dense = weight.new_zeros((row_ptr.numel() - 1, cols))
+    rows, columns = _entries(row_ptr, col_idx)
+    dense[rows, columns] = weight[: rows.numel()]
+    return dense
+
+
+def csr_spmm(weight, row_ptr, col_idx, cols, x, bias):
+    """By absence, not by zeros: only stored entries meet x, so Inf and NaN in x reach y through them alone."""
+    dtype = _sum_dtype(x.dtype)
+    rows, columns = _entries(row_ptr, col_idx)
+    terms = x[:, columns].to(dtype) * weight[: rows.numel()].to(dtype)
+    y = x.new_zeros((x.shape[0], row_ptr.numel() - 1), dtype=dtype).index_add_(1, rows, terms)
+    return (y if bias is None else y + bias.to(dtype)).to(x.dtype)
+
+
+def csr_spmm_t(weight, col_ptr, row_idx, slot, rows, dy):
+    return csr_spmm(weight[slot.long()], col_ptr, row_idx, rows, dy, None)
+
+
+def csr_sddmm(row_ptr, col_idx, cols, dy, x):
+    dtype = _sum_dtype(x.dtype)
+    rows, columns = _entries(row_ptr, col_idx)
+    dw = (dy[:, rows].to(dtype) * x[:, columns].to(dtype)).sum(0)
+    return _padded(dw.to(x.dtype), col_idx.numel())
+
+
+def csr_from_mask(mask: torch.Tensor, capacity: int):
+    row_ptr = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
+    return row_ptr.int(), _padded(mask.nonzero()[:, 1].int(), capacity)
+
+
+def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int):
+    rows, columns = _entries(row_ptr, col_idx)
+    order = torch.argsort(columns, stable=True)  # entries are by row already
+    counts = torch.bincount(columns, minlength=cols)
+    col_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    capacity = col_idx.numel()
+    return col_ptr.int(), _padded(rows[order].int(), capacity), _padded(order.int(), capacity)
+
+
+def random_u32(seed: int, count: int) -> torch.Tensor:
+    """The first `count` elements of the Philox4x32-10 stream `seed` (csrc/common/random.h), as int64 [count]."""
+    mask = 0xFFFFFFFF
+    block = torch.arange((count + 3) // 4)
+    c = [block & mask, block >> 32, torch.zeros_like(block), torch.zeros_like(block)]
+    key = [seed & mask, (seed >> 32) & mask]
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]  # int64 wraps, and the low 64 bits are what is wanted
+        c = [((b >> 32) & mask) ^ c[1] ^ key[0], b & mask, ((a >> 32) & mask) ^ c[3] ^ key[1], a & mask]
+        key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
+    return torch.stack(c, 1).reshape(-1)[:count]
+
+
+def _top(key: torch.Tensor, count: int) -> torch.Tensor:
+    """Mask of the `count` largest; among equal ones the lower index wins; NaN is the largest."""
+    chosen = torch.zeros(key.numel(), dtype=torch.bool)
+    chosen[torch.argsort(key, descending=True, stable=True)[:count]] = True
+    return chosen
+
+
+def regrow(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
+    rows_of, columns = _entries(row_ptr, col_idx)
+    nnz, positions = rows_of.numel(), (row_ptr.numel() - 1) * cols
+    linear = rows_of * cols + columns
+    kept = linear[_top(weight[:nnz].double().abs(), nnz - drop)]
+
+    key = random_u32(seed, positions).double() if score is None else score.reshape(-1).double().abs()
+    key[kept] = -1.0  # not a candidate
+    mask = _top(key, grow)
+    mask[kept] = True
+
+    entry = torch.full((positions,), -1, dtype=torch.int32)
+    entry[linear] = torch.arange(nnz, dtype=torch.int32)
+    new_row_ptr, new_col_idx = csr_from_mask(mask.view(-1, cols), col_idx.numel())
+    return new_row_ptr, new_col_idx, _padded(entry[mask], col_idx.numel(), fill=-1)

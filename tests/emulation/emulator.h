@@ -1,0 +1,175 @@
+// Runs CUDA kernels on the host: csrc/cuda/*.cu compiled by the host compiler find here what nvcc would give them.
+//
+//   threads        fibers, one at a time; in a new random order after every rendezvous (SPARSE_EXT_EMULATION_SEED)
+//   blocks         one after another, in random order; nothing survives from one to the next but global memory
+//   rendezvous     all threads of the block, or all 32 lanes, at the same file:line; anything else fails the launch
+//   shared memory  heap objects of exact size, 0xFF at the start of a block (floats: NaN); every access through the array is
+//                  checked: bounds, read before written, and races (two threads, no barrier between, one of them writes).
+//                  Accesses through raw pointers are seen by ASan, or else by the canaries around the object
+//
+// A fault fails the launch with cudaErrorLaunchFailure; cudaGetErrorString then tells what was seen.
+// Not covered: memory order between blocks, occupancy, registers, blocks that wait for each other.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+namespace spx::emulator {
+
+cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::function<void()>& body);
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Rendezvous of the block or of the warp; both order shared memory.
+void wait_block(const char* file, int line);
+void wait_warp(const char* file, int line);
+// Gives `v` to the warp and returns what its 32 lanes gave; valid until the lane's next exchange but one. As on the device,
+// a shuffle does not order shared memory.
+const uint64_t* exchange(uint64_t v, const char* file, int line);
+
+// Who touched an element of shared memory last, and when. Epochs count barriers. Who: a thread, kSeveral, or kLanes - warp.
+constexpr int16_t kSeveral = -1;  // threads of several warps
+constexpr int16_t kLanes = -2;    // several lanes of warp kLanes - who
+struct Access {
+  uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
+  int16_t writer, reader;
+  bool atomic;
+};
+
+struct SharedObject {
+  const void* site;
+  const char *name, *file;
+  int line;
+  int64_t count, bytes;
+  unsigned char *allocation, *data;
+  Access* access;
+  uint32_t block_epoch;  // the epoch in which this block began: what was written before it does not count
+};
+SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line);
+
+enum class Kind { kRead, kWrite, kAtomic };
+void check_access(SharedObject* object, int64_t index, Kind kind);
+
+template <class T>
+class SharedPtr;
+
+// One element: reads and writes are checked. &element is a SharedPtr, which atomics take.
+template <class T>
+class SharedRef {
+ public:
+  SharedRef(SharedObject* object, int64_t index) : object_(object), index_(index) {}
+  operator T() const { return *at(Kind::kRead); }
+  const SharedRef& operator=(T v) const { return *at(Kind::kWrite) = v, *this; }
+  const SharedRef& operator=(const SharedRef& other) const { return *this = static_cast<T>(other); }
+  SharedRef(const SharedRef&) = default;
+  const SharedRef& operator+=(T v) const { return *this = static_cast<T>(*this) + v; }
+  const SharedRef& operator|=(T v) const { return *this = static_cast<T>(*this) | v; }
+  SharedPtr<T> operator&() const { return {object_, index_}; }
+  T* at(Kind kind) const {
+    check_access(object_, index_, kind);
+    return reinterpret_cast<T*>(object_->data) + index_;
+  }
+
+ private:
+  SharedObject* object_;
+  int64_t index_;
+};
+
+template <class T>
+class SharedPtr {
+ public:
+  SharedPtr(SharedObject* object, int64_t offset) : object_(object), offset_(offset) {}
+  SharedRef<T> operator[](int64_t i) const { return {object_, offset_ + i}; }
+  SharedRef<T> operator*() const { return {object_, offset_}; }
+  SharedPtr operator+(int64_t n) const { return {object_, offset_ + n}; }
+  T* raw() const { return reinterpret_cast<T*>(object_->data) + offset_; }  // unchecked, for vector accesses
+
+ private:
+  SharedObject* object_;
+  int64_t offset_;
+};
+
+}  // namespace spx::emulator
+
+#define SPX_SHARED(type, name, count)  \
+  static const char name##_site = 0;   \
+  const ::spx::emulator::SharedPtr<type> name( \
+      ::spx::emulator::shared_object(&name##_site, (count), sizeof(type), #name, __FILE__, __LINE__), 0)
+
+#define __launch_bounds__(...)
+
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  spx::emulator::wait_block(file, line);
+}
+inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  spx::emulator::wait_warp(file, line);
+}
+inline void __threadfence() {}
+
+// One thread runs at a time, so these are atomic.
+template <class T>
+T atomicAdd(T* p, std::common_type_t<T> v) {
+  static_assert(std::is_integral_v<T>, "float atomics are not deterministic");
+  const T old = *p;
+  return *p = old + v, old;
+}
+template <class T>
+T atomicOr(T* p, std::common_type_t<T> v) {
+  const T old = *p;
+  return *p = old | v, old;
+}
+template <class T>
+T atomicAdd(spx::emulator::SharedPtr<T> p, std::common_type_t<T> v) {
+  return atomicAdd((*p).at(spx::emulator::Kind::kAtomic), v);
+}
+template <class T>
+T atomicOr(spx::emulator::SharedPtr<T> p, std::common_type_t<T> v) {
+  return atomicOr((*p).at(spx::emulator::Kind::kAtomic), v);
+}
+
+namespace spx::cuda {
+
+template <class T>
+using Shared = emulator::SharedPtr<T>;
+
+template <class T>
+T read_lane(T v, int lane, const char* file, int line) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  memcpy(&bits, &v, sizeof v);
+  const uint64_t* lanes = emulator::exchange(bits, file, line);
+  memcpy(&v, &lanes[lane], sizeof v);
+  return v;
+}
+inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
+
+template <class T>
+T shfl_idx(T v, int lane, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return read_lane(v, lane & 31, file, line);
+}
+template <class T>
+T shfl_xor(T v, int mask, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return read_lane(v, (lane_id() ^ mask) & 31, file, line);
+}
+template <class T>
+T shfl_up(T v, int delta, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return read_lane(v, lane_id() < delta ? lane_id() : lane_id() - delta, file, line);
+}
+template <class T>
+T shfl_down(T v, int delta, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return read_lane(v, lane_id() + delta > 31 ? lane_id() : lane_id() + delta, file, line);
+}
+inline unsigned ballot(bool v, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  const uint64_t* lanes = emulator::exchange(v, file, line);
+  unsigned bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(lanes[lane]) << lane;
+  return bits;
+}
+inline int popcount(unsigned v) { return __builtin_popcount(v); }
+
+}  // namespace spx::cuda
