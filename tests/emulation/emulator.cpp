@@ -1,5 +1,5 @@
-// The scheduler, the checks and the few functions of the CUDA runtime that csrc/cuda calls. See emulator.h.
-#include "emulator.h"
+// The scheduler: threads as fibers, blocks in turn. See emulator.h.
+#include "machine.h"
 
 #include <sys/mman.h>
 
@@ -8,9 +8,6 @@
 #include <cstdlib>
 #include <numeric>
 #include <string>
-#include <vector>
-
-#include "fiber.h"
 
 asm(R"(
 .text
@@ -37,47 +34,10 @@ spx_emulator_switch:
 )");
 
 namespace spx::emulator {
-namespace {
 
-constexpr int kWarpSize = 32;
-constexpr int kMaxThreads = 1024;           // of a block
-constexpr int64_t kMaxSharedBytes = 49152;  // of static shared memory
-constexpr int64_t kCanaryBytes = SPX_ASAN ? 0 : 64;
-constexpr unsigned char kCanary = 0xC5, kPoison = 0xFF;
-
-enum class State { kRuns, kAtBlock, kAtWarp, kExchanges, kExited };
-
-struct Thread {
-  Fiber fiber;
-  uint3 index;
-  State state;
-  const char* file;  // of the rendezvous
-  int line;
-  int exchanges;  // how many so far: picks the buffer
-};
-
-struct Warp {
-  uint64_t lanes[2][kWarpSize];  // two buffers: a fast lane's next exchange leaves this one alone
-  uint32_t epoch;
-};
-
-// One launch at a time: the caller holds the GIL.
-struct Machine {
-  Fiber scheduler;
-  std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
-  Warp warps[kMaxThreads / kWarpSize];
-  int count = 0;    // threads of a block
-  int current = -1;  // the thread that runs
-  const std::function<void()>* body = nullptr;
-  std::vector<SharedObject*> shared;
-  int64_t shared_bytes = 0;
-  uint32_t epoch = 1, block_epoch = 1;  // both grow over all launches: nothing has to be cleared
-  bool failed = false;
-  std::string error;
-  uint64_t random = 0;
-  std::vector<int> ready;
-};
 Machine m;
+
+namespace {
 
 uint32_t random_below(uint32_t n) {
   m.random ^= m.random << 13;
@@ -95,13 +55,6 @@ void set_error(const char* format, va_list arguments) {
   if (m.current >= 0) m.error += ", thread " + std::to_string(m.current);
   m.error += ")";
   m.failed = true;
-}
-
-__attribute__((format(printf, 1, 2))) void fault(const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  set_error(format, arguments);
-  va_end(arguments);
 }
 
 void fiber_main() {
@@ -178,12 +131,6 @@ void check_stuck() {
   }
 }
 
-bool canaries_intact(const SharedObject& object) {
-  for (int64_t i = 0; i < kCanaryBytes; ++i)
-    if (object.data[-1 - i] != kCanary || object.data[object.bytes + i] != kCanary) return false;
-  return true;
-}
-
 void run_block() {
   m.block_epoch = ++m.epoch;
   for (Warp& warp : m.warps) warp.epoch = 1;
@@ -202,10 +149,7 @@ void run_block() {
     release();
   }
   check_stuck();
-  for (const SharedObject* object : m.shared)
-    if (!canaries_intact(*object))
-      fault("shared memory overrun: something was written outside of `%s` (%s:%d), which has %lld elements", object->name,
-            object->file, object->line, static_cast<long long>(object->count));
+  check_canaries();
 }
 
 void prepare_stacks(int count) {
@@ -224,19 +168,14 @@ void prepare_stacks(int count) {
   }
 }
 
-void free_shared() {
-  for (SharedObject* object : m.shared) {
-    delete[] object->allocation;
-    delete[] object->access;
-    delete object;
-  }
-  m.shared.clear();
-  m.shared_bytes = 0;
-}
-
-int warp_of(int who) { return who <= kLanes ? kLanes - who : who >= 0 ? who / kWarpSize : -1; }
-
 }  // namespace
+
+void fault(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  set_error(format, arguments);
+  va_end(arguments);
+}
 
 void fail(const char* format, ...) {
   va_list arguments;
@@ -286,73 +225,4 @@ const uint64_t* exchange(uint64_t v, const char* file, int line) {
   return lanes;
 }
 
-SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line) {
-  SharedObject* object = nullptr;
-  for (SharedObject* candidate : m.shared)
-    if (candidate->site == site) object = candidate;
-  if (!object) {
-    object = new SharedObject{site, name, file, line, count, count * bytes, nullptr, nullptr, new Access[count](), 0};
-    object->allocation = new unsigned char[object->bytes + 2 * kCanaryBytes];
-    object->data = object->allocation + kCanaryBytes;
-    memset(object->allocation, kCanary, object->bytes + 2 * kCanaryBytes);
-    m.shared.push_back(object);
-    m.shared_bytes += object->bytes;
-    if (m.shared_bytes > kMaxSharedBytes)
-      fail("%s: more than %lld bytes of static shared memory", name, static_cast<long long>(kMaxSharedBytes));
-  }
-  if (object->block_epoch != m.block_epoch) {
-    object->block_epoch = m.block_epoch;
-    memset(object->data, kPoison, object->bytes);
-  }
-  return object;
-}
-
-void check_access(SharedObject* object, int64_t i, Kind kind) {
-  if (i < 0 || i >= object->count)
-    fail("shared memory overrun: `%s` (%s:%d) has %lld elements, index %lld", object->name, object->file, object->line,
-         static_cast<long long>(object->count), static_cast<long long>(i));
-  Access& a = object->access[i];
-  const int me = m.current, warp = me / kWarpSize;
-  const uint32_t warp_epoch = m.warps[warp].epoch;
-  const bool atomic = kind == Kind::kAtomic, writes = kind != Kind::kRead;
-  if (kind != Kind::kWrite && a.write_epoch < m.block_epoch)
-    fail("read of unwritten shared memory: `%s[%lld]` (%s:%d)", object->name, static_cast<long long>(i), object->file, object->line);
-  // A barrier of the block lies between accesses of different epochs, one of the warp between different warp epochs.
-  const auto races = [&](int who, uint32_t epoch, uint32_t who_warp_epoch) {
-    return epoch == m.epoch && who != me && (warp_of(who) != warp || who_warp_epoch == warp_epoch);
-  };
-  if ((races(a.writer, a.write_epoch, a.write_warp_epoch) && !(atomic && a.atomic)) ||
-      (writes && races(a.reader, a.read_epoch, a.read_warp_epoch)))
-    fail("race on shared memory: `%s[%lld]` (%s:%d) is %s by thread %d with no barrier after an access of another thread",
-         object->name, static_cast<long long>(i), object->file, object->line, writes ? "written" : "read", me);
-  if (!writes) {
-    const bool first = a.read_epoch != m.epoch || a.reader == me;
-    const bool same_warp = warp_of(a.reader) == warp;
-    if (first || (same_warp && a.read_warp_epoch != warp_epoch)) a.reader = static_cast<int16_t>(me);
-    else a.reader = static_cast<int16_t>(same_warp ? kLanes - warp : kSeveral);
-    a.read_epoch = m.epoch;
-    a.read_warp_epoch = warp_epoch;
-  } else {
-    const bool alone = a.write_epoch != m.epoch || a.writer == me;
-    a.writer = alone || !atomic ? static_cast<int16_t>(me) : kSeveral;
-    a.write_epoch = m.epoch;
-    a.write_warp_epoch = warp_epoch;
-    a.atomic = atomic;
-  }
-}
-
 }  // namespace spx::emulator
-
-// ---- the CUDA runtime, as far as csrc/cuda/device.cu needs it -----------------------------------------------------------
-extern "C" {
-const char* cudaGetErrorString(cudaError_t error) {
-  const std::string& text = spx::emulator::m.error;
-  return error == cudaSuccess ? "no error" : text.empty() ? "emulation: unknown error" : text.c_str();
-}
-cudaError_t cudaGetLastError() { return cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
-cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
-}

@@ -1,0 +1,58 @@
+"""The products as plain functions, for people who build their own layers. Differentiable once, in x, weight and bias."""
+
+from __future__ import annotations
+
+import torch
+
+from .ops import LAYOUTS, LinearFunction, Pattern, SampledFunction, pattern_tensors
+from .ops.regrow import regrow
+
+__all__ = ["csr_linear", "regrow", "sddmm", "spmm"]
+
+
+def _under_autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """The tensors in autocast's dtype where it is on: x, weight *and* bias, or the output would be promoted again."""
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def csr_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str = "csr"
+) -> torch.Tensor:
+    """y [..., rows] = x [..., cols] W^T + bias for the sparse matrix (weight [capacity], pattern).
+
+    As `torch.nn.functional.linear`: any number of leading dimensions, any strides, zero tokens.
+
+    Raises:
+        ValueError: x's last dimension is not `pattern.cols`, or devices differ. TypeError: dtypes differ.
+    """
+    device_type = x.device.type
+    if torch.is_autocast_enabled(device_type):
+        x, weight, bias = _under_autocast(device_type, x, weight, bias)
+    if x.dim() == 2:
+        return _linear(x, weight, bias, pattern, layout)
+    if x.dim() == 0 or x.shape[-1] != pattern.cols:
+        raise ValueError(
+            f"csr_linear: expected x with {pattern.cols} columns (weight has {pattern.cols} input features), "
+            f"got shape {tuple(x.shape)}"
+        )
+    y = _linear(x.reshape(x.shape[:-1].numel(), x.shape[-1]), weight, bias, pattern, layout)
+    return y.view(*x.shape[:-1], pattern.rows)
+
+
+def _linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str
+) -> torch.Tensor:
+    if torch.is_grad_enabled():
+        return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, *pattern_tensors(pattern))
+    return LAYOUTS[layout].matmul(weight, pattern, x, bias)
+
+
+def spmm(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor) -> torch.Tensor:
+    """Y [rows, k] = W X for sparse W [rows, cols] and dense X [cols, k]: a graph's adjacency times its node features."""
+    return csr_linear(x.t(), weight, None, pattern).t()
+
+
+def sddmm(pattern: Pattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """values [capacity] = (A B) at the pattern, 0 behind it, for dense A [rows, k] and B [k, cols]."""
+    return SampledFunction.apply(a.t(), b, *pattern_tensors(pattern))

@@ -1,0 +1,7 @@
+"""Floor 2: modules, parameters, conversion."""
+
+from .convert import densify_, layer_densities, sparse_layers, sparsify_
+from .layer import SparseLayer
+from .linear import SparseLinear
+
+__all__ = ["SparseLayer", "SparseLinear", "densify_", "layer_densities", "sparse_layers", "sparsify_"]

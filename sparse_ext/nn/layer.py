@@ -1,0 +1,246 @@
+"""What every sparse layer is: a 1-D `weight` of fixed length, a pattern in two buffers, and the care for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_ext.ops import Pattern, accumulate_dense_grad, check_pattern, layout_named
+
+DEFAULT_SPARSITY = 0.9
+
+
+def check_sparsity(sparsity: float) -> float:
+    """The sparsity as a float; ValueError outside [0, 1)."""
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(f"expected sparsity in [0, 1), got {sparsity}")
+    return float(sparsity)
+
+
+def largest(dense: torch.Tensor, count: int) -> torch.Tensor:
+    """Boolean mask of the `count` largest magnitudes of a matrix; ties go to the lower linear index."""
+    order = torch.argsort(dense.detach().reshape(-1).abs(), descending=True, stable=True)
+    mask = torch.zeros(dense.numel(), dtype=torch.bool, device=dense.device)
+    mask[order[:count]] = True
+    return mask.view(dense.shape)
+
+
+class SparseLayer(nn.Module):
+    """A sparse matrix [rows, cols] as parameters and buffers; subclasses say what it multiplies.
+
+    `weight` [capacity] is an ordinary Parameter: entries behind nnz are 0 and stay 0, and its shape never changes through
+    topology updates, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. `row_ptr` (int32
+    [rows + 1]) and `col_idx` (int32 [capacity]) are persistent buffers; all else of the pattern is derived from them.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    row_ptr: torch.Tensor
+    col_idx: torch.Tensor
+
+    def __init__(
+        self,
+        rows: int,
+        cols: int,
+        bias: bool,
+        sparsity: float | None,
+        layout: str,
+        capacity: float | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        sparsity = DEFAULT_SPARSITY if sparsity is None else check_sparsity(sparsity)
+        layout_named(layout)
+        self.layout = layout
+        self._shape = (rows, cols)
+        self._initial_nnz = round((1.0 - sparsity) * rows * cols)
+        room = self._initial_nnz if capacity is None else round(capacity * rows * cols)
+        if not self._initial_nnz <= room <= rows * cols:
+            raise ValueError(f"expected capacity (a density) in [{1.0 - sparsity:.6g}, 1], got {capacity}")
+        self.weight = nn.Parameter(torch.zeros(room, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
+        self.register_buffer("row_ptr", torch.zeros(rows + 1, dtype=torch.int32, device=device))
+        self.register_buffer("col_idx", torch.zeros(room, dtype=torch.int32, device=device))
+        self._growth: torch.Tensor | None = None
+        self._refresh()
+
+    # ---- reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def pattern(self) -> Pattern:
+        """Where the non-zeros are: a view of this layer's tensors."""
+        return self._pattern
+
+    @property
+    def capacity(self) -> int:
+        """Entries there is room for: the length of `weight`, gradients and optimizer state."""
+        return self.col_idx.shape[0]
+
+    @property
+    def nnz(self) -> int:
+        """Entries in use (reads one element: synchronises on CUDA)."""
+        return self._initial_nnz if self.row_ptr.is_meta else self._pattern.nnz
+
+    @property
+    def density(self) -> float:
+        """nnz over the number of positions."""
+        return self.nnz / max(1, math.prod(self._shape))
+
+    def matrix_mask(self) -> torch.Tensor:
+        """Boolean [rows, cols], True at the non-zeros."""
+        return self._pattern.mask()
+
+    @torch.no_grad()
+    def matrix(self) -> torch.Tensor:
+        """A detached dense copy, [rows, cols]."""
+        return layout_named(self.layout).unpack(self.weight.detach(), self._pattern)
+
+    # ---- writing ------------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Points `pattern` at the present buffers; whatever replaces a buffer calls this.
+
+        Buffers that hold no pattern, as after `to_empty`, become the empty one: `reset_parameters` or a checkpoint follows.
+        """
+        if not self.row_ptr.is_meta:
+            try:
+                check_pattern("pattern", self.row_ptr, self.col_idx, *self._shape)
+            except ValueError:
+                self.row_ptr.zero_()
+                self.col_idx.zero_()
+        self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
+        super()._apply(fn, recurse)
+        self._refresh()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_pattern", "_growth")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._growth = None
+        self._refresh()
+
+    @torch.no_grad()
+    def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor) -> None:
+        """Takes over the dense values [rows, cols] at the mask, which must fit the capacity."""
+        fresh = Pattern.from_mask(mask.to(self.row_ptr.device), self.capacity)
+        self._pattern.write_(fresh.row_ptr, fresh.col_idx)
+        self.weight.copy_(layout_named(self.layout).pack(dense.to(self.weight), self._pattern))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A new random pattern of the initial nnz and fresh values; also completes `to_empty` after `meta`.
+
+        Values are uniform with the variance 1 / (3 fan_in) of `nn.Linear`, fan_in being the mean number of non-zeros of a
+        row: outputs keep the dense layer's scale at every sparsity. The bias is `nn.Linear`'s.
+        """
+        if self.row_ptr.is_meta:
+            return
+        rows, cols = self._shape
+        # The initial count, not the present one: after to_empty the buffers hold anything.
+        nnz = self._initial_nnz
+        seed = int(torch.randint(2**62, ()))
+        fresh = Pattern.random(rows, cols, nnz, seed, self.row_ptr.device)
+        self.col_idx.zero_()
+        self._pattern.write_(fresh.row_ptr, torch.cat([fresh.col_idx, self.col_idx[nnz:]]))
+        self.weight.zero_()
+        bound = math.sqrt(rows / nnz) if nnz else 0.0
+        nn.init.uniform_(self.weight[:nnz], -bound, bound)
+        if self.bias is not None:
+            bound = 1.0 / math.sqrt(cols) if cols else 0.0
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @torch.no_grad()
+    def enlarge_(self, capacity: int) -> None:
+        """Makes room for `capacity` entries, in place: the Parameter keeps its identity, new entries are 0."""
+        extra = capacity - self.capacity
+        if extra <= 0:
+            return
+        self.weight.data = torch.cat([self.weight.data, self.weight.new_zeros(extra)])
+        if self.weight.grad is not None:
+            grad, self.weight.grad = self.weight.grad, None
+            self.weight.grad = torch.cat([grad, grad.new_zeros(extra)])
+        self.col_idx = torch.cat([self.col_idx, self.col_idx.new_zeros(extra)])
+        self._refresh()
+
+    # ---- growth: what an armed step keeps of the dense weight gradient ----------------------------------------------------
+
+    def arm_growth(self) -> None:
+        """From now on backward passes add the dense weight gradient to a buffer of their own, until `take_growth`."""
+        if self._growth is None:
+            dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+            self._growth = torch.zeros(self._shape, dtype=dtype, device=self.weight.device)
+
+    def take_growth(self) -> torch.Tensor | None:
+        """The summed dense gradient [rows, cols] of the armed passes (None: not armed); frees the buffer."""
+        growth, self._growth = self._growth, None
+        return growth
+
+    def _observed(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """y, whose backward also feeds an armed layer's growth buffer."""
+        if self._growth is None or not torch.is_grad_enabled():
+            return y
+        return accumulate_dense_grad(y, x, self._growth)
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------------
+
+    def _dense_from_checkpoint(self, stored: torch.Tensor) -> torch.Tensor | None:
+        """The stored dense weight as [rows, cols]; None if it is not one."""
+        return stored if stored.dim() == 2 else None
+
+    def _converted(self, state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+        """The state dict with this layer's entries as the layer stores them; ValueError if they cannot be."""
+        weight = state_dict.get(prefix + "weight")
+        if weight is None:
+            return state_dict
+        state_dict = dict(state_dict)
+        dense = self._dense_from_checkpoint(weight)
+        if dense is not None:
+            if dense.shape != self._shape:
+                raise ValueError(f"{prefix}weight: expected a dense weight of shape {self._shape}, got {tuple(dense.shape)}")
+            pattern = Pattern.from_mask(largest(dense, self.nnz or self._initial_nnz), self.capacity)
+            state_dict[prefix + "row_ptr"], state_dict[prefix + "col_idx"] = pattern.row_ptr, pattern.col_idx
+            state_dict[prefix + "weight"] = layout_named(self.layout).pack(dense.contiguous(), pattern)
+            return state_dict
+        row_ptr, col_idx = state_dict.get(prefix + "row_ptr"), state_dict.get(prefix + "col_idx")
+        if row_ptr is None or col_idx is None:
+            return state_dict  # missing keys: the caller says so
+        check_pattern(prefix + "pattern", row_ptr, col_idx, *self._shape)
+        if weight.shape != col_idx.shape:
+            raise ValueError(f"{prefix}weight: expected {col_idx.numel()} values (as col_idx), got {tuple(weight.shape)}")
+        if (nnz := int(row_ptr[-1])) > self.capacity:
+            raise ValueError(f"{prefix}weight: expected at most {self.capacity} entries (the layer's capacity), got {nnz}")
+        for name, tensor in (("weight", weight), ("col_idx", col_idx)):
+            fitted = tensor.new_zeros(self.capacity)
+            fitted[:nnz] = tensor[:nnz]
+            state_dict[prefix + name] = fitted
+        return state_dict
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Loads a sparse checkpoint, or a dense one (the largest magnitudes at the layer's nnz stay)."""
+        try:
+            state_dict = self._converted(state_dict, prefix)
+        except ValueError as error:  # nothing has been touched yet
+            error_msgs.append(str(error))
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        self._refresh()

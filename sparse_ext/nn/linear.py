@@ -1,0 +1,118 @@
+"""`SparseLinear`: `nn.Linear` whose weight, gradient and optimizer state have the size of the non-zeros."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sparse_ext.functional import csr_linear
+
+from .layer import SparseLayer, check_sparsity, largest
+
+
+class SparseLinear(SparseLayer):
+    """y = x W^T + b with a sparse W [out_features, in_features]; forward and both gradients skip the zeros.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in `nn.Linear`.
+        sparsity: share of zeros, in [0, 1); None: 0.9. nnz = round((1 - sparsity) * in_features * out_features).
+        layout: "csr", or "auto" (CSR storage, free to choose the kernel).
+        capacity: room for regrowth, as a density; None: the density itself.
+
+    Attributes:
+        weight: Parameter, 1-D [capacity]: the non-zeros, row by row. grad and optimizer state have the same shape.
+        bias: Parameter [out_features] or None.
+        pattern: where the non-zeros are. `mask()` and `dense_weight()` show it as a matrix.
+
+    x has any number of leading dimensions, as in `nn.Linear`. Second derivatives raise a RuntimeError.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        sparsity: float | None = None,
+        layout: str = "csr",
+        capacity: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(out_features, in_features, bias, sparsity, layout, capacity, device, dtype)
+        self.in_features, self.out_features = in_features, out_features
+        self.reset_parameters()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._observed(csr_linear(x, self.weight, self.bias, self._pattern, self.layout), x)
+
+    def mask(self) -> torch.Tensor:
+        """Boolean [out_features, in_features], True at the non-zeros."""
+        return self.matrix_mask()
+
+    def dense_weight(self) -> torch.Tensor:
+        """A detached dense copy of the weight, [out_features, in_features]."""
+        return self.matrix()
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"nnz={self.nnz}, density={self.density:.4g}, layout={self.layout!r}"
+        )
+
+    @classmethod
+    def from_dense(
+        cls,
+        linear: nn.Linear,
+        *,
+        sparsity: float | None = None,
+        mask: torch.Tensor | None = None,
+        layout: str = "csr",
+        capacity: float | None = None,
+    ) -> SparseLinear:
+        """A sparse layer with the dense one's values at `mask`, or at its largest magnitudes (default sparsity 0.9).
+
+        Raises:
+            ValueError: the mask has another shape than the weight or no ones, or both arguments are given.
+        """
+        dense = linear.weight.detach()
+        if mask is not None:
+            sparsity = _sparsity_of(mask, dense, sparsity)
+        layer = cls(
+            linear.in_features, linear.out_features, linear.bias is not None,
+            sparsity=sparsity, layout=layout, capacity=capacity, device="meta", dtype=dense.dtype,
+        )  # fmt: skip
+        if not dense.is_meta:
+            layer.to_empty(device=dense.device)
+            layer.set_matrix_(dense, largest(dense, layer._initial_nnz) if mask is None else mask)
+            if linear.bias is not None and layer.bias is not None:
+                layer.bias.data.copy_(linear.bias.detach())
+        layer.weight.requires_grad_(linear.weight.requires_grad)
+        return layer.train(linear.training)
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` with the same function."""
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype
+        )
+        if not self.weight.is_meta:
+            linear.to_empty(device=self.weight.device)
+            linear.weight.data.copy_(self.dense_weight())
+            if self.bias is not None:
+                linear.bias.data.copy_(self.bias.detach())
+        linear.weight.requires_grad_(self.weight.requires_grad)
+        return linear.train(self.training)
+
+
+def _sparsity_of(mask: torch.Tensor, dense: torch.Tensor, sparsity: float | None) -> float:
+    """What the mask leaves out, after checking that it is one for this weight."""
+    if sparsity is not None:
+        raise ValueError(f"expected sparsity or mask, got both (sparsity={sparsity})")
+    if mask.shape != dense.shape:
+        raise ValueError(f"expected mask of shape {tuple(dense.shape)} (as the weight), got {tuple(mask.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"expected mask of dtype torch.bool, got {mask.dtype}")
+    ones = int(mask.sum())
+    if mask.numel() and not ones:
+        raise ValueError(f"expected a mask with at least one True, got none in {tuple(mask.shape)}")
+    return check_sparsity(1.0 - ones / max(1, mask.numel()))

@@ -1,0 +1,146 @@
+"""`Pattern`: where a layer's non-zeros are, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from . import csr, regrow
+
+# Columns fit 16 bits up to here; the kernels then read half the index bytes.
+MAX_16BIT = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The positions of a CSR matrix's entries and everything derived from them.
+
+    All tensors are preallocated and rewritten in place by `write_`, so addresses and shapes survive every change: CUDA
+    graphs and compiled code stay valid. Entries behind `row_ptr[rows]` are unused.
+
+    Attributes:
+        row_ptr: int32 [rows + 1]. Persistent, as is
+        col_idx: int32 [capacity], ascending inside a row.
+        columns: what kernels read: a uint16 copy of col_idx where cols <= 65536, else col_idx itself.
+        col_ptr: int32 [cols + 1], the transposed view, with
+        row_ids: uint16 or int32 [capacity] and
+        slot: int32 [capacity], the index of each transposed entry's value. Values are stored once.
+    """
+
+    row_ptr: torch.Tensor
+    col_idx: torch.Tensor
+    columns: torch.Tensor
+    col_ptr: torch.Tensor
+    row_ids: torch.Tensor
+    slot: torch.Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.row_ptr.shape[0] - 1
+
+    @property
+    def cols(self) -> int:
+        return self.col_ptr.shape[0] - 1
+
+    @property
+    def capacity(self) -> int:
+        return self.col_idx.shape[0]
+
+    @property
+    def nnz(self) -> int:
+        """Number of entries in use. Reads one element: synchronises on CUDA."""
+        return int(self.row_ptr[-1])
+
+    @staticmethod
+    def around(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> Pattern:
+        """The pattern that these two tensors hold; allocates what is derived and fills it."""
+
+        def index(size: int, largest: int) -> torch.Tensor:
+            dtype = torch.uint16 if largest <= MAX_16BIT else torch.int32
+            return torch.empty(size, dtype=dtype, device=col_idx.device)
+
+        rows, capacity = row_ptr.numel() - 1, col_idx.numel()
+        pattern = Pattern(
+            row_ptr=row_ptr,
+            col_idx=col_idx,
+            columns=index(capacity, cols) if cols <= MAX_16BIT else col_idx,
+            col_ptr=row_ptr.new_empty(cols + 1),
+            row_ids=index(capacity, rows),
+            slot=torch.empty_like(col_idx),
+        )
+        pattern.derive_()
+        return pattern
+
+    @staticmethod
+    def from_mask(mask: torch.Tensor, capacity: int | None = None) -> Pattern:
+        """The pattern of a boolean mask [rows, cols], with room for `capacity` (default: its own count) entries."""
+        row_ptr, col_idx = csr.csr_from_mask(mask, int(mask.sum()) if capacity is None else capacity)
+        return Pattern.around(row_ptr, col_idx, mask.shape[1])
+
+    @staticmethod
+    def random(rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu") -> Pattern:
+        """`nnz` positions drawn without replacement from the Philox stream `seed`, the same on every device."""
+        row_ptr = torch.zeros(rows + 1, dtype=torch.int32, device=device)
+        col_idx = torch.zeros(nnz, dtype=torch.int32, device=device)
+        row_ptr, col_idx, _ = regrow.regrow(col_idx.float(), row_ptr, col_idx, cols, None, seed, 0, nnz)
+        return Pattern.around(row_ptr, col_idx, cols)
+
+    def write_(self, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> None:
+        """Takes over another pattern of the same shape, in place."""
+        self.row_ptr.copy_(row_ptr)
+        self.col_idx.copy_(col_idx)
+        self.derive_()
+
+    def derive_(self) -> None:
+        """Recomputes, in place, everything derived from row_ptr and col_idx."""
+        if self.row_ptr.is_meta:
+            return
+        col_ptr, row_idx, slot = csr.csr_transpose(self.row_ptr, self.col_idx, self.cols)
+        self.col_ptr.copy_(col_ptr)
+        self.row_ids.copy_(row_idx)
+        self.slot.copy_(slot)
+        if self.columns is not self.col_idx:
+            self.columns.copy_(self.col_idx)
+
+    def mask(self) -> torch.Tensor:
+        """Boolean [rows, cols], True at the entries."""
+        ones = torch.ones(self.capacity, dtype=torch.float32, device=self.col_idx.device)
+        return csr.csr_unpack(ones, self.row_ptr, self.col_idx, self.cols).bool()
+
+    def linear_index(self) -> torch.Tensor:
+        """int64 [nnz]: r * cols + c of every entry, ascending."""
+        counts = self.row_ptr.diff().long()
+        rows = torch.repeat_interleave(torch.arange(self.rows, device=counts.device), counts)
+        return rows * self.cols + self.col_idx[: rows.numel()].long()
+
+
+def check_pattern(name: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, rows: int, cols: int) -> None:
+    """ValueError, in a sentence, unless (row_ptr, col_idx) is a valid pattern of [rows, cols]. Reads every index."""
+    if row_ptr.shape != (rows + 1,):
+        raise ValueError(f"{name}: expected row_ptr of shape ({rows + 1},), got {tuple(row_ptr.shape)}")
+    if col_idx.dim() != 1:
+        raise ValueError(f"{name}: expected col_idx with 1 dimension, got shape {tuple(col_idx.shape)}")
+    row_ptr, col_idx = row_ptr.long(), col_idx.long()
+    if rows and int(row_ptr[0]) != 0:
+        raise ValueError(f"{name}: expected row_ptr to begin with 0, got {int(row_ptr[0])}")
+    if rows and int((counts := row_ptr.diff()).min()) < 0:
+        row = int((counts < 0).nonzero()[0])
+        raise ValueError(
+            f"{name}: expected row_ptr to be monotone, got {int(row_ptr[row])} then {int(row_ptr[row + 1])} at row {row}"
+        )
+    nnz = int(row_ptr[-1])
+    if nnz > col_idx.numel():
+        raise ValueError(f"{name}: expected row_ptr to end at {col_idx.numel()} entries at most, got {nnz}")
+    used = col_idx[:nnz]
+    if nnz and (int(used.min()) < 0 or int(used.max()) >= cols):
+        bad = used[(used < 0) | (used >= cols)][0]
+        raise ValueError(f"{name}: expected column indices between 0 and {cols - 1}, got {int(bad)}")
+    row_of = torch.repeat_interleave(torch.arange(rows, device=row_ptr.device), row_ptr.diff())
+    linear = row_of * cols + used
+    if nnz and int((steps := linear.diff()).min() if nnz > 1 else 1) <= 0:
+        at = int((steps <= 0).nonzero()[0])
+        raise ValueError(
+            f"{name}: expected columns ascending inside a row, got {int(used[at])} then {int(used[at + 1])} "
+            f"in row {int(row_of[at])}"
+        )

@@ -1,0 +1,17 @@
+// The CUDA runtime, as far as csrc/cuda/device.cu needs it: one device, which is this process.
+#include "machine.h"
+
+extern "C" {
+
+const char* cudaGetErrorString(cudaError_t error) {
+  const std::string& text = spx::emulator::m.error;
+  return error == cudaSuccess ? "no error" : text.empty() ? "emulation: unknown error" : text.c_str();
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+
+}  // extern "C"

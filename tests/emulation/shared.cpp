@@ -1,0 +1,100 @@
+// Shared memory: exact-size objects, and who may touch what when. See emulator.h.
+#include "machine.h"
+
+namespace spx::emulator {
+namespace {
+
+constexpr int64_t kMaxSharedBytes = 49152;  // of static shared memory
+constexpr int64_t kCanaryBytes = SPX_ASAN ? 0 : 64;  // ASan's red zones begin at the first byte outside
+constexpr unsigned char kCanary = 0xC5, kPoison = 0xFF;
+
+std::vector<SharedObject*> objects;  // of the running launch
+
+int warp_of(int who) { return who <= kLanes ? kLanes - who : who >= 0 ? who / kWarpSize : -1; }
+
+// Who did something last, when `who` did it before `me` in this epoch of the block. A barrier of the warp between them (`ordered`)
+// settles it for lanes of one warp.
+int16_t both(int who, int me, bool ordered) {
+  const int warp = me / kWarpSize;
+  if (who == me || (ordered && warp_of(who) == warp)) return static_cast<int16_t>(me);
+  return static_cast<int16_t>(warp_of(who) == warp ? kLanes - warp : kSeveral);
+}
+
+bool intact(const SharedObject& object) {
+  for (int64_t i = 0; i < kCanaryBytes; ++i)
+    if (object.data[-1 - i] != kCanary || object.data[object.bytes + i] != kCanary) return false;
+  return true;
+}
+
+}  // namespace
+
+SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line) {
+  SharedObject* object = nullptr;
+  int64_t total = count * bytes;
+  for (SharedObject* other : objects) {
+    if (other->site == site) object = other;
+    total += other->bytes;
+  }
+  if (!object) {
+    if (total > kMaxSharedBytes) fail("%s:%d: `%s` makes %lld bytes of static shared memory", file, line, name, static_cast<long long>(total));
+    object = new SharedObject{site, name, file, line, count, count * bytes, nullptr, nullptr, new Access[count](), 0};
+    object->allocation = new unsigned char[object->bytes + 2 * kCanaryBytes];
+    object->data = object->allocation + kCanaryBytes;
+    memset(object->allocation, kCanary, object->bytes + 2 * kCanaryBytes);
+    objects.push_back(object);
+  }
+  if (object->block_epoch != m.block_epoch) {
+    object->block_epoch = m.block_epoch;
+    memset(object->data, kPoison, object->bytes);
+  }
+  return object;
+}
+
+void check_canaries() {
+  for (const SharedObject* object : objects)
+    if (!intact(*object))
+      fault("shared memory overrun: something was written outside of `%s` (%s:%d), which has %lld elements", object->name,
+            object->file, object->line, static_cast<long long>(object->count));
+}
+
+void free_shared() {
+  for (SharedObject* object : objects) {
+    delete[] object->allocation;
+    delete[] object->access;
+    delete object;
+  }
+  objects.clear();
+}
+
+void check_access(SharedObject* object, int64_t i, Kind kind) {
+  if (i < 0 || i >= object->count)
+    fail("shared memory overrun: `%s` (%s:%d) has %lld elements, index %lld", object->name, object->file, object->line,
+         static_cast<long long>(object->count), static_cast<long long>(i));
+  Access& a = object->access[i];
+  const int me = m.current, warp = me / kWarpSize;
+  const uint32_t warp_epoch = m.warps[warp].epoch;
+  const bool atomic = kind == Kind::kAtomic, writes = kind != Kind::kRead;
+  if (kind != Kind::kWrite && a.write_epoch < m.block_epoch)
+    fail("read of unwritten shared memory: `%s[%lld]` (%s:%d)", object->name, static_cast<long long>(i), object->file, object->line);
+  // Between accesses of different epochs lies a barrier of the block; of different warp epochs, one of the warp.
+  const auto races = [&](int who, uint32_t epoch, uint32_t who_warp_epoch) {
+    return epoch == m.epoch && who != me && (warp_of(who) != warp || who_warp_epoch == warp_epoch);
+  };
+  if ((races(a.writer, a.write_epoch, a.write_warp_epoch) && !(atomic && a.atomic)) ||
+      (writes && races(a.reader, a.read_epoch, a.read_warp_epoch)))
+    fail("race on shared memory: `%s[%lld]` (%s:%d) is %s with no barrier after another thread's access", object->name,
+         static_cast<long long>(i), object->file, object->line, writes ? "written" : "read");
+  if (!writes) {
+    a.reader = a.read_epoch == m.epoch ? both(a.reader, me, a.read_warp_epoch != warp_epoch) : static_cast<int16_t>(me);
+    a.read_epoch = m.epoch;
+    a.read_warp_epoch = warp_epoch;
+  } else {
+    const bool together = atomic && a.write_epoch == m.epoch;
+    a.writer = together ? both(a.writer, me, a.write_warp_epoch != warp_epoch) : static_cast<int16_t>(me);
+    a.write_epoch = m.epoch;
+    a.write_warp_epoch = warp_epoch;
+    a.atomic = atomic;
+  }
+}
+
+}  // namespace spx::emulator
