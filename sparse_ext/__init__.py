@@ -1,6 +1,20 @@
 """Neural networks that are sparse from the first step, with kernels that really skip the zeros."""
 
 from . import functional
+from .methods import METHODS, SET, RigL, Static
 from .nn import SparseLinear, densify_, layer_densities, sparsify_
+from .train import Sparsifier, count_flops
 
-__all__ = ["SparseLinear", "densify_", "functional", "layer_densities", "sparsify_"]
+__all__ = [
+    "METHODS",
+    "SET",
+    "RigL",
+    "SparseLinear",
+    "Sparsifier",
+    "Static",
+    "count_flops",
+    "densify_",
+    "functional",
+    "layer_densities",
+    "sparsify_",
+]

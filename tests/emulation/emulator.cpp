@@ -57,7 +57,8 @@ void set_error(const char* format, va_list arguments) {
   m.failed = true;
 }
 
-void fiber_main() {
+// Its frame is never left, so ASan must not put red zones into it.
+__attribute__((no_sanitize("address"))) void fiber_main() {
 #if SPX_ASAN
   const void* stack;
   __sanitizer_finish_switch_fiber(nullptr, &stack, &m.scheduler.stack_bytes);
@@ -162,10 +163,14 @@ void prepare_stacks(int count) {
       fiber.stack = static_cast<char*>(p) + kGuard;
       fiber.stack_bytes = kStackBytes;
     }
-#if SPX_ASAN
-    __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);  // a failed launch leaves its red zones
-#endif
   }
+}
+
+// The fibers of a failed launch are never continued: ASan's red zones on their stacks have to go.
+void abandon_stacks() {
+#if SPX_ASAN
+  for (int t = 0; t < m.count; ++t) __asan_unpoison_memory_region(m.threads[t].fiber.stack, kStackBytes);
+#endif
 }
 
 }  // namespace
@@ -190,8 +195,6 @@ void fail(const char* format, ...) {
 cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::function<void()>& body) {
   const char* seed = getenv("SPARSE_EXT_EMULATION_SEED");
   m.random = (seed ? strtoull(seed, nullptr, 10) : 0) * 0x9E3779B97F4A7C15ull + 0xD1B54A32D192ED03ull;
-  m.failed = false;
-  m.error.clear();
   m.count = static_cast<int>(block.x);
   if (block.x == 0 || block.x > kMaxThreads || block.x % kWarpSize || block.y * block.z * grid.y * grid.z != 1) {
     m.error = std::string("emulation: ") + kernel + ": blocks are 1-D, of whole warps and at most 1024 threads; grids are 1-D";
@@ -201,6 +204,8 @@ cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::functio
   blockDim = block;
   m.body = &body;
   prepare_stacks(m.count);
+  m.failed = false;
+  m.error.clear();
   for (int t = 0; t < m.count; ++t) m.threads[t].index = {static_cast<unsigned>(t), 0, 0};
   uint64_t stride = grid.x > 2 ? 1 + random_below(grid.x - 1) : 1;  // i -> (i * stride + first) % grid is a random-looking order
   while (std::gcd(stride, uint64_t{grid.x}) != 1) ++stride;
@@ -209,6 +214,7 @@ cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::functio
     blockIdx = {static_cast<unsigned>((i * stride + first) % grid.x), 0, 0};
     run_block();
   }
+  if (m.failed) abandon_stacks();
   free_shared();
   m.body = nullptr;
   return m.failed ? cudaErrorLaunchFailure : cudaSuccess;

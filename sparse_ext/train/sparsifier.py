@@ -1,0 +1,278 @@
+"""`Sparsifier`: runs a method on a model. Plan, regrow, move the optimizer state along; one call per training step."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from sparse_ext.methods import Growth, Method, Regrow
+from sparse_ext.nn import SparseLayer, sparse_layers
+from sparse_ext.ops import regrow
+
+from .report import Coverage, LayerReport, Report
+from .state import check_optimizer, move_state_, pad_state_, take_
+
+
+class Sparsifier:
+    """Changes the patterns of a model's sparse layers as a method says, and keeps every optimizer honest about it.
+
+    Call `step()` once per training step, after `optimizer.step()`, as a learning-rate scheduler is called. A layer's surviving
+    weights keep their value and optimizer state bit for bit, new ones start at 0 with zero state, and nnz is exact. Tensors
+    keep their shape and address, so CUDA graphs and compiled code stay valid.
+
+    Args:
+        model: holds the sparse layers (also inside DDP or `torch.compile`).
+        optimizer: holds their weights; its state must have one value per weight (no Adafactor, Muon, Shampoo).
+        method: `RigL(...)`, `SET(...)`, `Static()`, ...
+        total_steps: length of the run; schedules are shares of it.
+        replace_step: the paper's variant, in which an update takes the place of the optimizer step: call `step()` *before* the
+            optimizer and write `if not sparsifier.step(): optimizer.step()`. An update then also discards the gradients.
+        seed: of random growth; the same on all ranks.
+        process_group: the ranks that train one model together; None: all, where torch.distributed is initialised. They add
+            up their scores, so they agree on the pattern without sending it, and compare a hash of it after each update.
+
+    Raises:
+        ValueError: no sparse layers, or an optimizer that lacks a weight or cannot follow.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        method: Method,
+        *,
+        total_steps: int,
+        replace_step: bool = False,
+        seed: int = 0,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        layers = {name: layer for name, layer in sparse_layers(model).items() if layer.weight.requires_grad}
+        if not layers:
+            raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
+        if total_steps < 1:
+            raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
+        check_optimizer(optimizer, layers)
+        _check_not_sharded(layers, method)
+        self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
+        self.replace_step, self.seed = replace_step, seed
+        self._layers = layers
+        self._group = process_group
+        self._copies: list[dict[str, SparseLayer]] = []
+        for name, layer in layers.items():
+            self._make_room(model, name, layer)
+        self._step = self._updates = 0
+        self._postponed = False
+        self._coverage = {name: Coverage(layer.pattern) for name, layer in layers.items()}
+        self._replaced = dict.fromkeys(layers, 0)
+        self._replaced_last = dict.fromkeys(layers, 0)
+        self._arm()
+
+    def _make_room(self, model: nn.Module, name: str, layer: SparseLayer) -> None:
+        """Enlarges a layer whose density will grow beyond its capacity, with its optimizer state."""
+        positions = layer.pattern.rows * layer.pattern.cols
+        needed = round(self.method.max_density(layer.density) * positions)
+        if needed <= layer.capacity:
+            return
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise ValueError(
+                f"{name}: expected room for {needed} entries before the model is wrapped, got {layer.capacity}; "
+                "pass method=... to sparsify_"
+            )
+        old = layer.capacity
+        layer.enlarge_(needed)
+        pad_state_(self.optimizer, layer.weight, old)
+
+    # ---- the training loop's side ---------------------------------------------------------------------------------------
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self) -> bool:
+        """Counts a step and updates the patterns if it is time. True when they changed.
+
+        Non-finite scores (as on a step that AMP skips) postpone the update to the next step.
+        """
+        self._step += 1
+        changed = self._is_due(self._step) and self._update()
+        self._arm()
+        return changed
+
+    def track(self, model: nn.Module) -> None:
+        """Moves the layers of a copy (an EMA, `torch.optim.swa_utils.AveragedModel`) along with every update.
+
+        Raises:
+            ValueError: a layer is missing there or has another pattern.
+        """
+        copies = {_plain(name): layer for name, layer in sparse_layers(model).items()}
+        tracked = {}
+        for name, layer in self._layers.items():
+            copy = copies.get(_plain(name))
+            if copy is None:
+                raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
+            if _digest(copy) != _digest(layer):
+                raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
+            tracked[name] = copy
+        self._copies.append(tracked)
+
+    def _is_due(self, step: int) -> bool:
+        return self._postponed or self.method.is_update(step, self.total_steps)
+
+    def _arm(self) -> None:
+        """Asks the next step's backward for the dense gradient, if that step needs it."""
+        if self.method.needs_gradient() and self._is_due(self._step + 1):
+            for layer in self._layers.values():
+                layer.arm_growth()
+
+    def _update(self) -> bool:
+        plans = {
+            name: plan
+            for name, layer in self._layers.items()
+            if (plan := self.method.plan(layer.nnz, self._step, self.total_steps)) is not None
+        }
+        scores = {name: self._score(layer) for name, layer in self._layers.items()}
+        needed = [scores[name] for name, plan in plans.items() if plan.growth is Growth.GRADIENT]
+        self._postponed = any(score is None or not bool(score.isfinite().all()) for score in needed)
+        if self._postponed or not plans:
+            return False
+        self._replaced_last = dict.fromkeys(self._layers, 0)
+        for name, plan in plans.items():
+            self._regrow(name, plan, scores.pop(name))
+        self._updates += 1
+        if self.replace_step:
+            self.optimizer.zero_grad(set_to_none=True)
+        self._verify_ranks_agree()
+        return True
+
+    def _score(self, layer: SparseLayer) -> torch.Tensor | None:
+        """The layer's dense gradient, summed over ranks before anyone takes its magnitude."""
+        score = layer.take_growth()
+        if score is not None and self._ranks() > 1:
+            dist.all_reduce(score, group=self._group)
+        return score
+
+    def _regrow(self, name: str, plan: Regrow, score: torch.Tensor | None) -> None:
+        layer = self._layers[name]
+        pattern = layer.pattern
+        row_ptr, col_idx, source = regrow.regrow(
+            layer.weight.detach(), pattern.row_ptr, pattern.col_idx, pattern.cols,
+            score if plan.growth is Growth.GRADIENT else None, self._stream(name), plan.drop, plan.grow,
+        )  # fmt: skip
+        nnz = int(row_ptr[-1])
+        new = int((source[:nnz] < 0).sum())
+        pattern.write_(row_ptr, col_idx)
+        move_state_(self.optimizer, layer.weight, source)
+        for copies in self._copies:
+            copies[name].pattern.write_(row_ptr, col_idx)
+            take_(copies[name].weight.data, source)
+        self._coverage[name].add(pattern)
+        self._replaced[name] += new
+        self._replaced_last[name] = new
+
+    def _stream(self, name: str) -> int:
+        """The random stream of this layer and step: the same on every rank and after a resume."""
+        text = f"{self.seed}/{self._step}/{_plain(name)}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+    # ---- ranks ----------------------------------------------------------------------------------------------------------
+
+    def _ranks(self) -> int:
+        return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
+
+    def _verify_ranks_agree(self) -> None:
+        if self._ranks() == 1:
+            return
+        device = next(iter(self._layers.values())).weight.device
+        digests = [int.from_bytes(_digest(layer)[:8], "little", signed=True) for layer in self._layers.values()]
+        mine = torch.tensor(digests, device=device)
+        everyone = [torch.empty_like(mine) for _ in range(self._ranks())]
+        dist.all_gather(everyone, mine, group=self._group)
+        for rank, theirs in enumerate(everyone):
+            if not torch.equal(mine, theirs):
+                first = list(self._layers)[int((mine != theirs).nonzero()[0])]
+                raise RuntimeError(
+                    f"step {self._step}: expected the same pattern on all ranks, got another one on rank {rank} than on rank "
+                    f"{dist.get_rank(self._group)} in layer {first!r}; do the ranks hold the same weights?"
+                )
+
+    # ---- state and report -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs beside the model's and the optimizer's state: plain values and tensors."""
+        return {
+            "step": self._step,
+            "updates": self._updates,
+            "postponed": self._postponed,
+            "total_steps": self.total_steps,
+            "seed": self.seed,
+            "method": {"name": type(self.method).__name__, **asdict(self.method)},
+            "replaced": dict(self._replaced),
+            "replaced_last": dict(self._replaced_last),
+            "coverage": {name: torch.from_numpy(c.bits.copy()) for name, c in self._coverage.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues where `state_dict()` was taken; load the model's and the optimizer's state too.
+
+        Raises:
+            ValueError: it belongs to other layers or another method; nothing is changed then.
+        """
+        method = {"name": type(self.method).__name__, **asdict(self.method)}
+        if state_dict["method"] != method:
+            raise ValueError(f"expected the state of method {method}, got {state_dict['method']}")
+        if state_dict["coverage"].keys() != self._layers.keys():
+            raise ValueError(f"expected the state of layers {list(self._layers)}, got {list(state_dict['coverage'])}")
+        self._step, self._updates = state_dict["step"], state_dict["updates"]
+        self._postponed, self.seed = state_dict["postponed"], state_dict["seed"]
+        self.total_steps = state_dict["total_steps"]
+        self._replaced, self._replaced_last = dict(state_dict["replaced"]), dict(state_dict["replaced_last"])
+        for name, bits in state_dict["coverage"].items():
+            self._coverage[name].bits = bits.cpu().numpy().copy()
+        for layer in self._layers.values():
+            layer.take_growth()
+        self._arm()
+
+    def report(self) -> Report:
+        """Density, replaced connections and coverage of every layer."""
+        layers = []
+        for name, layer in self._layers.items():
+            nnz, pattern = layer.nnz, layer.pattern
+            layers.append(
+                LayerReport(
+                    name=_plain(name),
+                    shape=(pattern.rows, pattern.cols),
+                    nnz=nnz,
+                    capacity=layer.capacity,
+                    density=layer.density,
+                    replaced=self._replaced[name] / max(1, nnz),
+                    replaced_last=self._replaced_last[name] / max(1, nnz),
+                    coverage=self._coverage[name].share(),
+                )
+            )
+        return Report(self._step, self._updates, tuple(layers))
+
+
+def _plain(name: str) -> str:
+    """The layer's name without what DDP, AveragedModel and torch.compile put around a model."""
+    parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
+    return ".".join(parts)
+
+
+def _digest(layer: SparseLayer) -> bytes:
+    """A hash of the pattern in use."""
+    pattern = layer.pattern
+    row_ptr, col_idx = pattern.row_ptr.cpu(), pattern.col_idx[: pattern.nnz].cpu()
+    return hashlib.sha256(row_ptr.numpy().tobytes() + col_idx.numpy().tobytes()).digest()
+
+
+def _check_not_sharded(layers: dict[str, SparseLayer], method: Method) -> None:
+    """FSDP2 trains sharded sparse weights, but a shard alone cannot be regrown."""
+    sharded = [name for name, layer in layers.items() if type(layer.weight.data).__name__ == "DTensor"]
+    if sharded and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"expected unsharded weights for {type(method).__name__}, got FSDP-sharded ones in {', '.join(sharded)}; a shard "
+            "cannot be regrown: use Static() here, or DistributedDataParallel"
+        )

@@ -1,0 +1,97 @@
+"""The emulator sees what it claims to see: every seeded fault fails loudly, with any interleaving; the correct kernel passes."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CUDA = HERE.parent.parent / "csrc" / "cuda"
+
+
+def cuda_include():
+    """The folder of the CUDA headers, or None."""
+    roots = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    if nvcc := shutil.which("nvcc"):
+        # nvcc may be a wrapper script elsewhere; it says itself where the toolkit is.
+        dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
+        roots += [Path(line.split("=", 1)[1].strip()) for line in dry.splitlines() if line.startswith("#$ TOP=")]
+        roots.append(Path(nvcc).resolve().parent.parent)
+    roots.append(Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13")
+    return next((root / "include" for root in roots if (root / "include" / "cuda_bf16.h").exists()), None)
+
+
+@pytest.fixture(scope="module", params=["plain", "sanitized"])
+def faults(request, tmp_path_factory):
+    include, compiler = cuda_include(), shutil.which("g++")
+    if include is None or compiler is None or os.uname().machine != "x86_64":
+        pytest.skip("the emulator needs g++ on x86-64 and the CUDA toolkit's headers")
+    sources = [HERE / "faults.cu", CUDA / "device.cu", HERE / "emulator.cpp", HERE / "shared.cpp", HERE / "runtime.cpp"]
+    program = tmp_path_factory.mktemp("emulator") / "faults"
+    flags = ["-O1", "-g", "-std=gnu++17", "-Wno-unknown-pragmas", f"-I{CUDA}", f"-I{CUDA.parent}", f"-I{HERE}", "-isystem", include]
+    if request.param == "sanitized":
+        flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
+
+    def run(fault, seed=0):
+        env = {"SPARSE_EXT_EMULATION_SEED": str(seed), "ASAN_OPTIONS": "detect_leaks=0"}
+        return subprocess.run([program, fault], capture_output=True, text=True, env=env)
+
+    run.sanitized = request.param == "sanitized"
+    return run
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_correct_kernel_passes(faults, seed):
+    result = faults("none", seed)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["ok", "ok"]
+
+
+SEEN = {
+    "no_barrier": ("race on shared memory", "read of unwritten shared memory"),
+    "no_second_barrier": ("race on shared memory",),
+    "no_warp_barrier": ("race on shared memory", "read of unwritten shared memory"),
+    "overrun": ("shared memory overrun: `tile`",),
+    "unwritten": ("read of unwritten shared memory: `tile[40]`",),
+    "divergent_barrier": ("divergent barrier: thread 0 waits in __syncthreads at faults.cu:",),
+    "left_before_barrier": ("divergent barrier",),
+    "divergent_shuffle": ("divergent barrier",),
+    "part_of_a_warp": ("blocks are 1-D, of whole warps",),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fault", SEEN)
+def test_fault_fails_the_launch(faults, fault, seed):
+    result = faults(fault, seed)
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert any(sentence in first for sentence in SEEN[fault]), first
+    assert f"kernel {fault}, grid 3, block 12" in first
+    assert second == "ok"  # the next launch is not disturbed
+
+
+def test_overrun_through_a_raw_pointer(faults):
+    result = faults("raw_overrun")
+    if faults.sanitized:
+        assert result.returncode != 0
+        assert "heap-buffer-overflow" in result.stderr
+        assert "faults.cu" in result.stderr
+    else:
+        assert "shared memory overrun: something was written outside of `tile`" in result.stdout
+
+
+def test_overrun_of_global_memory(faults):
+    if not faults.sanitized:
+        pytest.skip("global memory is the host's: only ASan sees overruns of it")
+    result = faults("global_overrun")
+    assert result.returncode != 0
+    assert "heap-buffer-overflow" in result.stderr
+
+
+def test_the_same_seed_gives_the_same_run(faults):
+    assert faults("no_barrier", 3).stdout == faults("no_barrier", 3).stdout
