@@ -1,10 +1,12 @@
 """Builds sparse_ext._C by CMake + ninja. Torch is neither needed nor imported here.
 
-Environment: SPARSE_EXT_CUDA=auto|on|off, SPARSE_EXT_CUDA_ARCHS, CMAKE_BUILD_PARALLEL_LEVEL, SPARSE_EXT_CMAKE_ARGS.
+Environment: SPARSE_EXT_CUDA=auto|on|off, SPARSE_EXT_CUDA_ARCHS, SPARSE_EXT_BUILD_DIR, SPARSE_EXT_CMAKE_ARGS,
+CMAKE_BUILD_PARALLEL_LEVEL.
 """
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +23,17 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
-        build = Path(os.environ.get("SPARSE_EXT_BUILD_DIR", Path(self.build_temp) / "cmake")).resolve()
+        # A fixed folder: setuptools' own is a new temporary one at every editable install, and nothing would be reused.
+        build = ROOT / os.environ.get("SPARSE_EXT_BUILD_DIR", f"build/{sys.implementation.cache_tag}")
         options = {
             "CMAKE_BUILD_TYPE": "Release",
+            # Every option is named, or the folder's cache would bring back an earlier build's choice.
+            "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "SPARSE_EXT_VERSION": self.distribution.get_version(),
             "SPARSE_EXT_CUDA": os.environ.get("SPARSE_EXT_CUDA", "auto"),
+            "SPARSE_EXT_EMULATION": "OFF",
         }
         if archs := os.environ.get("SPARSE_EXT_CUDA_ARCHS"):
             options["SPARSE_EXT_CUDA_ARCHS"] = archs

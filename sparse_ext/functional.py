@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .ops import LAYOUTS, LinearFunction, Pattern, SampledFunction, pattern_tensors
+from .ops import LAYOUTS, LinearFunction, Pattern, SampledFunction
 from .ops.regrow import regrow
 
 __all__ = ["csr_linear", "regrow", "sddmm", "spmm"]
@@ -44,7 +44,7 @@ def _linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str
 ) -> torch.Tensor:
     if torch.is_grad_enabled():
-        return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, *pattern_tensors(pattern))
+        return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, pattern.rows, pattern.cols, *pattern.tensors)
     return LAYOUTS[layout].matmul(weight, pattern, x, bias)
 
 
@@ -55,4 +55,4 @@ def spmm(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor) -> torch.Tenso
 
 def sddmm(pattern: Pattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """values [capacity] = (A B) at the pattern, 0 behind it, for dense A [rows, k] and B [k, cols]."""
-    return SampledFunction.apply(a.t(), b, *pattern_tensors(pattern))
+    return SampledFunction.apply(a.t(), b, pattern.rows, pattern.cols, *pattern.tensors)

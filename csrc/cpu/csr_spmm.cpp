@@ -20,6 +20,9 @@ constexpr int kBlockBytes = 128;
 template <class A>
 constexpr int kTokens = kBlockBytes / static_cast<int>(sizeof(A));
 
+// Layers that need no more than this take it from the stack: for them an allocation in Python would be the largest cost.
+constexpr int64_t kStackBytes = 8 << 10;
+
 // Workspace: the values in entry order (unless they are already), then per thread the packed x and y blocks.
 struct Layout {
   int64_t values, x_block, y_block, thread, total;
@@ -75,7 +78,8 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
 
   threads = useful_threads(threads, nnz * tokens + (pattern.rows + pattern.cols) * tokens);
   const Layout l = layout(pattern.rows, pattern.cols, pattern.capacity, sizeof(A), threads);
-  char* memory = static_cast<char*>(workspace);
+  alignas(64) char stack[kStackBytes];
+  char* memory = workspace ? static_cast<char*>(workspace) : stack;
   const bool in_order = sizeof(T) == sizeof(A) && pattern.slot == nullptr;
   A* ordered = reinterpret_cast<A*>(memory);
   const A* values = in_order ? reinterpret_cast<const A*>(w.values) : ordered;
@@ -108,7 +112,8 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
 }
 
 int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t, int64_t acc_bytes, int threads) {
-  return layout(rows, cols, capacity, acc_bytes, threads).total;
+  const int64_t total = layout(rows, cols, capacity, acc_bytes, threads).total;
+  return total <= kStackBytes ? 0 : total;
 }
 
 #define SPX_INSTANTIATE(T, Index) \

@@ -63,8 +63,7 @@ __global__ void __launch_bounds__(kThreads) mask_place_kernel(CsrPatternOut out,
 }
 
 // counts[band, c] = entries of column c in the band
-__global__ void __launch_bounds__(kThreads)
-    band_count_kernel(int32_t* counts, CsrPattern<int32_t> pattern, int64_t band_rows) {
+__global__ void __launch_bounds__(kThreads) band_count_kernel(int32_t* counts, CsrPattern<int32_t> pattern, int64_t band_rows) {
   int32_t* count = counts + blockIdx.x * pattern.cols;
   for (int64_t c = threadIdx.x; c < pattern.cols; c += kThreads) count[c] = 0;
   __syncthreads();
@@ -156,8 +155,8 @@ int64_t csr_transpose_workspace(int64_t rows, int64_t cols, int64_t capacity, Wh
   return bands_for(rows, cols, capacity).count * cols * static_cast<int64_t>(sizeof(int32_t));
 }
 
-#define INSTANTIATE(T)                                                           \
-  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, Where);  \
+#define INSTANTIATE(T)                                                          \
+  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, Where); \
   template Status csr_unpack(DenseView<T>, CsrView<T, int32_t>, Where);
 INSTANTIATE(float)
 INSTANTIATE(double)

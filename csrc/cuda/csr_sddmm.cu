@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
     csr_sddmm_kernel(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, int64_t col_tiles) {
   SPX_SHARED(Acc<T>, dy_tile, kTokens * kRows);
   SPX_SHARED(Acc<T>, x_tile, kTokens * kCols);
-  SPX_SHARED(int32_t, first, kRows);       // a row's first entry inside the tile
+  SPX_SHARED(int32_t, first, kRows);   // a row's first entry inside the tile
   SPX_SHARED(int32_t, before, kRows);  // how many entries of the tile lie in rows above
   SPX_SHARED(int32_t, scratch, kThreads / kWarp);
   const int64_t row0 = blockIdx.x / col_tiles * kRows, col0 = blockIdx.x % col_tiles * kCols;

@@ -133,8 +133,8 @@ Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int t
 }
 
 // In launchers of several kernels: stops at the first that fails.
-#define SPX_TRY(...)                                                   \
-  do {                                                                 \
+#define SPX_TRY(...)                                                                        \
+  do {                                                                                      \
     if (const ::spx::Status status_ = (__VA_ARGS__); status_ != ::spx::kOk) return status_; \
   } while (0)
 

@@ -3,7 +3,8 @@
 //   keep   the nnz - drop entries of largest |weight|: a selection over the entries, marked in a bitmap of the matrix
 //   grow   the `grow` unmarked positions of largest score: a selection over rows * cols positions, in the same bitmap
 //   then   the bitmap, row by row, is the new pattern; an entry that was in the old one says where
-// Ties go to the lower linear index (select.cuh), so CPU, CUDA and all ranks get the same bits. nnz is known on the device only.
+// Ties go to the lower linear index (select.cuh), so CPU, CUDA and all ranks get the same bits. nnz is known on the device
+// only.
 #include "common/random.h"
 #include "common/select.h"
 #include "launch.cuh"
@@ -109,13 +110,14 @@ __global__ void __launch_bounds__(kThreads)
   work.selections[1] = {0, grow < free ? grow : free};
 }
 
-__global__ void __launch_bounds__(kThreads) regrow_count_kernel(int32_t* row_ptr, const unsigned* bitmap, int64_t rows, int64_t cols) {
+__global__ void __launch_bounds__(kThreads)
+    regrow_count_kernel(int32_t* row_ptr, const unsigned* bitmap, int64_t rows, int64_t cols) {
   for (int64_t r = global_thread() / kWarp; r < rows; r += global_threads() / kWarp) {
     const int64_t begin = r * cols, end = begin + cols;
     int32_t count = 0;
     for (int64_t word = begin / kBits + threadIdx.x % kWarp; word * kBits < end; word += kWarp) {
       unsigned bits = bitmap[word];
-      if (word * kBits < begin) bits &= ~0u << begin % kBits;             // the row above
+      if (word * kBits < begin) bits &= ~0u << begin % kBits;              // the row above
       if ((word + 1) * kBits > end) bits &= ~0u >> (kBits - end % kBits);  // the row below
       count += popcount(bits);
     }

@@ -18,7 +18,7 @@ constexpr int kSelectThreads = 256;
 constexpr int kDigitBits = 11;  // three passes for 32 bits; a block's counters fill 8 KB
 constexpr int kDigits = 1 << kDigitBits;
 constexpr int kDigitsPerThread = kDigits / kSelectThreads;
-constexpr int kChunk = 1024;                                 // items of a warp
+constexpr int kChunk = 1024;                                  // items of a warp
 constexpr int kBlockItems = kChunk * kSelectThreads / kWarp;  // items of a block
 
 // Where a selection stands. All of it lives in device memory.
@@ -27,11 +27,10 @@ struct Selection {
   int64_t missing;  // how many of the items that equal those bits are still to be selected
 };
 
-// The k-th key and what is left for its equals, when all passes are done.
+// One pass: counts the digit at `shift` of the keys that agree with the k-th in its known bits.
 template <class Items>
-__global__ void __launch_bounds__(kSelectThreads)
-    select_count_kernel(unsigned long long* histogram, Items items, int64_t n, const Selection* selection, int shift,
-                        uint64_t known) {
+__global__ void __launch_bounds__(kSelectThreads) select_count_kernel(unsigned long long* histogram, Items items, int64_t n,
+                                                                      const Selection* selection, int shift, uint64_t known) {
   SPX_SHARED(unsigned, counts, kDigits);
   for (int d = threadIdx.x; d < kDigits; d += kSelectThreads) counts[d] = 0;
   __syncthreads();
@@ -48,8 +47,8 @@ __global__ void __launch_bounds__(kSelectThreads)
 }
 
 // Finds the digit of the k-th key and clears the histogram for the next pass. One block.
-static __global__ void __launch_bounds__(kSelectThreads) select_digit_kernel(unsigned long long* histogram, Selection* selection,
-                                                                             int shift) {
+static __global__ void __launch_bounds__(kSelectThreads)
+    select_digit_kernel(unsigned long long* histogram, Selection* selection, int shift) {
   SPX_SHARED(int64_t, scratch, kSelectThreads / kWarp);
   const int64_t missing = selection->missing;
   const int top = kDigits - 1 - threadIdx.x * kDigitsPerThread;  // thread 0 has the largest digits
@@ -98,8 +97,8 @@ __global__ void __launch_bounds__(kSelectThreads)
     const bool takes_part = i < n && items.get(i, &key);
     const unsigned equal = ballot(takes_part && key == selection->key);
     const bool is_equal = equal >> threadIdx.x % kWarp & 1;
-    const unsigned taken = ballot(takes_part && (key > selection->key ||
-                                                 (is_equal && before + popcount(equal & lanes_below()) < selection->missing)));
+    const unsigned taken = ballot(
+        takes_part && (key > selection->key || (is_equal && before + popcount(equal & lanes_below()) < selection->missing)));
     if (taken) items.take(i0, taken);
     before += popcount(equal);
   }

@@ -1,7 +1,7 @@
 """Floor 1: the operators. The only importer of `_C`; everything above goes through here."""
 
 from . import csr, reference, regrow
-from .autograd import LinearFunction, SampledFunction, accumulate_dense_grad, pattern_tensors
+from .autograd import LinearFunction, SampledFunction, accumulate_dense_grad
 from .launch import BACKENDS
 from .layouts import LAYOUTS, Csr, Layout, layout_named
 from .library import OPS
@@ -20,7 +20,6 @@ __all__ = [
     "check_pattern",
     "csr",
     "layout_named",
-    "pattern_tensors",
     "reference",
     "regrow",
 ]

@@ -25,46 +25,46 @@ class LinearFunction(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
+        rows: int,
+        cols: int,
         *tensors: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.layout = layout
+        ctx.layout, ctx.shape = layout, (rows, cols)
         ctx.save_for_backward(x, weight, *tensors)
-        return layout.matmul(weight, Pattern(*tensors), x, bias)
+        return layout.matmul(weight, Pattern(rows, cols, *tensors), x, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, *tensors = ctx.saved_tensors
-        pattern = Pattern(*tensors)
+        pattern = Pattern(*ctx.shape, *tensors)
         _, needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         dx = ctx.layout.matmul_t(weight, pattern, dy) if needs_x else None
         dw = ctx.layout.grad_weight(pattern, dy, x) if needs_weight else None
         db = dy.sum(0) if needs_bias else None
-        return None, dx, dw, db, *(None for _ in tensors)
+        return None, dx, dw, db, None, None, *(None for _ in tensors)
 
 
 class SampledFunction(torch.autograd.Function):
     """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
 
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, a: torch.Tensor, b: torch.Tensor, rows: int, cols: int, *tensors: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.shape = (rows, cols)
         ctx.save_for_backward(a, b, *tensors)
-        return Csr.grad_weight(Pattern(*tensors), a, b)
+        return Csr.grad_weight(Pattern(rows, cols, *tensors), a, b)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, *tensors = ctx.saved_tensors
-        pattern = Pattern(*tensors)
+        pattern = Pattern(*ctx.shape, *tensors)
         needs_a, needs_b, *_ = ctx.needs_input_grad
         da = Csr.matmul(dv, pattern, b, None) if needs_a else None
         db = Csr.matmul_t(dv, pattern, a) if needs_b else None
-        return da, db, *(None for _ in tensors)
-
-
-def pattern_tensors(pattern: Pattern) -> tuple[torch.Tensor, ...]:
-    """In the order of Pattern's fields."""
-    return (pattern.row_ptr, pattern.col_idx, pattern.columns, pattern.col_ptr, pattern.row_ids, pattern.slot)
+        return da, db, None, None, *(None for _ in tensors)
 
 
 @define("add_outer_(Tensor(a!) total, Tensor dy, Tensor x) -> ()")

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import torch
 
-from .launch import backend_of, check_dtype, check_index, check_like, ready, workspace
+from .launch import ACC_BYTES, address, backend_of, check_dtype, check_index, check_values, ready, workspace
 from .library import define
-
-
-def _check_entries(op: str, **sized: torch.Tensor) -> int:
-    """All of one length, the capacity."""
-    (name, first), *others = sized.items()
-    for other, tensor in others:
-        if tensor.numel() != first.numel():
-            raise ValueError(f"{op}: expected {other} with {first.numel()} elements (as {name}), got {tensor.numel()}")
-    return first.numel()
 
 
 def _check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: str) -> None:
     if tensor.dim() != 2 or tensor.shape[1] != columns:
         got = tensor.shape[1] if tensor.dim() == 2 else f"shape {tuple(tensor.shape)}"
         raise ValueError(f"{op}: expected {name} with {columns} columns (weight has {columns} {what} features), got {got}")
+
+
+def _check_entries(op: str, name: str, count: int, **tensors: torch.Tensor) -> None:
+    """All 1-D and of one length, the capacity."""
+    for other, tensor in tensors.items():
+        if tensor.shape != (count,):
+            raise ValueError(f"{op}: expected {other} of shape ({count},) (as {name}), got {tuple(tensor.shape)}")
 
 
 def _multiply(
@@ -44,13 +42,13 @@ def _multiply(
     x, weight = ready(x), ready(weight)
     bias = None if bias is None else ready(bias)
     y = x.new_empty((tokens, rows))
-    device, where = backend.where(x.device)
-    space = workspace(x, backend.module.csr_spmm_workspace(rows, cols, capacity, tokens, max(4, x.element_size()), where))
+    device, where = backend.where(x)
+    space = workspace(x, backend.module.csr_spmm_workspace(rows, cols, capacity, tokens, ACC_BYTES[x.dtype], where))
     backend.module.csr_spmm(
-        dtype, col_idx.dtype == torch.uint16,
+        dtype, col_idx.dtype is torch.uint16,
         y.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), 0 if slot is None else slot.data_ptr(),
         x.data_ptr(), 0 if bias is None else bias.data_ptr(),
-        rows, cols, capacity, tokens, space.data_ptr(), device, where,
+        rows, cols, capacity, tokens, address(space), device, where,
     )  # fmt: skip
     return y
 
@@ -67,9 +65,9 @@ def csr_spmm(
     """y [tokens, rows] = x W^T + bias: the forward product. Sums in float32 (float64 for float64), in column order."""
     op = "csr_spmm"
     _check_columns(op, "x", x, cols, "input")
-    check_like(op, ("x", x), weight=weight, bias=bias)
+    check_values(op, "x", x, weight=weight, bias=bias)
     check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
-    _check_entries(op, weight=weight, col_idx=col_idx)
+    _check_entries(op, "col_idx", col_idx.numel(), weight=weight)
     if bias is not None and bias.shape != (row_ptr.numel() - 1,):
         raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
     return _multiply(op, weight, row_ptr, col_idx, None, x, bias)
@@ -92,9 +90,9 @@ def csr_spmm_t(
     """dx [tokens, cols] = dy W: the input gradient, through the transposed view (col_ptr [cols + 1], row_idx, slot)."""
     op = "csr_spmm_t"
     _check_columns(op, "dy", dy, rows, "output")
-    check_like(op, ("dy", dy), weight=weight)
+    check_values(op, "dy", dy, weight=weight)
     check_index(op, dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
-    _check_entries(op, weight=weight, row_idx=row_idx, slot=slot)
+    _check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
     return _multiply(op, weight, col_ptr, row_idx, slot, dy, None)
 
 
@@ -113,19 +111,19 @@ def csr_sddmm(
     _check_columns(op, "dy", dy, rows, "output")
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
-    check_like(op, ("dy", dy), x=x)
+    check_values(op, "dy", dy, x=x)
     check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x", x)
     tokens, capacity = x.shape[0], col_idx.numel()
     dy, x = ready(dy), ready(x)
     dw = x.new_empty((capacity,))
-    device, where = backend.where(x.device)
-    space = workspace(x, backend.module.csr_sddmm_workspace(rows, cols, capacity, tokens, max(4, x.element_size()), where))
+    device, where = backend.where(x)
+    space = workspace(x, backend.module.csr_sddmm_workspace(rows, cols, capacity, tokens, ACC_BYTES[x.dtype], where))
     backend.module.csr_sddmm(
-        dtype, col_idx.dtype == torch.uint16,
+        dtype, col_idx.dtype is torch.uint16,
         dw.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dy.data_ptr(), x.data_ptr(),
-        rows, cols, capacity, tokens, space.data_ptr(), device, where,
+        rows, cols, capacity, tokens, address(space), device, where,
     )  # fmt: skip
     return dw
 
@@ -148,7 +146,7 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
     values = dense.new_empty((col_idx.numel(),))
     backend.module.csr_pack(
         dtype, values.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dense.data_ptr(),
-        *dense.shape, col_idx.numel(), *backend.where(dense.device),
+        *dense.shape, col_idx.numel(), *backend.where(dense),
     )  # fmt: skip
     return values
 
@@ -163,14 +161,15 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     """The matrix with its zeros, [rows, cols]."""
     op, rows = "csr_unpack", row_ptr.numel() - 1
     check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
-    capacity = _check_entries(op, weight=weight, col_idx=col_idx)
+    capacity = col_idx.numel()
+    _check_entries(op, "col_idx", capacity, weight=weight)
     backend = backend_of(op, weight)
     dtype = check_dtype(op, backend, "weight", weight)
     weight = ready(weight)
     dense = weight.new_empty((rows, cols))
     backend.module.csr_unpack(
         dtype, dense.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
-        rows, cols, capacity, *backend.where(weight.device),
+        rows, cols, capacity, *backend.where(weight),
     )  # fmt: skip
     return dense
 
@@ -195,10 +194,10 @@ def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torc
     rows, cols = mask.shape
     row_ptr = torch.empty(rows + 1, dtype=torch.int32, device=mask.device)
     col_idx = torch.empty(capacity, dtype=torch.int32, device=mask.device)
-    device, where = backend.where(mask.device)
+    device, where = backend.where(mask)
     space = workspace(mask, backend.module.csr_from_mask_workspace(rows, cols, where))
     backend.module.csr_from_mask(
-        row_ptr.data_ptr(), col_idx.data_ptr(), mask.data_ptr(), rows, cols, capacity, space.data_ptr(), device, where
+        row_ptr.data_ptr(), col_idx.data_ptr(), mask.data_ptr(), rows, cols, capacity, address(space), device, where
     )
     return row_ptr, col_idx
 
@@ -227,11 +226,11 @@ def csr_transpose(
     rows, capacity = row_ptr.numel() - 1, col_idx.numel()
     col_ptr = row_ptr.new_empty((cols + 1,))
     row_idx, slot = torch.empty_like(col_idx), torch.empty_like(col_idx)
-    device, where = backend.where(row_ptr.device)
+    device, where = backend.where(row_ptr)
     space = workspace(row_ptr, backend.module.csr_transpose_workspace(rows, cols, capacity, where))
     backend.module.csr_transpose(
         col_ptr.data_ptr(), row_idx.data_ptr(), slot.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
-        rows, cols, capacity, space.data_ptr(), device, where,
+        rows, cols, capacity, address(space), device, where,
     )  # fmt: skip
     return col_ptr, row_idx, slot
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .launch import backend_of, check_dtype, check_index, ready, workspace
+from .launch import address, backend_of, check_dtype, check_index, ready, workspace
 from .library import define
 
 
@@ -69,12 +69,12 @@ def regrow(
 
     weight = ready(weight)
     new_row_ptr, new_col_idx, source = torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)
-    device, where = backend.where(weight.device)
+    device, where = backend.where(weight)
     space = workspace(weight, backend.module.regrow_workspace(rows, cols, capacity, where))
     backend.module.regrow(
         dtype, new_row_ptr.data_ptr(), new_col_idx.data_ptr(), source.data_ptr(),
         weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), 0 if score is None else score.data_ptr(),
-        seed & (2**64 - 1), drop, grow, rows, cols, capacity, space.data_ptr(), device, where,
+        seed & (2**64 - 1), drop, grow, rows, cols, capacity, address(space), device, where,
     )  # fmt: skip
     return new_row_ptr, new_col_idx, source
 

@@ -20,6 +20,7 @@ class Pattern:
     graphs and compiled code stay valid. Entries behind `row_ptr[rows]` are unused.
 
     Attributes:
+        rows, cols: the matrix's shape.
         row_ptr: int32 [rows + 1]. Persistent, as is
         col_idx: int32 [capacity], ascending inside a row.
         columns: what kernels read: a uint16 copy of col_idx where cols <= 65536, else col_idx itself.
@@ -28,6 +29,8 @@ class Pattern:
         slot: int32 [capacity], the index of each transposed entry's value. Values are stored once.
     """
 
+    rows: int
+    cols: int
     row_ptr: torch.Tensor
     col_idx: torch.Tensor
     columns: torch.Tensor
@@ -36,12 +39,9 @@ class Pattern:
     slot: torch.Tensor
 
     @property
-    def rows(self) -> int:
-        return self.row_ptr.shape[0] - 1
-
-    @property
-    def cols(self) -> int:
-        return self.col_ptr.shape[0] - 1
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All of them, in the order of the fields: Pattern(rows, cols, *tensors) is the same pattern."""
+        return self.row_ptr, self.col_idx, self.columns, self.col_ptr, self.row_ids, self.slot
 
     @property
     def capacity(self) -> int:
@@ -62,6 +62,8 @@ class Pattern:
 
         rows, capacity = row_ptr.numel() - 1, col_idx.numel()
         pattern = Pattern(
+            rows=rows,
+            cols=cols,
             row_ptr=row_ptr,
             col_idx=col_idx,
             columns=index(capacity, cols) if cols <= MAX_16BIT else col_idx,

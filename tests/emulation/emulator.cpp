@@ -126,7 +126,8 @@ void check_stuck() {
   const Thread& first = m.threads[0];
   for (int t = 0; t < m.count; ++t) {
     const Thread& thread = m.threads[t];
-    if (thread.state == first.state && (first.state == State::kExited || (thread.line == first.line && thread.file == first.file)))
+    if (thread.state == first.state &&
+        (first.state == State::kExited || (thread.line == first.line && thread.file == first.file)))
       continue;
     return fault("divergent barrier: thread 0 %s, thread %d %s", place(first).c_str(), t, place(thread).c_str());
   }
@@ -207,7 +208,8 @@ cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::functio
   m.failed = false;
   m.error.clear();
   for (int t = 0; t < m.count; ++t) m.threads[t].index = {static_cast<unsigned>(t), 0, 0};
-  uint64_t stride = grid.x > 2 ? 1 + random_below(grid.x - 1) : 1;  // i -> (i * stride + first) % grid is a random-looking order
+  uint64_t stride =
+      grid.x > 2 ? 1 + random_below(grid.x - 1) : 1;  // i -> (i * stride + first) % grid is a random-looking order
   while (std::gcd(stride, uint64_t{grid.x}) != 1) ++stride;
   const uint64_t first = random_below(grid.x);
   for (uint64_t i = 0; i < grid.x && !m.failed; ++i) {

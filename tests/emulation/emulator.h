@@ -96,8 +96,8 @@ class SharedPtr {
 
 }  // namespace spx::emulator
 
-#define SPX_SHARED(type, name, count)  \
-  static const char name##_site = 0;   \
+#define SPX_SHARED(type, name, count)          \
+  static const char name##_site = 0;           \
   const ::spx::emulator::SharedPtr<type> name( \
       ::spx::emulator::shared_object(&name##_site, (count), sizeof(type), #name, __FILE__, __LINE__), 0)
 

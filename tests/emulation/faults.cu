@@ -9,10 +9,23 @@
 namespace spx::cuda {
 namespace {
 
-enum Fault { kNone, kNoBarrier, kNoSecondBarrier, kNoWarpBarrier, kOverrun, kRawOverrun, kUnwritten, kDivergent, kLeft,
-             kDivergentShuffle, kShort, kGlobalOverrun };
-const char* const kNames[] = {"none", "no_barrier", "no_second_barrier", "no_warp_barrier", "overrun", "raw_overrun", "unwritten",
-                              "divergent_barrier", "left_before_barrier", "divergent_shuffle", "part_of_a_warp", "global_overrun"};
+enum Fault {
+  kNone,
+  kNoBarrier,
+  kNoSecondBarrier,
+  kNoWarpBarrier,
+  kOverrun,
+  kRawOverrun,
+  kUnwritten,
+  kDivergent,
+  kLeft,
+  kDivergentShuffle,
+  kShort,
+  kGlobalOverrun
+};
+const char* const kNames[] = {
+    "none",      "no_barrier",        "no_second_barrier",   "no_warp_barrier",   "overrun",        "raw_overrun",
+    "unwritten", "divergent_barrier", "left_before_barrier", "divergent_shuffle", "part_of_a_warp", "global_overrun"};
 constexpr int kFaults = sizeof kNames / sizeof *kNames;
 constexpr int kThreads = 128;
 constexpr int kBlocks = 3;

@@ -4,7 +4,7 @@
 namespace spx::emulator {
 namespace {
 
-constexpr int64_t kMaxSharedBytes = 49152;  // of static shared memory
+constexpr int64_t kMaxSharedBytes = 49152;           // of static shared memory
 constexpr int64_t kCanaryBytes = SPX_ASAN ? 0 : 64;  // ASan's red zones begin at the first byte outside
 constexpr unsigned char kCanary = 0xC5, kPoison = 0xFF;
 
@@ -12,8 +12,8 @@ std::vector<SharedObject*> objects;  // of the running launch
 
 int warp_of(int who) { return who <= kLanes ? kLanes - who : who >= 0 ? who / kWarpSize : -1; }
 
-// Who did something last, when `who` did it before `me` in this epoch of the block. A barrier of the warp between them (`ordered`)
-// settles it for lanes of one warp.
+// Who did something last, when `who` did it before `me` in this epoch of the block. A barrier of the warp between them
+// (`ordered`) settles it for lanes of one warp.
 int16_t both(int who, int me, bool ordered) {
   const int warp = me / kWarpSize;
   if (who == me || (ordered && warp_of(who) == warp)) return static_cast<int16_t>(me);
@@ -36,7 +36,8 @@ SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, cons
     total += other->bytes;
   }
   if (!object) {
-    if (total > kMaxSharedBytes) fail("%s:%d: `%s` makes %lld bytes of static shared memory", file, line, name, static_cast<long long>(total));
+    if (total > kMaxSharedBytes)
+      fail("%s:%d: `%s` makes %lld bytes of static shared memory", file, line, name, static_cast<long long>(total));
     object = new SharedObject{site, name, file, line, count, count * bytes, nullptr, nullptr, new Access[count](), 0};
     object->allocation = new unsigned char[object->bytes + 2 * kCanaryBytes];
     object->data = object->allocation + kCanaryBytes;
@@ -75,7 +76,8 @@ void check_access(SharedObject* object, int64_t i, Kind kind) {
   const uint32_t warp_epoch = m.warps[warp].epoch;
   const bool atomic = kind == Kind::kAtomic, writes = kind != Kind::kRead;
   if (kind != Kind::kWrite && a.write_epoch < m.block_epoch)
-    fail("read of unwritten shared memory: `%s[%lld]` (%s:%d)", object->name, static_cast<long long>(i), object->file, object->line);
+    fail("read of unwritten shared memory: `%s[%lld]` (%s:%d)", object->name, static_cast<long long>(i), object->file,
+         object->line);
   // Between accesses of different epochs lies a barrier of the block; of different warp epochs, one of the warp.
   const auto races = [&](int who, uint32_t epoch, uint32_t who_warp_epoch) {
     return epoch == m.epoch && who != me && (warp_of(who) != warp || who_warp_epoch == warp_epoch);

@@ -1,4 +1,4 @@
-"""The emulator sees what it claims to see: every seeded fault fails loudly, with any interleaving; the correct kernel passes."""
+"""The emulator sees what it claims to see: every seeded fault fails loudly, the correct kernel passes."""
 
 import os
 import shutil
@@ -31,7 +31,17 @@ def faults(request, tmp_path_factory):
         pytest.skip("the emulator needs g++ on x86-64 and the CUDA toolkit's headers")
     sources = [HERE / "faults.cu", CUDA / "device.cu", HERE / "emulator.cpp", HERE / "shared.cpp", HERE / "runtime.cpp"]
     program = tmp_path_factory.mktemp("emulator") / "faults"
-    flags = ["-O1", "-g", "-std=gnu++17", "-Wno-unknown-pragmas", f"-I{CUDA}", f"-I{CUDA.parent}", f"-I{HERE}", "-isystem", include]
+    flags = [
+        "-O1",
+        "-g",
+        "-std=gnu++17",
+        "-Wno-unknown-pragmas",
+        f"-I{CUDA}",
+        f"-I{CUDA.parent}",
+        f"-I{HERE}",
+        "-isystem",
+        include,
+    ]
     if request.param == "sanitized":
         flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)

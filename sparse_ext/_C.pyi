@@ -1,0 +1,154 @@
+# The compiled module, as csrc/bindings.cpp declares it; tests/test_stub.py compares the two. Only sparse_ext/ops imports it.
+#
+# Pointers are `tensor.data_ptr()`, 0 for "none". Every launcher ends in (device, where): where is the thread count in `cpu`,
+# the stream handle in `cuda`. The `cuda` submodule is absent from builds without CUDA (`cuda_archs` is then "").
+from types import ModuleType
+
+version: str
+cuda_archs: str
+
+def random_u32(seed: int, i: int) -> int: ...
+
+class _Launchers(ModuleType):
+    @staticmethod
+    def csr_spmm(
+        dtype: int,
+        index16: bool,
+        y: int,
+        values: int,
+        row_ptr: int,
+        col_idx: int,
+        slot: int,
+        x: int,
+        bias: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        tokens: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def csr_spmm_workspace(rows: int, cols: int, capacity: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
+    @staticmethod
+    def csr_sddmm(
+        dtype: int,
+        index16: bool,
+        dw: int,
+        row_ptr: int,
+        col_idx: int,
+        dy: int,
+        x: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        tokens: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def csr_sddmm_workspace(rows: int, cols: int, capacity: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
+    @staticmethod
+    def csr_pack(
+        dtype: int,
+        values: int,
+        row_ptr: int,
+        col_idx: int,
+        dense: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def csr_unpack(
+        dtype: int,
+        dense: int,
+        values: int,
+        row_ptr: int,
+        col_idx: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def csr_from_mask(
+        row_ptr: int,
+        col_idx: int,
+        mask: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def csr_from_mask_workspace(rows: int, cols: int, where: int, /) -> int: ...
+    @staticmethod
+    def csr_transpose(
+        col_ptr: int,
+        row_idx: int,
+        slot: int,
+        row_ptr: int,
+        col_idx: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def csr_transpose_workspace(rows: int, cols: int, capacity: int, where: int, /) -> int: ...
+    @staticmethod
+    def regrow(
+        dtype: int,
+        new_row_ptr: int,
+        new_col_idx: int,
+        source: int,
+        values: int,
+        row_ptr: int,
+        col_idx: int,
+        score: int,
+        seed: int,
+        drop: int,
+        grow: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def regrow_workspace(rows: int, cols: int, capacity: int, where: int, /) -> int: ...
+
+class _Cpu(_Launchers):
+    @staticmethod
+    def isa() -> str: ...
+    @staticmethod
+    def use_isa(name: str) -> bool: ...
+
+class _Cuda(_Launchers):
+    @staticmethod
+    def device_count() -> int: ...
+    @staticmethod
+    def driver_version() -> int: ...
+    @staticmethod
+    def runtime_version() -> int: ...
+
+cpu: _Cpu
+cuda: _Cuda
