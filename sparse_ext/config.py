@@ -54,10 +54,7 @@ def cuda_obstacles() -> list[str]:
 
 def cuda_available() -> bool:
     """Whether the CUDA kernels can run here: in this build, with this torch, driver and device. Never raises."""
-    try:
-        return not cuda_obstacles()
-    except Exception:
-        return False
+    return not cuda_obstacles()
 
 
 def _driver() -> str | None:

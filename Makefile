@@ -1,0 +1,63 @@
+# Every target works in a fresh clone; Python (>= 3.10, with venv), a C++ compiler and make are enough.
+#   make test     builds, with the CUDA kernels emulated on the CPU where the toolkit's headers are found, and runs the tests
+#   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--quick"
+#   make bench    measures the kernels                                    BENCH_ARGS="run ..."
+#   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
+# pip reads PIP_ARGS and its own PIP_* variables, such as an index with a CPU-only torch.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+TEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?= run
+
+BIN = $(abspath $(VENV))/bin
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS)
+SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* tests/emulation/*.*)
+CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
+export PATH := $(BIN):$(PATH)
+
+.PHONY: build test demo bench lint format gpu gpu-quick clean venv
+venv: $(VENV)/.tools
+build: $(VENV)/.with-test
+
+# The build tools live in the environment itself, so that a second build compiles only what has changed.
+$(VENV)/.tools: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) "setuptools>=77" wheel pybind11 "cmake>=3.24" ninja
+	touch $@
+
+# The package in place, with one of its extras.
+$(VENV)/.with-%: $(VENV)/.tools $(SOURCES)
+	$(INSTALL) --no-build-isolation -e ".[$*]"
+	touch $@
+$(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
+
+test: $(VENV)/.with-test
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+demo: $(VENV)/.with-demo
+	$(BIN)/python -m examples.demo $(DEMO_ARGS)
+
+bench: $(VENV)/.with-bench
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+lint: $(VENV)/.with-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.with-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+# Uses the system's Python and tools as they are; installs nothing.
+gpu:
+	tools/gpu.sh full
+gpu-quick:
+	tools/gpu.sh quick
+
+clean:
+	rm -rf build build-* dist out *.egg-info sparse_ext/*.so $(VENV)/.with-*

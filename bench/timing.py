@@ -1,0 +1,61 @@
+"""Timing that survives a shared machine: contenders take turns, A B A B, and medians of many turns are compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call: median, 20th and 80th percentile of the rounds."""
+
+    median_s: float
+    p20_s: float
+    p80_s: float
+    rounds: int
+
+
+def _timed(function: Callable[[], object], calls: int, device: str) -> float:
+    if device == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(calls):
+            function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls
+    begin = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - begin) / calls
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], *, device: str = "cpu", budget_s: float = 4.0, turn_s: float = 0.01
+) -> dict[str, Timing]:
+    """Seconds per call of each function. All take turns until the budget is spent, at least 7 rounds.
+
+    A turn repeats a short function for about `turn_s`, so that the clock's resolution and loop overhead do not count.
+    """
+    calls = {}
+    for name, function in functions.items():
+        for _ in range(2):
+            function()
+        once = _timed(function, 1, device)
+        calls[name] = max(1, min(1000, int(turn_s / max(once, 1e-7))))
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < budget_s or len(next(iter(samples.values()))) < 7:
+        for name, function in functions.items():
+            samples[name].append(_timed(function, calls[name], device))
+    return {name: _summary(times) for name, times in samples.items()}
+
+
+def _summary(times: list[float]) -> Timing:
+    p20, median, p80 = np.quantile(times, [0.2, 0.5, 0.8])
+    return Timing(float(median), float(p20), float(p80), len(times))

@@ -1,0 +1,88 @@
+"""The device kinds that every kernel test runs on: the CPU at each instruction set, the emulated CUDA kernels, and a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+import torch
+from cases import DTYPES, name_of
+
+from sparse_ext.ops import BACKENDS, launch
+
+ROOT = Path(__file__).parent.parent
+CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
+ISAS = ("baseline", "v3", "v4")
+KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "emulated": DTYPES, "cuda": DTYPES}
+_emulated = {}  # the module, loaded once
+
+
+def pytest_generate_tests(metafunc):
+    """`device`: every kind; with `dtype`: every kind with each dtype that it has kernels for."""
+    if {"device", "dtype"} <= set(metafunc.fixturenames):
+        pairs = [(kind, dtype) for kind, dtypes in KINDS.items() for dtype in dtypes]
+        metafunc.parametrize(("device", "dtype"), pairs, indirect=["device"], ids=[f"{k}-{name_of(d)}" for k, d in pairs])
+    elif "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", KINDS, indirect=True)
+
+
+@pytest.fixture
+def device(request, monkeypatch):
+    """The torch device of a kind, with its kernels in place; skips where this machine or build lacks it."""
+    kind = request.param
+    if kind == "emulated":
+        monkeypatch.setitem(BACKENDS, "cpu", emulated_backend())
+    elif kind == "cuda":
+        if "cuda" not in BACKENDS:
+            pytest.skip("this build of sparse_ext has no CUDA kernels")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device on this machine")
+    else:
+        before = launch._C.cpu.isa()
+        if not launch._C.cpu.use_isa(kind.removeprefix("cpu-")):
+            pytest.skip(f"this CPU or build has no {kind.removeprefix('cpu-')} kernels")
+        request.addfinalizer(lambda: launch._C.cpu.use_isa(before))
+    return torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+
+
+@pytest.fixture
+def kind(request):
+    """cpu, emulated or cuda: which one `device` stands for."""
+    return request.node.callspec.params["device"].partition("-")[0]
+
+
+def emulated_backend():
+    """The CUDA launchers compiled for the host (tests/emulation), taking host pointers."""
+    if "module" not in _emulated:
+        _emulated["module"] = _load_emulated()
+    if _emulated["module"] is None:
+        pytest.skip("no emulated CUDA kernels: build with -DSPARSE_EXT_EMULATION=ON, or set SPARSE_EXT_EMULATED to _C_emulated*.so")
+    return launch.Backend(_emulated["module"].cuda, lambda device: (0, 0), frozenset(DTYPES))
+
+
+def _load_emulated():
+    """_C_emulated from $SPARSE_EXT_EMULATED (then it must load), else from a build folder; None where there is none."""
+    if named := os.environ.get("SPARSE_EXT_EMULATED"):
+        found = [Path(named)]
+    else:
+        found = sorted(path for folder in ("build*", "build*/*", "sparse_ext") for path in ROOT.glob(f"{folder}/_C_emulated*.so"))
+    if not found:
+        return None
+    loader = ExtensionFileLoader("_C_emulated", str(found[0]))
+    module = module_from_spec(spec_from_loader("_C_emulated", loader))
+    loader.exec_module(module)
+    sys.modules["_C_emulated"] = module
+    return module
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """The same random numbers and thread count for every test, whatever ran before."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

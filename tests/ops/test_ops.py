@@ -1,0 +1,243 @@
+"""Every operator of OPS on every device kind and dtype: by hand, against its twin, then what must hold for all of them."""
+
+import pytest
+import torch
+from cases import (
+    ARGUMENTS,
+    HAND,
+    INDEXED_OPS,
+    LARGE,
+    REGROW,
+    SMALL,
+    SUMS,
+    THREADED,
+    TOLERANCE,
+    Shape,
+    name_of,
+    problem,
+    sum_dtype,
+)
+
+from sparse_ext.ops import OPS, reference
+
+MEDIUM = Shape(33, 70, 35, 0.2, spare=7)
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def call(function, arguments):
+    """(results, the arguments afterwards): operators in place show, and so would one that writes to its input."""
+    arguments = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+    result = function(*arguments)
+    results = [] if result is None else [result] if isinstance(result, torch.Tensor) else list(result)
+    return results, [a for a in arguments if isinstance(a, torch.Tensor)]
+
+
+def call_twin(op, arguments):
+    on_cpu = [a.cpu() if isinstance(a, torch.Tensor) else a for a in arguments]
+    return call(getattr(reference, op), on_cpu)
+
+
+def flat(outcome):
+    return [tensor.cpu() for part in outcome for tensor in part]
+
+
+def same_bits(one, other):
+    """Equal, with NaN equal to NaN."""
+    return all(torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) for a, b in zip(one, other, strict=True))
+
+
+def assert_agrees(op, arguments, dtype):
+    tolerance = TOLERANCE[dtype] if op in SUMS else EXACT
+    for got, want in zip(flat(call(OPS[op], arguments)), flat(call_twin(op, arguments)), strict=True):
+        torch.testing.assert_close(got, want, equal_nan=True, **tolerance)
+
+
+# ---- by hand ------------------------------------------------------------------------------------------------------------------
+
+
+def tensors(arguments, device, dtype):
+    def made(value):
+        if not isinstance(value, list):
+            return value
+        tensor = torch.tensor(value)
+        return tensor.to(device, {torch.float32: dtype, torch.int64: torch.int32}.get(tensor.dtype, tensor.dtype))
+
+    return [made(value) for value in arguments]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_by_hand(op, device, dtype):
+    assert HAND[op] or op == "regrow" and REGROW
+    for arguments, results in HAND[op]:
+        arguments, results = tensors(arguments, device, dtype), tensors(results, device, dtype)
+        got, after = call(OPS[op], arguments)
+        for a, b in zip(got or after, results, strict=bool(got)):
+            torch.testing.assert_close(a, b, **EXACT)
+
+
+@pytest.mark.parametrize("case", REGROW, ids=str)
+def test_regrow_by_hand(case, device, dtype):
+    weight = torch.tensor([[0.0 if w is None else w for w in row] for row in case.weight]).to(device, dtype)
+    mask = torch.tensor([[w is not None for w in row] for row in case.weight], device=device)
+    score = torch.tensor(case.score, dtype=sum_dtype(dtype), device=device)
+    capacity = int(mask.sum()) + case.spare
+    row_ptr, col_idx = OPS["csr_from_mask"](mask, capacity)
+    got = OPS["regrow"](OPS["csr_pack"](weight, row_ptr, col_idx), row_ptr, col_idx, mask.shape[1], score, 0, case.drop, case.grow)
+    wanted = [(r, c, entry) for r, row in enumerate(case.after) for c, entry in enumerate(row) if entry is not None]
+    unused = capacity - len(wanted)
+    assert got[0].tolist() == [sum(r < row for r, _, _ in wanted) for row in range(len(case.after) + 1)]
+    assert got[1].tolist() == [c for _, c, _ in wanted] + [0] * unused
+    assert got[2].tolist() == [entry for _, _, entry in wanted] + [-1] * unused
+
+
+# ---- against the twin ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_a_twin_and_a_docstring(op):
+    assert callable(getattr(reference, op))
+    assert OPS[op].__doc__
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+@pytest.mark.parametrize(("op", "index"), INDEXED_OPS, ids=name_of)
+def test_agrees_with_its_twin(op, index, shape, device, dtype):
+    for arguments in ARGUMENTS[op](problem(shape, dtype, device, index)):
+        assert_agrees(op, arguments, dtype)
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pytest.mark.parametrize(("op", "index"), INDEXED_OPS, ids=name_of)
+def test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype, kind):
+    if kind == "emulated" and (dtype != torch.float32 or op == "add_outer_"):
+        return  # the same code but for the element type, and slow; add_outer_ is no kernel of ours
+    for arguments in ARGUMENTS[op](problem(shape, dtype, device, index)):
+        assert_agrees(op, arguments, dtype)
+
+
+# ---- what holds for all -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", THREADED, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_same_bits_for_any_thread_count_and_run(op, shape, device, dtype, kind):
+    if op == "add_outer_":
+        pytest.skip("torch's own product: the same bits for one thread count only")
+    p = problem(MEDIUM if kind == "emulated" else shape, dtype, device)
+    # Multiples of 1/8 add up without rounding in any order, and so would hide a changed order.
+    for tensor in (p.weight, p.x, p.dy):
+        tensor.mul_(torch.rand(tensor.shape, device=device).to(dtype))
+    for arguments in ARGUMENTS[op](p):
+        outcomes = []
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            outcomes.append(flat(call(OPS[op], arguments)))
+        assert all(same_bits(outcomes[0], outcome) for outcome in outcomes[1:])
+
+
+def strided(tensor):
+    """Every second element of a larger tensor."""
+    wide = tensor.new_zeros((*tensor.shape, 2))
+    wide[..., 0] = tensor
+    wide[..., 1] = 1 if tensor.dtype == torch.bool else 77
+    return wide[..., 0]
+
+
+def misaligned(tensor):
+    """The same values one element behind an aligned address."""
+    longer = torch.cat([tensor.new_zeros(1), tensor.reshape(-1)])
+    return longer[1:].view(tensor.shape)
+
+
+def transposed(tensor):
+    return tensor.t().contiguous().t() if tensor.dim() == 2 else tensor
+
+
+@pytest.mark.parametrize("view", [strided, misaligned, transposed])
+@pytest.mark.parametrize("op", OPS)
+def test_any_memory_layout(op, view, device, dtype):
+    for arguments in ARGUMENTS[op](problem(MEDIUM, dtype, device)):
+        want = flat(call(OPS[op], arguments))
+        viewed = [view(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+        result = OPS[op](*viewed)
+        results = [] if result is None else [result] if isinstance(result, torch.Tensor) else list(result)
+        assert all(r.is_contiguous() for r in results)
+        got = flat((results, [a for a in viewed if isinstance(a, torch.Tensor)]))
+        tolerance = TOLERANCE[dtype] if op == "add_outer_" else EXACT  # torch's product may choose another kernel
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b, **tolerance)
+
+
+@pytest.mark.parametrize("op", SUMS)
+def test_expanded_activations(op, device, dtype):
+    p = problem(MEDIUM, dtype, device)
+    p.x, p.dy = p.x[:1].expand_as(p.x), p.dy[:1, :1].expand_as(p.dy)
+    for arguments in ARGUMENTS[op](p):
+        solid = [a.contiguous() if isinstance(a, torch.Tensor) else a for a in arguments]
+        for a, b in zip(flat(([OPS[op](*arguments)], [])) if op != "add_outer_" else [], flat(call(OPS[op], solid))[:1], strict=op != "add_outer_"):
+            torch.testing.assert_close(a, b, **EXACT)
+
+
+# ---- Inf and NaN: exactly where absence of the other terms puts them --------------------------------------------------------------
+
+
+def poison(tensor, seed):
+    """Inf, -Inf and NaN at a few places, the corners among them."""
+    draw = torch.Generator().manual_seed(seed)
+    flat_view = tensor.reshape(-1)
+    if flat_view.numel():
+        places = torch.randint(flat_view.numel(), (9,), generator=draw)
+        places[:2] = torch.tensor([0, flat_view.numel() - 1])
+        flat_view[places] = torch.tensor([float("nan"), float("inf"), float("-inf")]).repeat(3).to(tensor)
+
+
+@pytest.mark.parametrize("shape", [*SMALL, MEDIUM], ids=str)
+@pytest.mark.parametrize("poisoned", ["x", "dy", "weight", "bias"])
+@pytest.mark.parametrize("op", ["csr_spmm", "csr_spmm_t", "csr_sddmm"])
+def test_non_finite_values_follow_the_twin(op, poisoned, shape, device, dtype):
+    p = problem(shape, dtype, device)
+    poison(getattr(p, poisoned), seed=1)
+    for arguments in ARGUMENTS[op](p):
+        assert_agrees(op, arguments, dtype)
+
+
+def test_columns_without_entries_keep_their_nan(device, dtype):
+    p = problem(MEDIUM, dtype, device)
+    empty_column, empty_row = torch.tensor([3, 4, 64], device=device), torch.tensor([0, 17, 32], device=device)
+    p.mask[:, empty_column] = False
+    p.mask[empty_row] = False
+    row_ptr, col_idx = OPS["csr_from_mask"](p.mask, int(p.mask.sum()))
+    col_ptr, row_idx, slot = OPS["csr_transpose"](row_ptr, col_idx, MEDIUM.cols)
+    weight = OPS["csr_pack"](p.dense, row_ptr, col_idx)
+    p.x[:, empty_column] = float("nan")
+    p.dy[:, empty_row] = float("inf")
+    assert OPS["csr_spmm"](weight, row_ptr, col_idx, MEDIUM.cols, p.x, p.bias).isfinite().all()
+    assert OPS["csr_spmm_t"](weight, col_ptr, row_idx, slot, MEDIUM.rows, p.dy).isfinite().all()
+    assert OPS["csr_sddmm"](row_ptr, col_idx, MEDIUM.cols, p.dy, p.x).isfinite().all()
+
+
+def test_a_token_keeps_its_nan(device, dtype):
+    """Tokens are SIMD lanes and share a block: one's NaN stays its own."""
+    p = problem(MEDIUM, dtype, device)
+    p.x[11] = p.dy[11] = float("nan")
+    others = torch.arange(MEDIUM.tokens, device=device) != 11
+    for op in ("csr_spmm", "csr_spmm_t"):
+        for arguments in ARGUMENTS[op](p):
+            assert OPS[op](*arguments)[others].isfinite().all()
+
+
+@pytest.mark.parametrize("op", ["csr_spmm", "csr_spmm_t", "csr_unpack", "regrow"])
+def test_unused_entries_are_not_read(op, device, dtype):
+    p = problem(MEDIUM, dtype, device)
+    clean = [call(OPS[op], arguments)[0] for arguments in ARGUMENTS[op](p)]
+    p.weight[p.pattern.nnz :] = float("nan")
+    for index in (p.pattern.col_idx, p.columns, p.row_ids):
+        index.view(torch.int16 if index.dtype == torch.uint16 else torch.int32)[p.pattern.nnz :] = -1
+    for arguments, want in zip(ARGUMENTS[op](p), clean, strict=True):
+        assert same_bits(call(OPS[op], arguments)[0], want)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op):
+    for arguments in ARGUMENTS[op](problem(Shape(7, 5, 3, 0.5, spare=4), index=torch.uint16))[:2]:
+        torch.library.opcheck(OPS[op].call, tuple(arguments))

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Builds, tests, sanitizes and measures on a machine with a GPU; nothing is installed or fetched.
+#
+#   tools/gpu.sh full|quick     full: under 9 minutes, quick: under 3
+#   OUT      folder for machine.log, build.log, tests.log, memcheck.log, racecheck.log, bench.log, bench.jsonl, summary.txt
+#   PYTHON   interpreter with torch, pybind11 and pytest (default: python3)
+# A missing tool or a step out of time is recorded and the rest goes on. Exit status 1: the build, a test or a sanitizer failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+mode=${1:-full}
+out=${OUT:-out}
+python=${PYTHON:-python3}
+build=${SPARSE_EXT_BUILD_DIR:-build/gpu}
+case $mode in
+  full) budget=525 pytest_args=() bench_args=(run) ;;
+  quick) budget=170 pytest_args=(-k "cuda and not emulated" -m "not slow") bench_args=(run --quick) ;;
+  *) echo "expected full or quick, got '$mode'" >&2; exit 2 ;;
+esac
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -f "$out"/{machine,build,tests,memcheck,racecheck,bench}.log "$out"/{bench.jsonl,summary.txt}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+failed=0
+
+say() { echo "$*" | tee -a "$out/summary.txt"; }
+
+# step NAME SECONDS COMMAND...: runs within its own and the whole script's time, logs to NAME.log; returns the command's status.
+step() {
+  local name=$1 limit=$2 left=$((budget - SECONDS)) start=$SECONDS status=0
+  shift 2
+  if ((left < 5)); then say "$name: skipped, no time left"; return 125; fi
+  ((limit > left)) && limit=$left
+  timeout --kill-after=5 "$limit" "$@" >>"$out/$name.log" 2>&1 || status=$?
+  case $status in
+    0) say "$name: ok ($((SECONDS - start)) s)" ;;
+    124 | 137) say "$name: stopped after $((SECONDS - start)) s, see $name.log" ;;
+    *) say "$name: FAILED with status $status ($((SECONDS - start)) s), see $name.log" ;;
+  esac
+  return $status
+}
+
+describe_machine() {
+  nvidia-smi; nvcc --version; cmake --version; uname -a
+  "$python" -c "import sys, torch; print(sys.version); print(torch.__version__, torch.version.cuda, torch.cuda.is_available())"
+  git log -1 --format='commit %H'
+}
+
+compile() {
+  local archs=()
+  [[ $mode == quick ]] && archs=(-DSPARSE_EXT_CUDA_ARCHS="${SPARSE_EXT_CUDA_ARCHS:-90a-real}")
+  cmake -S . -B "$build" -G Ninja -DSPARSE_EXT_CUDA=on "${archs[@]}" -DPython_EXECUTABLE="$(command -v "$python")" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" && cmake --build "$build" &&
+    cmake --install "$build" --prefix sparse_ext && "$python" -m sparse_ext
+}
+
+# sanitize TOOL SECONDS: the small CUDA tests under compute-sanitizer, without torch's caching allocator, which hides overruns.
+sanitize() {
+  local tool=$1 limit=$2 status=0
+  if ! command -v compute-sanitizer >/dev/null; then say "$tool: skipped, no compute-sanitizer"; return; fi
+  step "$tool" "$limit" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 86 \
+    "$python" -m pytest tests/ops -q -x -p no:cacheprovider \
+    -k "cuda and not emulated" -m "not slow" || status=$?
+  if grep -qi "device not supported" "$out/$tool.log"; then
+    say "$tool: refused by this machine"
+  elif [[ $status == 86 ]]; then
+    failed=1
+  fi
+}
+
+describe_machine >"$out/machine.log" 2>&1
+if ! step build 150 bash -c "$(declare -f compile); mode=$mode python=$python build=$build; compile"; then
+  tail -30 "$out/build.log"
+  say "result: FAILED (build)"
+  exit 1
+fi
+step tests 180 "$python" -m pytest -q -ra --durations=15 -p no:cacheprovider "${pytest_args[@]}" || failed=1
+tail -25 "$out/tests.log"
+if [[ $mode == full ]]; then
+  sanitize memcheck 50
+  sanitize racecheck 50
+fi
+if [[ -e bench/__main__.py ]]; then
+  step bench 150 "$python" -m bench "${BENCH_ARGS:-${bench_args[@]}}" --out "$out/bench.jsonl"
+else
+  say "bench: skipped, there is no bench/__main__.py"
+fi
+say "result: $([[ $failed == 0 ]] && echo ok || echo FAILED) in $SECONDS s, $mode, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+exit "$failed"
