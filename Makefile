@@ -1,6 +1,7 @@
 # Every target works in a fresh clone; Python (>= 3.10, with venv), a C++ compiler and make are enough.
 #   make test     builds, with the CUDA kernels emulated on the CPU where the toolkit's headers are found, and runs the tests
 #   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--quick"
+#   make sanitize  the kernel tests under ASan and UBSan
 #   make bench    measures the kernels                                    BENCH_ARGS="run ..."
 #   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
 # pip reads PIP_ARGS and its own PIP_* variables, such as an index with a CPU-only torch.
@@ -17,7 +18,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* 
 CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: build test demo bench lint format gpu gpu-quick clean venv
+.PHONY: build test demo bench sanitize lint format gpu gpu-quick clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -35,6 +36,9 @@ $(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
 
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+sanitize: $(VENV)/.with-test
+	tools/sanitize.sh $(TEST_ARGS)
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.demo $(DEMO_ARGS)
@@ -60,4 +64,4 @@ gpu-quick:
 	tools/gpu.sh quick
 
 clean:
-	rm -rf build build-* dist out *.egg-info sparse_ext/*.so $(VENV)/.with-*
+	rm -rf build build-* dist out .sanitize *.egg-info sparse_ext/*.so $(VENV)/.with-*

@@ -134,9 +134,7 @@ def _regrow_arguments(p: Problem):
 
 # Every operator's arguments for a problem. OPS names the operators: one without a row here fails its tests by KeyError.
 ARGUMENTS = {
-    "csr_spmm": lambda p: [
-        (p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, bias) for bias in (None, p.bias)
-    ],
+    "csr_spmm": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, bias) for bias in (None, p.bias)],
     "csr_spmm_t": lambda p: [(p.weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, p.shape.rows, p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.columns, p.shape.cols, p.dy, p.x)],
     "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.pattern.col_idx)],
@@ -150,6 +148,8 @@ ARGUMENTS = {
 SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "add_outer_")
 # Operators that read column or row ids, in either width; the others take int32 only, or no ids.
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm")
+# Operators whose code on the CPU is the same for every instruction set.
+ONE_ISA = ("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose", "regrow", "add_outer_")
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 

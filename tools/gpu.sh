@@ -13,8 +13,8 @@ out=${OUT:-out}
 python=${PYTHON:-python3}
 build=${SPARSE_EXT_BUILD_DIR:-build/gpu}
 case $mode in
-  full) budget=525 pytest_args=() bench_args=(run) ;;
-  quick) budget=170 pytest_args=(-k "cuda and not emulated" -m "not slow") bench_args=(run --quick) ;;
+  full) budget=525 pytest_args=() dtypes=(bfloat16 float32) bench_args=(--budget 3) ;;
+  quick) budget=170 pytest_args=(-k "cuda and not emulated" -m "not slow") dtypes=(bfloat16) bench_args=(--budget 0.5) ;;
   *) echo "expected full or quick, got '$mode'" >&2; exit 2 ;;
 esac
 mkdir -p "$out"
@@ -80,10 +80,8 @@ if [[ $mode == full ]]; then
   sanitize memcheck 50
   sanitize racecheck 50
 fi
-if [[ -e bench/__main__.py ]]; then
-  step bench 150 "$python" -m bench "${BENCH_ARGS:-${bench_args[@]}}" --out "$out/bench.jsonl"
-else
-  say "bench: skipped, there is no bench/__main__.py"
-fi
+for dtype in "${dtypes[@]}"; do
+  step bench 75 "$python" -m bench run --device cuda --dtype "$dtype" "${bench_args[@]}" --out "$out/bench.jsonl"
+done
 say "result: $([[ $failed == 0 ]] && echo ok || echo FAILED) in $SECONDS s, $mode, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 exit "$failed"

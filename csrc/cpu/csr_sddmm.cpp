@@ -1,34 +1,36 @@
 // Dense x dense, sampled at a CSR pattern:  dw[p] = sum_n dy[n, row_p] * x[n, col_p]
 //
 //   dy [tokens, rows] and x [tokens, cols] token-major; dw [capacity], 0 behind nnz
-//   work: per token block x is packed by all threads together and dy by the owner of its rows; a row's dy stays in registers
-//   while its non-zeros' feature rows stream past, and kLanes sums are reduced at once
+//   work: per token block x is packed by all threads together and dy by the owner of its rows; a panel of rows goes through the
+//   column tiles; a row's dy stays in registers while its entries' feature rows pass, and kLanes sums are reduced at once
 //   a row belongs to one thread and token blocks are added in order, in Acc<T>: the same bits for any thread count
 // ops/csr.py has checked shapes, dtypes and ranges.
 #include <omp.h>
 
 #include "common/views.h"
 #include "cpu/isa.h"
+#include "cpu/tiles.h"
 #include "cpu/tokens.h"
+#include "cpu/work.h"
 
 namespace spx::cpu::SPX_ISA {
 namespace {
 
-// The packed x block [cols, block] should stay in a 1 MB L2, and a longer block shares the final reduction among more products.
-constexpr int64_t kBlockBudget = 512 << 10;
-constexpr int kLongBlockBytes = 256, kShortBlockBytes = 128;
-int64_t block_bytes(int64_t cols) { return cols * kLongBlockBytes <= kBlockBudget ? kLongBlockBytes : kShortBlockBytes; }
+constexpr int kMaxVecs = 8;                 // registers of tokens in a block: the final reduction is shared by so many products
+constexpr int64_t kPanelBytes = 128 << 10;  // a panel's dy, which stays in L2 while the tiles pass
 
-// Workspace: two x blocks (one is packed while the other is still being read), the dy block, and sums where T is not Acc<T>.
+// Workspace: two x blocks (one is packed while the other is still being read), the dy block, the cuts, and sums where T is not Acc<T>.
 struct Layout {
-  int64_t x_block, dy_block, sums, total;
+  int64_t x_block, dy_block, cuts, sums, total;
 };
-Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t acc_bytes) {
+Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes) {
+  const int64_t block_bytes = vecs_for(tokens, acc_bytes, kMaxVecs) * kVecBytes;
   Layout l;
-  l.x_block = align64(cols * block_bytes(cols));
-  l.dy_block = align64(rows * block_bytes(cols));
-  l.sums = align64(capacity * acc_bytes);
-  l.total = 2 * l.x_block + l.dy_block + l.sums;
+  l.x_block = align64(cols * block_bytes);
+  l.dy_block = 2 * l.x_block;
+  l.cuts = l.dy_block + align64(rows * block_bytes);
+  l.sums = l.cuts + align64((rows * max_tile_count(cols, block_bytes) + 1) * static_cast<int64_t>(sizeof(int32_t)));
+  l.total = l.sums + align64(capacity * acc_bytes);
   return l;
 }
 
@@ -44,61 +46,76 @@ inline void products(Vec<A>* sum, const Vec<A>* dy, const A* x_block, const Inde
   }
 }
 
-// Adds (kFirst: writes) this token block's share of dw for rows [r0, r1).
+// Adds (kFirst: writes) this token block's share of dw[0 .. count), count < kLanes.
 template <int kVecs, bool kFirst, class A, class Index>
-void sample_rows(A* dw, const CsrPattern<Index>& pattern, const A* dy_block, const A* x_block, int64_t r0, int64_t r1) {
+inline void sample_rest(A* dw, const Vec<A>* dy, const A* x_block, const Index* col_idx, int count) {
+  constexpr int n = kLanes<A>;
+  Vec<A> sum[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    sum[i] = Vec<A>{};
+    if (i < count) products<kVecs, 1>(sum + i, dy, x_block, col_idx + i);
+  }
+  const Vec<A> total = sum_each<A>(sum);
+  for (int i = 0; i < count; ++i) dw[i] = kFirst ? total[i] : total[i] + dw[i];
+}
+
+// The same for the entries of rows [r0, r1) in tile k.
+template <int kVecs, bool kFirst, class A, class Index>
+void sample_tile(A* dw, const Index* col_idx, Cuts cuts, int64_t k, const A* dy_block, const A* x_block, int64_t r0, int64_t r1) {
   constexpr int n = kLanes<A>;
   for (int64_t r = r0; r < r1; ++r) {
     Vec<A> dy[kVecs], sum[n];
 #pragma GCC unroll 8
     for (int t = 0; t < kVecs; ++t) dy[t] = load<A>(dy_block + r * (kVecs * n) + t * n);
-    int64_t p = pattern.row_ptr[r];
-    const int64_t end = pattern.row_ptr[r + 1];
+    int64_t p = cuts.at[r * cuts.tiles + k];
+    const int64_t end = cuts.at[r * cuts.tiles + k + 1];
     for (; p + n <= end; p += n) {
-      products<kVecs, n>(sum, dy, x_block, pattern.col_idx + p);
+      products<kVecs, n>(sum, dy, x_block, col_idx + p);
       const Vec<A> total = sum_each<A>(sum);
       store<A>(dw + p, kFirst ? total : total + load<A>(dw + p));
     }
-    const int rest = static_cast<int>(end - p);
-    if (rest == 0) continue;
-    for (int i = 0; i < n; ++i) {
-      if (i < rest)
-        products<kVecs, 1>(sum + i, dy, x_block, pattern.col_idx + p + i);
-      else
-        sum[i] = Vec<A>{};
-    }
-    const Vec<A> total = sum_each<A>(sum);
-    for (int i = 0; i < rest; ++i) dw[p + i] = kFirst ? total[i] : total[i] + dw[p + i];
+    if (p < end) sample_rest<kVecs, kFirst>(dw + p, dy, x_block, col_idx + p, static_cast<int>(end - p));
   }
 }
 
-template <int kBlockBytes, class T, class Index>
+template <int kVecs, class T, class Index>
 void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy, DenseView<const T> x, char* memory,
                   const Layout& l, int threads) {
   using A = Acc<T>;
-  constexpr int kBlock = kBlockBytes / static_cast<int>(sizeof(A)), kVecs = kBlock / kLanes<A>;
+  constexpr int kBlock = kVecs * kLanes<A>;
   const int64_t tokens = x.rows, blocks = ceil_div(tokens, kBlock), nnz = pattern.row_ptr[pattern.rows];
-  A* sums = sizeof(T) == sizeof(A) ? reinterpret_cast<A*>(dw) : reinterpret_cast<A*>(memory + 2 * l.x_block + l.dy_block);
-  A* dy_block = reinterpret_cast<A*>(memory + 2 * l.x_block);
+  A* sums = sizeof(T) == sizeof(A) ? reinterpret_cast<A*>(dw) : reinterpret_cast<A*>(memory + l.sums);
+  A* dy_block = reinterpret_cast<A*>(memory + l.dy_block);
+  const int64_t tiles = blocks < 2 ? 1 : tile_count(pattern.rows, pattern.cols, nnz, kVecs * kVecBytes);
+  int32_t* own_cuts = reinterpret_cast<int32_t*>(memory + l.cuts);
+  const Cuts cuts{tiles == 1 ? pattern.row_ptr : own_cuts, tiles};
+  const int64_t panel = max(1, kPanelBytes / (kVecs * kVecBytes));
 
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
-    const int64_t r0 = row_cut(pattern, id, team), r1 = row_cut(pattern, id + 1, team);
+    const int64_t begin = row_cut(pattern, id, team), end = row_cut(pattern, id + 1, team);
     const int64_t c0 = x.cols * id / team, c1 = x.cols * (id + 1) / team;
+    if (tiles > 1) cut_rows(own_cuts, tiles, pattern, begin, end);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * kBlock, count = min(kBlock, tokens - first);
       A* x_block = reinterpret_cast<A*>(memory + (b & 1) * l.x_block);
       pack_tokens<kBlock>(x_block + c0 * kBlock, x.row(first), x.cols, count, c0, c1);
-      pack_tokens<kBlock>(dy_block + r0 * kBlock, dy.row(first), dy.cols, count, r0, r1);
+      pack_tokens<kBlock>(dy_block + begin * kBlock, dy.row(first), dy.cols, count, begin, end);
 #pragma omp barrier
-      if (b == 0)
-        sample_rows<kVecs, true>(sums, pattern, dy_block, x_block, r0, r1);
-      else
-        sample_rows<kVecs, false>(sums, pattern, dy_block, x_block, r0, r1);
+      for (int64_t r0 = begin; r0 < end; r0 += panel) {
+        const int64_t r1 = min(end, r0 + panel);
+        for (int64_t k = 0; k < tiles; ++k) {
+          if (b == 0)
+            sample_tile<kVecs, true>(sums, pattern.col_idx, cuts, k, dy_block, x_block, r0, r1);
+          else
+            sample_tile<kVecs, false>(sums, pattern.col_idx, cuts, k, dy_block, x_block, r0, r1);
+        }
+      }
     }
     if (sizeof(T) != sizeof(A))
-      for (int64_t p = pattern.row_ptr[r0]; p < pattern.row_ptr[r1]; ++p) from_acc(dw + p, static_cast<A>(sums[p]));
+      for (int64_t p = pattern.row_ptr[begin]; p < pattern.row_ptr[end]; ++p) from_acc(dw + p, static_cast<A>(sums[p]));
   }
   memset(dw + nnz, 0, static_cast<size_t>(pattern.capacity - nnz) * sizeof(T));
 }
@@ -107,23 +124,25 @@ void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy
 
 template <class T, class Index>
 Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace, int threads) {
-  const int64_t nnz = pattern.row_ptr[pattern.rows], tokens = x.rows;
+  const int64_t tokens = x.rows;
   if (tokens == 0) {
     memset(dw, 0, static_cast<size_t>(pattern.capacity) * sizeof(T));
     return kOk;
   }
-  threads = useful_threads(threads, nnz * tokens + (pattern.rows + pattern.cols) * tokens);
-  const Layout l = layout(pattern.rows, pattern.cols, pattern.capacity, sizeof(Acc<T>));
+  threads = useful_threads(threads, (pattern.row_ptr[pattern.rows] + pattern.rows + pattern.cols) * tokens);
+  const Layout l = layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(Acc<T>));
   char* memory = static_cast<char*>(workspace);
-  if (block_bytes(pattern.cols) == kLongBlockBytes)
-    sddmm_blocks<kLongBlockBytes>(dw, pattern, dy, x, memory, l, threads);
-  else
-    sddmm_blocks<kShortBlockBytes>(dw, pattern, dy, x, memory, l, threads);
+  switch (vecs_for(tokens, sizeof(Acc<T>), kMaxVecs)) {
+    case 1: sddmm_blocks<1>(dw, pattern, dy, x, memory, l, threads); break;
+    case 2: sddmm_blocks<2>(dw, pattern, dy, x, memory, l, threads); break;
+    case 4: sddmm_blocks<4>(dw, pattern, dy, x, memory, l, threads); break;
+    default: sddmm_blocks<kMaxVecs>(dw, pattern, dy, x, memory, l, threads);
+  }
   return kOk;
 }
 
-int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t, int64_t acc_bytes, int) {
-  return layout(rows, cols, capacity, acc_bytes).total;
+int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, int) {
+  return layout(rows, cols, capacity, tokens, acc_bytes).total;
 }
 
 #define SPX_INSTANTIATE(T, Index) \

@@ -7,6 +7,13 @@
 
 namespace spx::cpu::SPX_ISA {
 
+// Registers of tokens in a block: a power of two, no more than the tokens need.
+inline int64_t vecs_for(int64_t tokens, int64_t acc_bytes, int64_t most) {
+  int64_t vecs = 1;
+  while (vecs < most && vecs * kVecBytes < tokens * acc_bytes) vecs *= 2;
+  return vecs;
+}
+
 // The transposed kLanes x kLanes tile of src (rows of stride ld, of which n_rows x n_cols exist; the rest reads as 0).
 template <class A, class T>
 inline void load_tile_transposed(Vec<A>* v, const T* src, int64_t ld, int64_t n_rows, int64_t n_cols) {
@@ -25,13 +32,14 @@ inline void load_tile_transposed(Vec<A>* v, const T* src, int64_t ld, int64_t n_
   transpose<A>(v);
 }
 
-// block[f - f0][t] = src[t][f] for features f0 <= f < f1 and the n_tokens (<= kTokens) tokens that begin at src.
+// block[f - f0][t] = src[t][f] for features f0 <= f < f1 and the n_tokens (<= kTokens) tokens that begin at src. Features are the
+// inner loop: few rows are read at a time, which prefetchers follow, and rows a power of two apart share cache sets.
 template <int kTokens, class A, class T>
 void pack_tokens(A* block, const T* src, int64_t ld, int64_t n_tokens, int64_t f0, int64_t f1) {
   constexpr int n = kLanes<A>;
-  for (int64_t f = f0; f < f1; f += n) {
-    const int64_t n_features = min(n, f1 - f);
-    for (int t = 0; t < kTokens; t += n) {
+  for (int t = 0; t < kTokens; t += n) {
+    for (int64_t f = f0; f < f1; f += n) {
+      const int64_t n_features = min(n, f1 - f);
       Vec<A> v[n];
       load_tile_transposed<A>(v, src + t * ld + f, ld, n_tokens - t, n_features);
       A* out = block + (f - f0) * kTokens + t;
@@ -46,46 +54,24 @@ void pack_tokens(A* block, const T* src, int64_t ld, int64_t n_tokens, int64_t f
 template <int kTokens, class A, class T>
 void unpack_tokens(T* dst, int64_t ld, int64_t n_tokens, const A* block, int64_t f0, int64_t f1) {
   constexpr int n = kLanes<A>;
-  for (int64_t f = f0; f < f1; f += n) {
-    const int64_t n_features = min(n, f1 - f);
-    for (int t = 0; t < n_tokens; t += n) {
+  for (int t = 0; t < n_tokens; t += n) {
+    for (int64_t f = f0; f < f1; f += n) {
+      const int64_t n_features = min(n, f1 - f), n_rows = min(n, n_tokens - t);
       Vec<A> v[n];
       load_tile_transposed<A>(v, block + (f - f0) * kTokens + t, kTokens, n_features, n);
-      const int64_t n_rows = min(n, n_tokens - t);
-      for (int i = 0; i < n_rows; ++i) {
-        T* out = dst + (t + i) * ld + f;
-        if (n_features == n) {
-          store<A>(out, v[i]);
-        } else {
+      T* out = dst + t * ld + f;
+      if (n_features == n && n_rows == n) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) store<A>(out + i * ld, v[i]);
+      } else {
+        for (int i = 0; i < n_rows; ++i) {
           T row[n];
           store<A>(row, v[i]);
-          memcpy(out, row, static_cast<size_t>(n_features) * sizeof(T));
+          memcpy(out + i * ld, row, static_cast<size_t>(n_features) * sizeof(T));
         }
       }
     }
   }
-}
-
-// Rows [begin, end) of part `part` of `parts`: cut so that every part has about the same number of non-zeros.
-template <class Index>
-inline int64_t row_cut(const CsrPattern<Index>& pattern, int64_t part, int64_t parts) {
-  if (part >= parts) return pattern.rows;
-  const int64_t target = pattern.row_ptr[pattern.rows] * part / parts + pattern.rows * part / parts;
-  int64_t lo = 0, hi = pattern.rows;  // first row r with row_ptr[r] + r >= target: empty rows cost something too
-  while (lo < hi) {
-    const int64_t mid = (lo + hi) / 2;
-    if (pattern.row_ptr[mid] + mid < target)
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo;
-}
-
-// Threads worth waking for `work` multiply-adds: a parallel region costs a few microseconds, about this many of them.
-inline int useful_threads(int threads, int64_t work) {
-  constexpr int64_t kWorkPerThread = 1 << 17;
-  return static_cast<int>(max(1, min(threads, work / kWorkPerThread)));
 }
 
 }  // namespace spx::cpu::SPX_ISA

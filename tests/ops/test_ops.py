@@ -5,6 +5,7 @@ import torch
 from cases import (
     ARGUMENTS,
     HAND,
+    INDEXED,
     INDEXED_OPS,
     LARGE,
     REGROW,
@@ -43,12 +44,16 @@ def flat(outcome):
 
 def same_bits(one, other):
     """Equal, with NaN equal to NaN."""
-    return all(torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) for a, b in zip(one, other, strict=True))
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) for a, b in pairs)
 
 
-def assert_agrees(op, arguments, dtype):
+def assert_agrees(op, arguments, dtype, threads=1):
+    torch.set_num_threads(threads)
+    outcome = flat(call(OPS[op], arguments))
+    torch.set_num_threads(1)
     tolerance = TOLERANCE[dtype] if op in SUMS else EXACT
-    for got, want in zip(flat(call(OPS[op], arguments)), flat(call_twin(op, arguments)), strict=True):
+    for got, want in zip(outcome, flat(call_twin(op, arguments)), strict=True):
         torch.testing.assert_close(got, want, equal_nan=True, **tolerance)
 
 
@@ -82,7 +87,8 @@ def test_regrow_by_hand(case, device, dtype):
     score = torch.tensor(case.score, dtype=sum_dtype(dtype), device=device)
     capacity = int(mask.sum()) + case.spare
     row_ptr, col_idx = OPS["csr_from_mask"](mask, capacity)
-    got = OPS["regrow"](OPS["csr_pack"](weight, row_ptr, col_idx), row_ptr, col_idx, mask.shape[1], score, 0, case.drop, case.grow)
+    values = OPS["csr_pack"](weight, row_ptr, col_idx)
+    got = OPS["regrow"](values, row_ptr, col_idx, mask.shape[1], score, 0, case.drop, case.grow)
     wanted = [(r, c, entry) for r, row in enumerate(case.after) for c, entry in enumerate(row) if entry is not None]
     unused = capacity - len(wanted)
     assert got[0].tolist() == [sum(r < row for r, _, _ in wanted) for row in range(len(case.after) + 1)]
@@ -109,10 +115,10 @@ def test_agrees_with_its_twin(op, index, shape, device, dtype):
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 @pytest.mark.parametrize(("op", "index"), INDEXED_OPS, ids=name_of)
 def test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype, kind):
-    if kind == "emulated" and (dtype != torch.float32 or op == "add_outer_"):
-        return  # the same code but for the element type, and slow; add_outer_ is no kernel of ours
+    if kind == "emulated" and (dtype != torch.float32 or shape.rows > 1000):
+        pytest.skip("the emulator is slow: large shapes in float32 only, and no 65537 rows")
     for arguments in ARGUMENTS[op](problem(shape, dtype, device, index)):
-        assert_agrees(op, arguments, dtype)
+        assert_agrees(op, arguments, dtype, threads=2)
 
 
 # ---- what holds for all -------------------------------------------------------------------------------------------------------
@@ -136,11 +142,8 @@ def test_same_bits_for_any_thread_count_and_run(op, shape, device, dtype, kind):
 
 
 def strided(tensor):
-    """Every second element of a larger tensor."""
-    wide = tensor.new_zeros((*tensor.shape, 2))
-    wide[..., 0] = tensor
-    wide[..., 1] = 1 if tensor.dtype == torch.bool else 77
-    return wide[..., 0]
+    """Every second element of a larger tensor; read as if contiguous it is wrong, but no index leaves its range."""
+    return torch.stack([tensor, tensor], -1)[..., 0]
 
 
 def misaligned(tensor):
@@ -168,14 +171,13 @@ def test_any_memory_layout(op, view, device, dtype):
             torch.testing.assert_close(a, b, **tolerance)
 
 
-@pytest.mark.parametrize("op", SUMS)
+@pytest.mark.parametrize("op", INDEXED)
 def test_expanded_activations(op, device, dtype):
     p = problem(MEDIUM, dtype, device)
     p.x, p.dy = p.x[:1].expand_as(p.x), p.dy[:1, :1].expand_as(p.dy)
     for arguments in ARGUMENTS[op](p):
         solid = [a.contiguous() if isinstance(a, torch.Tensor) else a for a in arguments]
-        for a, b in zip(flat(([OPS[op](*arguments)], [])) if op != "add_outer_" else [], flat(call(OPS[op], solid))[:1], strict=op != "add_outer_"):
-            torch.testing.assert_close(a, b, **EXACT)
+        torch.testing.assert_close(OPS[op](*arguments), OPS[op](*solid), **EXACT)
 
 
 # ---- Inf and NaN: exactly where absence of the other terms puts them --------------------------------------------------------------
@@ -193,7 +195,7 @@ def poison(tensor, seed):
 
 @pytest.mark.parametrize("shape", [*SMALL, MEDIUM], ids=str)
 @pytest.mark.parametrize("poisoned", ["x", "dy", "weight", "bias"])
-@pytest.mark.parametrize("op", ["csr_spmm", "csr_spmm_t", "csr_sddmm"])
+@pytest.mark.parametrize("op", INDEXED)
 def test_non_finite_values_follow_the_twin(op, poisoned, shape, device, dtype):
     p = problem(shape, dtype, device)
     poison(getattr(p, poisoned), seed=1)

@@ -1,0 +1,108 @@
+"""When a method acts, and on how much: no tensors involved."""
+
+import math
+
+import pytest
+
+import sparse_ext as sx
+from sparse_ext.methods import SCHEDULES, Growth, Regrow
+
+CHANGING = [sx.SET, sx.RigL]
+
+
+def updates(method, total_steps):
+    return [step for step in range(total_steps + 2) if method.is_update(step, total_steps)]
+
+
+def test_the_methods_table():
+    assert sx.METHODS == {"static": sx.Static, "set": sx.SET, "rigl": sx.RigL}
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+@pytest.mark.parametrize(
+    ("interval", "t_end", "total", "expected"),
+    [
+        (10, 0.75, 100, [10, 20, 30, 40, 50, 60, 70]),
+        (25, 0.75, 100, [25, 50]),  # not at t_end itself
+        (25, 75, 100, [25, 50]),  # the same as a step number
+        (25, 76, 100, [25, 50, 75]),
+        (25, 1.0, 100, [25, 50, 75]),  # a share of 1 is the whole run, not step 1
+        (1, 1, 100, []),  # the integer 1 is step 1
+        (1, 2, 100, [1]),
+        (1, 3, 100, [1, 2]),
+        (7, 0.5, 29, [7, 14]),  # 14 < 14.5
+        (100, 0.75, 100, []),
+        (10, 1000, 25, [10, 20]),  # beyond the run
+    ],
+)
+def test_update_steps(kind, interval, t_end, total, expected):
+    assert updates(kind(update_interval=interval, t_end=t_end), total)[: len(expected) + 1] == expected
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_defaults(kind):
+    method = kind()
+    assert (method.drop_fraction, method.update_interval, method.t_end, method.schedule) == (0.3, 100, 0.75, "cosine")
+
+
+def test_static_never_acts():
+    assert updates(sx.Static(), 1000) == []
+    assert sx.Static().plan(100, 10, 100) is None
+    assert not sx.Static().needs_gradient()
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(-1.0, 1.0), (0.0, 1.0), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1.0, 0.0), (7.0, 0.0)]
+)
+def test_cosine_by_hand(progress, expected):
+    assert math.isclose(SCHEDULES["cosine"](progress), expected, abs_tol=1e-15)
+    assert SCHEDULES["constant"](progress) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "growth"), [(sx.SET, Growth.RANDOM), (sx.RigL, Growth.GRADIENT)], ids=["set", "rigl"]
+)
+@pytest.mark.parametrize(
+    ("schedule", "fraction", "step", "nnz", "count"),
+    [
+        ("cosine", 0.3, 25, 1001, 225),  # t_end = 75: 0.3 * 3/4 * 1001 = 225.2
+        ("cosine", 0.4, 50, 1003, 100),  # 0.4 * 1/4 * 1003 = 100.3
+        ("cosine", 0.3, 74, 1000, 0),  # 0.13
+        ("constant", 0.3, 74, 1009, 302),  # 302.7
+        ("constant", 0.3, 10, 3, 0),  # 0.9: never rounded up
+        ("constant", 0.25, 10, 4, 1),
+        ("constant", 1.0, 10, 77, 77),
+        ("constant", 0.0, 10, 77, 0),
+        ("constant", 0.3, 10, 0, 0),
+    ],
+)
+def test_counts_are_floors(kind, growth, schedule, fraction, step, nnz, count):
+    method = kind(drop_fraction=fraction, update_interval=1, t_end=0.75, schedule=schedule)
+    expected = Regrow(count, count, growth) if count else None
+    assert method.plan(nnz, step, 100) == expected
+    assert method.needs_gradient() == (growth is Growth.GRADIENT)
+    assert method.max_density(0.1) == 0.1
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"drop_fraction": -0.1}, r"drop_fraction in \[0, 1\], got -0.1"),
+        ({"drop_fraction": 1.5}, r"drop_fraction in \[0, 1\], got 1.5"),
+        ({"drop_fraction": math.nan}, r"drop_fraction in \[0, 1\], got nan"),
+        ({"update_interval": 0}, "update_interval of at least 1, got 0"),
+        ({"update_interval": -5}, "update_interval of at least 1, got -5"),
+        ({"update_interval": 2.5}, "update_interval.* got 2.5"),
+        ({"t_end": -1}, "t_end .* got -1"),
+        ({"t_end": -0.5}, "t_end .* got -0.5"),
+        ({"t_end": 0.0}, "t_end .* got 0.0"),
+        ({"t_end": 1.5}, "t_end .* got 1.5"),
+        ({"t_end": math.nan}, "t_end .* got nan"),
+        ({"schedule": "linear"}, "schedule to be one of 'constant', 'cosine', got 'linear'"),
+    ],
+    ids=str,
+)
+def test_wrong_choices_are_refused(kind, choices, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kind(**choices)

@@ -1,0 +1,210 @@
+"""Whatever carries a module carries its pattern: state dicts, copies, pickles, dtype and device moves, dense checkpoints."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from cases import TOLERANCE
+from torch import nn
+
+from sparse_ext import SparseLinear, sparsify_
+
+X = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+
+
+def made(**options):
+    return SparseLinear(12, 9, **{"sparsity": 0.7, "capacity": 0.4, **options})
+
+
+def saved_and_loaded(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def loaded(layer, **options):
+    other = made()
+    other.load_state_dict(saved_and_loaded(layer.state_dict()), **options)
+    return other
+
+
+def from_meta(layer):
+    with torch.device("meta"):
+        other = made()
+    other.load_state_dict(layer.state_dict(), assign=True)
+    return other
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+    "state_dict": loaded,
+    "state_dict, assign": lambda layer: loaded(layer, assign=True),
+    "state_dict, from meta": from_meta,
+    "there and back": lambda layer: copy.deepcopy(layer).double().float(),
+    "to cpu": lambda layer: layer.to("cpu"),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_are_the_same_layer(way):
+    layer = made()
+    dense, mask, y = layer.dense_weight(), layer.mask(), layer(X)
+    other = COPIES[way](layer)
+    assert torch.equal(other.mask(), mask)
+    assert torch.equal(other.dense_weight(), dense)
+    assert torch.equal(other(X), y)
+    assert (other.nnz, other.capacity, other.layout) == (layer.nnz, layer.capacity, layer.layout)
+    assert other.pattern.row_ptr is other.row_ptr  # one pattern, not a copy beside the buffers
+    assert other.pattern.col_idx is other.col_idx
+    x, dx, dw = X.clone().requires_grad_(), [], []
+    for one in (layer, other):
+        one.weight.grad = x.grad = None
+        one(x).square().sum().backward()
+        dx.append(x.grad.clone())
+        dw.append(one.weight.grad.clone())
+    assert torch.equal(*dx)
+    assert torch.equal(*dw)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_copies_are_independent(way):
+    layer = made()
+    other, mask = COPIES[way](layer), layer.mask()
+    other.reset_parameters()
+    assert torch.equal(layer.mask(), mask)
+    assert not torch.equal(other.mask(), mask)
+
+
+def test_an_armed_layer_can_be_copied():
+    layer = made()
+    layer.arm_growth()
+    assert copy.deepcopy(layer).take_growth() is None
+    assert layer.take_growth() is not None
+
+
+@pytest.mark.parametrize("move", [
+    lambda m: m.bfloat16(), lambda m: m.double(), lambda m: m.to(torch.bfloat16), lambda m: m.to(X.bfloat16()),
+])  # fmt: skip
+def test_dtype_moves_keep_the_pattern(move):
+    layer = made()
+    mask, dense = layer.mask(), layer.dense_weight()
+    move(layer)
+    dtype = layer.weight.dtype
+    assert dtype != torch.float32
+    assert layer.bias.dtype == dtype
+    assert (layer.row_ptr.dtype, layer.col_idx.dtype) == (torch.int32, torch.int32)
+    assert torch.equal(layer.mask(), mask)
+    assert torch.equal(layer.dense_weight(), dense.to(dtype))
+    y = layer(X.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, (X.to(dtype) @ dense.to(dtype).T + layer.bias), **TOLERANCE[torch.bfloat16])
+
+
+def test_state_dict_is_plain_tensors():
+    state = made().state_dict()
+    assert {name: (tuple(t.shape), t.dtype) for name, t in state.items()} == {
+        "weight": ((43,), torch.float32),
+        "bias": ((9,), torch.float32),
+        "row_ptr": ((10,), torch.int32),
+        "col_idx": ((43,), torch.int32),
+    }
+
+
+def test_loading_keeps_addresses():
+    """DESIGN 4: addresses never change, so CUDA graphs and compiled code stay valid."""
+    layer = made()
+    tensors = [*layer.pattern.tensors, layer.weight]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    layer.load_state_dict(made().state_dict())
+    assert [tensor.data_ptr() for tensor in (*layer.pattern.tensors, layer.weight)] == addresses
+
+
+# ---- other capacities -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [0.3, 0.35, 1.0])
+def test_a_checkpoint_of_another_capacity_fits(capacity):
+    layer, other = made(capacity=capacity), made()
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.dense_weight(), layer.dense_weight())
+    assert other.capacity == 43
+    assert (other.weight[other.nnz :] == 0).all()
+    assert (other.col_idx[other.nnz :] == 0).all()
+
+
+def test_a_checkpoint_of_another_nnz_fits():
+    layer, other = made(sparsity=0.9), made()
+    other.load_state_dict(layer.state_dict())
+    assert other.nnz == layer.nnz == 11
+    assert torch.equal(other.dense_weight(), layer.dense_weight())
+
+
+# ---- dense checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"assign": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_dense_checkpoint_keeps_its_largest_magnitudes(dtype, options):
+    dense, layer = nn.Linear(12, 9, dtype=dtype), made()
+    result = layer.load_state_dict(dense.state_dict(), strict=True, **options)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    assert layer.nnz == 32
+    kept = torch.zeros(108, dtype=torch.bool)
+    kept[torch.argsort(dense.weight.detach().abs().flatten(), descending=True, stable=True)[:32]] = True
+    assert torch.equal(layer.mask(), kept.view(9, 12))
+    assert torch.equal(layer.dense_weight().double(), (dense.weight * layer.mask()).double())
+    assert torch.equal(layer.bias.double(), dense.bias.double())
+    if dtype != torch.float16:
+        layer(X.to(layer.weight.dtype))
+
+
+def test_a_dense_checkpoint_of_a_whole_model():
+    model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Sequential(nn.Linear(20, 7)))
+    state = copy.deepcopy(model.state_dict())
+    sparsify_(model, 0.8)
+    before = [layer.nnz for layer in (model[0], model[2][0])]
+    model.load_state_dict(state, strict=True)
+    assert [layer.nnz for layer in (model[0], model[2][0])] == before
+    for layer, name in ((model[0], "0"), (model[2][0], "2.0")):
+        assert torch.equal(layer.dense_weight(), state[f"{name}.weight"] * layer.mask())
+
+
+# ---- meta -------------------------------------------------------------------------------------------------------------------
+
+
+def test_meta_then_to_empty_then_reset():
+    with torch.device("meta"):
+        layer = made()
+    assert layer.weight.is_meta
+    assert (layer.nnz, layer.capacity) == (32, 43)
+    assert layer(X.to("meta")).shape == (5, 9)
+    layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    assert layer.nnz == int(layer.mask().sum()) == 32
+    assert (layer.weight[32:] == 0).all()
+    assert layer.bias.abs().max() <= 12**-0.5
+    torch.testing.assert_close(layer(X), X @ layer.dense_weight().T + layer.bias)
+
+
+@pytest.mark.parametrize("fill", [0, -1, 7, 2**31 - 1])
+def test_to_empty_survives_whatever_memory_holds(fill):
+    with torch.device("meta"):
+        layer = made()
+    layer = layer._apply(lambda t: torch.full(t.shape, fill if not t.is_floating_point() else 0.5, dtype=t.dtype))
+    layer.load_state_dict(made().state_dict())
+    assert layer.nnz == 32
+
+
+def test_a_meta_model_takes_a_dense_checkpoint():
+    dense = nn.Linear(12, 9)
+    with torch.device("meta"):
+        layer = made()
+    layer.to_empty(device="cpu")
+    layer.load_state_dict(dense.state_dict())
+    assert layer.nnz == 32
+    assert torch.equal(layer.dense_weight(), dense.weight * layer.mask())

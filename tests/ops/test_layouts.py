@@ -1,0 +1,67 @@
+"""Every row of LAYOUTS: its five verbs on the hand-computed matrix, and against the dense product."""
+
+import pytest
+import torch
+from cases import BIAS, DW, DX, LARGE, SMALL, TOLERANCE, WEIGHT, Y_BIAS, Shape, W, X, problem
+
+from sparse_ext.ops import LAYOUTS, Pattern
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_by_hand(layout, device, dtype):
+    verbs = LAYOUTS[layout]
+    dense, x, bias = (torch.tensor(values, dtype=dtype, device=device) for values in (W, X, BIAS))
+    pattern = Pattern.from_mask(dense != 0, capacity=4)
+    weight = verbs.pack(dense, pattern)
+    assert weight.tolist() == WEIGHT
+    assert verbs.unpack(weight, pattern).tolist() == W
+    assert verbs.matmul(weight, pattern, x, bias).tolist() == Y_BIAS
+    assert verbs.matmul_t(weight, pattern, x).tolist() == DX
+    assert verbs.grad_weight(pattern, x, x).tolist() == DW
+
+
+@pytest.mark.parametrize("shape", [*SMALL, LARGE[0]], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_against_the_dense_product(layout, shape, device, dtype):
+    verbs, p = LAYOUTS[layout], problem(shape, dtype, device)
+    matrix = p.dense.double() * p.mask
+    weight = verbs.pack(p.dense, p.pattern)
+    pairs = {
+        "unpack": (verbs.unpack(weight, p.pattern), matrix),
+        "matmul": (verbs.matmul(weight, p.pattern, p.x, p.bias), p.x.double() @ matrix.T + p.bias.double()),
+        "matmul_t": (verbs.matmul_t(weight, p.pattern, p.dy), p.dy.double() @ matrix),
+        "grad_weight": (
+            verbs.unpack(verbs.grad_weight(p.pattern, p.dy, p.x), p.pattern),
+            p.dy.double().T @ p.x.double() * p.mask,
+        ),
+    }
+    for verb, (got, want) in pairs.items():
+        torch.testing.assert_close(got, want.to(dtype), msg=lambda m, verb=verb: f"{verb}: {m}", **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cols", [65535, 65536, 65537])
+def test_column_width_follows_the_matrix(layout, cols, device):
+    """At 65536 columns the last index, 65535, is the largest of 16 bits; one more takes 32."""
+    mask = torch.zeros(1, cols, dtype=torch.bool, device=device)
+    mask[0, -1] = True
+    pattern = Pattern.from_mask(mask)
+    assert pattern.columns.dtype == (torch.uint16 if cols <= 65536 else torch.int32)
+    x = torch.zeros(1, cols, device=device)
+    x[0, -1] = 3.0
+    weight = torch.full((1,), 2.0, device=device)
+    assert LAYOUTS[layout].matmul(weight, pattern, x, None).tolist() == [[6.0]]
+    assert LAYOUTS[layout].matmul_t(weight, pattern, x[:, -1:])[0, -1] == 6.0
+    assert LAYOUTS[layout].grad_weight(pattern, x[:, -1:], x).tolist() == [9.0]
+
+
+def test_pattern_is_rewritten_in_place(device):
+    one, other = (problem(Shape(6, 9, 1, 0.4, spare=40 - n), device=device, seed=n).pattern for n in (0, 1))
+    capacity = min(one.capacity, other.capacity)
+    one, other = (Pattern.from_mask(p.mask(), capacity) for p in (one, other))
+    addresses = [tensor.data_ptr() for tensor in one.tensors]
+    one.write_(other.row_ptr, other.col_idx)
+    assert [tensor.data_ptr() for tensor in one.tensors] == addresses
+    for a, b in zip(one.tensors, other.tensors, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(one.mask(), other.mask())

@@ -1,0 +1,151 @@
+"""sparse_ext.functional: the products with autograd, on every device kind, against dense PyTorch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import TOLERANCE, Shape, problem
+
+from sparse_ext import functional as SF
+from sparse_ext.ops import OPS, Pattern
+
+SHAPE = Shape(6, 10, 7, 0.4, spare=3)
+
+
+def leaves(*tensors):
+    return [tensor.detach().clone().requires_grad_() for tensor in tensors]
+
+
+def at_pattern(matrix, pattern):
+    return OPS["csr_pack"](matrix, pattern.row_ptr, pattern.col_idx)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_csr_linear_and_its_gradients(bias, device, dtype):
+    p = problem(SHAPE, dtype, device)
+    x, weight, b = leaves(p.x, p.weight, p.bias)
+    dense_x, dense, dense_b = leaves(p.x.double(), p.dense.double() * p.mask, p.bias.double())
+    y = SF.csr_linear(x, weight, b if bias else None, p.pattern)
+    want = F.linear(dense_x, dense, dense_b if bias else None)
+    y.backward(p.dy)
+    want.backward(p.dy.double())
+    grads = [(y, want), (x.grad, dense_x.grad), (weight.grad, at_pattern(dense.grad.to(dtype), p.pattern))]
+    for got, expected in grads + ([(b.grad, dense_b.grad)] if bias else []):
+        torch.testing.assert_close(got, expected.to(dtype), **TOLERANCE[dtype])
+    assert (weight.grad[p.pattern.nnz :] == 0).all()
+
+
+def test_spmm_by_hand(device):
+    """Two neighbours averaged: a graph's adjacency times node features."""
+    adjacency = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]], device=device)
+    pattern = Pattern.from_mask(adjacency != 0)
+    features = torch.tensor([[1.0, 2.0], [4.0, 6.0], [8.0, 10.0]], device=device)
+    assert SF.spmm(at_pattern(adjacency, pattern), pattern, features).tolist() == [[6.0, 8.0], [1.0, 2.0]]
+
+
+def test_sddmm_by_hand(device):
+    pattern = Pattern.from_mask(torch.tensor([[True, False], [False, True]], device=device), capacity=3)
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device), torch.tensor([[5.0, 6.0], [7.0, 8.0]], device=device)
+    assert SF.sddmm(pattern, a, b).tolist() == [19.0, 50.0, 0.0]
+
+
+def gradcheck_inputs(device):
+    p = problem(SHAPE, torch.float64, device)
+    a, b = torch.randn(6, 5, dtype=torch.float64, device=device), torch.randn(5, 10, dtype=torch.float64, device=device)
+    return p, *leaves(p.x, p.weight, p.bias, a, b)
+
+
+@pytest.mark.parametrize("product", ["csr_linear", "csr_linear without bias", "spmm", "sddmm"])
+def test_gradcheck(product, device):
+    p, x, weight, bias, a, b = gradcheck_inputs(device)
+    function, inputs = {
+        "csr_linear": (lambda x, w, c: SF.csr_linear(x, w, c, p.pattern), (x, weight, bias)),
+        "csr_linear without bias": (lambda x, w: SF.csr_linear(x, w, None, p.pattern), (x, weight)),
+        "spmm": (lambda w, x: SF.spmm(w, p.pattern, x.t()), (weight, x)),
+        "sddmm": (lambda a, b: SF.sddmm(p.pattern, a, b), (a, b)),
+    }[product]
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+def test_only_wanted_gradients_are_computed(frozen, monkeypatch):
+    p = problem(SHAPE)
+    inputs = dict(zip(("x", "weight", "bias"), leaves(p.x, p.weight, p.bias), strict=True))
+    inputs[frozen].requires_grad_(False)
+    calls = []
+    for op in ("csr_spmm_t", "csr_sddmm"):
+        monkeypatch.setattr(f"sparse_ext.ops.csr.{op}", lambda *a, op=op: calls.append(op) or OPS[op](*a))
+    SF.csr_linear(inputs["x"], inputs["weight"], inputs["bias"], p.pattern).sum().backward()
+    assert calls == {"x": ["csr_sddmm"], "weight": ["csr_spmm_t"], "bias": ["csr_spmm_t", "csr_sddmm"]}[frozen]
+    assert [name for name, leaf in inputs.items() if leaf.grad is None] == [frozen]
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 3), (2, 1, 3, 2), (0,), (2, 0, 3)], ids=str)
+def test_any_number_of_leading_dimensions(lead, device):
+    p = problem(SHAPE, device=device)
+    x, weight, bias = leaves(torch.randn(*lead, 10, device=device), p.weight, p.bias)
+    y = SF.csr_linear(x, weight, bias, p.pattern)
+    dense = F.linear(x, OPS["csr_unpack"](weight.detach(), p.pattern.row_ptr, p.pattern.col_idx, 10), bias)
+    assert y.shape == (*lead, 6)
+    torch.testing.assert_close(y, dense, **TOLERANCE[torch.float32])
+    (wanted,) = torch.autograd.grad(dense.square().sum(), x)
+    y.square().sum().backward()
+    torch.testing.assert_close(x.grad, wanted, **TOLERANCE[torch.float32])
+    assert weight.grad.shape == weight.shape
+
+
+VIEWS = {
+    "transposed": lambda x: x.t().contiguous().t(),
+    "every second": lambda x: torch.stack([x, -x], -1)[..., 0],
+    "misaligned": lambda x: torch.cat([x.new_zeros(1), x.reshape(-1)])[1:].view(x.shape),
+    "permuted": lambda x: x.view(2, 4, 10).permute(1, 0, 2),
+    "expanded": lambda x: x[:1].expand(8, 10),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_strided_inputs_and_expanded_gradients(view, device):
+    p = problem(Shape(6, 10, 8, 0.4), device=device)
+    results = []
+    for make in (VIEWS[view], lambda x: VIEWS[view](x).contiguous()):
+        x, weight = leaves(p.x, p.weight)
+        SF.csr_linear(make(x), weight, None, p.pattern).sum().backward()  # sum's gradient has stride 0
+        results.append((x.grad, weight.grad))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, **TOLERANCE[torch.float32])
+
+
+def test_second_derivatives_raise_a_sentence():
+    p = problem(SHAPE)
+    x, weight = leaves(p.x, p.weight)
+    for y, leaf in (
+        (SF.csr_linear(x, weight, None, p.pattern), weight),
+        (SF.sddmm(p.pattern, p.dy.t().requires_grad_(), x), x),
+    ):
+        (gradient,) = torch.autograd.grad(y.square().sum(), leaf, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"differentiate twice .*once_differentiable"):
+            gradient.sum().backward()
+
+
+def test_autocast_casts_x_weight_and_bias(device):
+    p = problem(SHAPE, device=device)
+    x, weight, bias = leaves(p.x, p.weight, p.bias)
+    with torch.autocast(device.type, torch.bfloat16):
+        y = SF.csr_linear(x, weight, bias, p.pattern)
+    want = SF.csr_linear(*(t.detach().bfloat16() for t in (x, weight, bias)), p.pattern)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, want)
+    y.sum().backward()
+    assert {t.grad.dtype for t in (x, weight, bias)} == {torch.float32}
+
+
+def test_autocast_leaves_float64_alone():
+    p = problem(SHAPE, torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert SF.csr_linear(p.x, p.weight, p.bias, p.pattern).dtype == torch.float64
+
+
+def test_regrow_is_public():
+    p = problem(SHAPE)
+    row_ptr, _, source = SF.regrow(p.weight, p.pattern.row_ptr, p.pattern.col_idx, 10, p.score, 0, 2, 2)
+    assert int(row_ptr[-1]) == p.pattern.nnz
+    assert source.numel() == p.pattern.capacity

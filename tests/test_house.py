@@ -1,0 +1,151 @@
+"""The house rules that a command can see: floors, floor 0 without torch, sizes, one launch function, one source list."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from sparse_ext import METHODS
+from sparse_ext.ops import BACKENDS, LAYOUTS, OPS, reference
+
+ROOT = Path(__file__).parent.parent
+CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "sparse_ext"
+PYTHON = [path for folder in ("sparse_ext", "bench", "examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+CODE = [path for path in sorted(CSRC.rglob("*")) if path.suffix in (".h", ".inc", ".cpp", ".cu", ".cuh")]
+
+# Where a module of the package lives; what is not named is on the roof, floor 5.
+FLOORS = {"_C": 0, "ops": 1, "nn": 2, "functional": 2, "methods": 3, "train": 4}
+ROOF = 5
+
+MAX_FILE, MAX_FUNCTION = 300, 45
+# Longer for a reason: name it.
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def without_comments(path):
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", path.read_text(), flags=re.S)
+
+
+def imports(path):
+    """The package's modules that a file imports, anywhere in it, as dotted names below sparse_ext."""
+    here = ("sparse_ext", *path.relative_to(PACKAGE).parent.parts) if path.is_relative_to(PACKAGE) else ()
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("sparse_ext.") for name in found if name.startswith("sparse_ext.")}
+
+
+def floor_of(name):
+    return FLOORS.get(name.partition(".")[0], ROOF)
+
+
+def test_floors_point_down():
+    upward = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        for name in imports(path):
+            beside = module == "energy" and not name.startswith("energy")  # energy/ stands beside the house
+            if beside or floor_of(name) > floor_of(module):
+                upward.append(f"{relative(path)} (floor {floor_of(module)}) imports {name} (floor {floor_of(name)})")
+    assert not upward
+
+
+def test_only_ops_imports_the_binary():
+    outside = [path for path in PYTHON if PACKAGE / "ops" not in path.parents]
+    assert not [relative(path) for path in outside if any(name.partition(".")[0] == "_C" for name in imports(path))]
+
+
+def test_floor_0_is_torch_and_python_free():
+    for path in CODE:
+        includes = re.findall(r'#\s*include\s*[<"]([^>"]+)', path.read_text())
+        assert not [name for name in includes if re.match(r"(torch|ATen|c10)/", name)], relative(path)
+        if path.name != "bindings.cpp":
+            assert not [name for name in includes if re.match(r"pybind11/|Python\.h", name)], relative(path)
+
+
+def code_lines(function):
+    """Lines of a function; its documentation does not count."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
+def functions():
+    for path in PYTHON:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{relative(path)}:{node.name}", code_lines(node)
+
+
+def test_sizes():
+    """Exceptions are listed with their reason, and only while they are needed."""
+    files = {relative(path): len(path.read_text().splitlines()) for path in [*PYTHON, *CODE]}
+    assert {name for name, lines in files.items() if lines > MAX_FILE} == set(LONG_FILES)
+    assert {name for name, lines in functions() if lines > MAX_FUNCTION} == set(LONG_FUNCTIONS)
+
+
+def test_kernels_are_launched_by_launch():
+    """launch() records the kernel for error messages, takes the runtime's error, and is what the emulator replaces."""
+    for path in sorted((CSRC / "cuda").iterdir()):
+        code = without_comments(path)
+        assert "<<<" not in code, relative(path)
+        assert path.name == "launch.cuh" or "cudaLaunch" not in code, relative(path)
+        for kernel in re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", code):
+            assert re.search(rf'launch\(\s*"[^"]+",\s*{kernel}\b', code), f"{relative(path)}: {kernel} is not launched"
+
+
+def test_launchers_have_one_declaration():
+    """cpu:: and cuda:: come from the same text, and so do their Python functions."""
+    kernels, bindings = without_comments(CSRC / "kernels.h"), without_comments(CSRC / "bindings.cpp")
+    for code, include in ((kernels, "launchers.inc"), (bindings, "bindings.inc")):
+        assert code.count(f'#include "{include}"') == 2
+        namespaces = re.findall(rf'namespace spx::(\w+) {{(?:(?!namespace spx).)*?#include "{include}"', code, re.S)
+        assert namespaces == ["cpu", "cuda"]
+    declared = set(re.findall(r"^(?:Status|int64_t) (\w+)\(", without_comments(CSRC / "launchers.inc"), re.M))
+    bound = set(re.findall(r'm\.def\("(\w+)"', without_comments(CSRC / "bindings.inc")))
+    assert declared == bound
+    for device, backend in BACKENDS.items():
+        assert all(hasattr(backend.module, name) for name in declared), device
+
+
+def test_one_source_list():
+    listed = set(re.findall(r"csrc/[\w/]+\.(?:cpp|cu)\b", (ROOT / "CMakeLists.txt").read_text()))
+    assert listed == {relative(path) for path in CODE if path.suffix in (".cpp", ".cu")}
+    assert not re.search(r"\.(cpp|cu)\b", (ROOT / "setup.py").read_text())
+
+
+def test_tolerances_are_in_cases():
+    loose = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg in ("rtol", "atol") and path.name != "cases.py":
+                value = node.value
+                if isinstance(value, ast.Constant) and value.value != 0:  # 0 asks for equality
+                    loose.append(f"{relative(path)}:{value.lineno}")
+    assert not loose
+
+
+def test_every_operator_has_a_twin():
+    plain = {"add_outer_"}  # is a single PyTorch call itself
+    assert not [name for name in set(OPS) - plain if not hasattr(reference, name)]
+
+
+@pytest.mark.parametrize("table", [METHODS, LAYOUTS], ids=["METHODS", "LAYOUTS"])
+def test_tables_are_exercised(table):
+    """Tests run over the table, and each of its rows also has a case of its own."""
+    name = "METHODS" if table is METHODS else "LAYOUTS"
+    texts = [path.read_text() for path in sorted((ROOT / "tests").rglob("*.py")) if path.name != "test_house.py"]
+    assert any(re.search(rf"\b{name}\b", text) for text in texts), f"no test runs over {name}"
+    for key, row in table.items():
+        assert any(re.search(rf"\b{row.__name__}\b|[\"']{key}[\"']", text) for text in texts), f"no test has a case for {key!r}"

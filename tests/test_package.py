@@ -1,0 +1,169 @@
+"""The installed package: what its binary needs, what importing it does, and what it says about itself.
+
+SPARSE_EXT_WHEEL names a built wheel; its contents and binary are then checked instead of the installed one's.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sparse_ext as sx
+from sparse_ext import config
+from sparse_ext.ops import launch
+
+ROOT = Path(__file__).parent.parent
+SYSTEM_LIBRARIES = r"lib(c|m|dl|pthread|rt|gomp)\.so\.\d+|ld-linux.*\.so\.\d+"
+
+
+def python(code, *args, isolated=False):
+    """What the code prints in a fresh interpreter; isolated: the standard library alone."""
+    flags = ["-I", "-S"] if isolated else []
+    done = subprocess.run([sys.executable, *flags, "-c", code, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="session")
+def wheel():
+    path = os.environ.get("SPARSE_EXT_WHEEL")
+    if not path:
+        pytest.skip("SPARSE_EXT_WHEEL names no wheel")
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="session")
+def binary(request, tmp_path_factory):
+    """The compiled module: the wheel's where one is given, otherwise the installed one."""
+    if not os.environ.get("SPARSE_EXT_WHEEL"):
+        return Path(launch._C.__file__)
+    archive = request.getfixturevalue("wheel")
+    (name,) = [name for name in archive.namelist() if name.startswith("sparse_ext/_C.") and name.endswith(".so")]
+    return Path(archive.extract(name, tmp_path_factory.mktemp("wheel")))
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = wheel.namelist()
+    assert all(name.startswith(("sparse_ext/", "sparse_ext-")) for name in names)
+    assert sum(name.endswith(".so") for name in names) == 1
+    assert {"sparse_ext/py.typed", "sparse_ext/_C.pyi"} <= set(names)
+
+
+def test_binary_needs_system_libraries_only(binary):
+    if shutil.which("readelf") is None:
+        pytest.skip("no readelf on this machine")
+    dynamic = subprocess.run(["readelf", "-d", binary], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic)
+    if any("libasan" in name for name in needed):
+        pytest.skip("a sanitized build")
+    assert "libgomp.so.1" in needed  # torch's own, by the same name
+    assert [name for name in needed if not re.fullmatch(SYSTEM_LIBRARIES, name)] == []
+    assert not re.search(r"\((RPATH|RUNPATH)\)", dynamic)
+
+
+def test_binary_loads_without_torch(binary):
+    code = (
+        "import importlib.util, sys\n"
+        "spec = importlib.util.spec_from_file_location('_C', sys.argv[1])\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "print(module.cpu.isa(), module.random_u32(1, 2), 'torch' in sys.modules)\n"
+    )
+    (line,) = python(code, binary, isolated=True)
+    isa, number, has_torch = line.split()
+    assert isa in config.ISAS
+    assert int(number) == launch._C.random_u32(1, 2)
+    assert has_torch == "False"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="/proc/self/maps is Linux's")
+def test_one_openmp_runtime():
+    code = (
+        "import sparse_ext, torch\n"
+        "torch.set_num_threads(2)\n"
+        "sparse_ext.SparseLinear(64, 64)(torch.randn(64, 64)).sum().backward()\n"
+        "for line in open('/proc/self/maps'):\n"
+        "    if 'libgomp' in line or 'libomp' in line: print(line.split()[-1])\n"
+    )
+    assert len(set(python(code))) == 1
+
+
+def test_import_leaves_cuda_alone():
+    code = (
+        "import torch, sparse_ext\n"
+        "print(torch.cuda.is_initialized())\n"
+        "print(sparse_ext.cuda_available() in (True, False))\n"
+        "print(torch.cuda.is_initialized())\n"
+    )
+    assert python(code) == ["False", "True", "False"]
+
+
+def test_setup_is_short_and_torch_free():
+    text = (ROOT / "setup.py").read_text()
+    assert len(text.splitlines()) <= 60
+    imported = {alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+    assert not any(name.partition(".")[0] in ("torch", "sparse_ext") for name in imported)
+
+
+def test_one_version():
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
+    assert sx.__version__.removesuffix("+source") == declared
+    assert launch._C.version == declared
+
+
+def test_command_prints_the_configuration():
+    done = subprocess.run([sys.executable, "-m", "sparse_ext"], capture_output=True, text=True, check=True)
+    for name in ("sparse_ext", "torch", "CPU kernels", "CUDA kernels", "driver", "CUDA available"):
+        assert re.search(f"^{name} ", done.stdout, re.M), done.stdout
+
+
+def test_show_config_returns_what_it_prints(capsys):
+    in_use = launch._C.cpu.isa()
+    shown = sx.show_config()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(shown)
+    for line, (name, value) in zip(lines, shown.items(), strict=True):
+        assert line.startswith(name)
+        assert line.endswith("none" if value is None else value)
+    assert launch._C.cpu.isa() == in_use  # asking which there are changes nothing
+    assert (shown["CUDA available"] == "yes") == sx.cuda_available()
+
+
+# torch's CUDA, driver, devices, what is said
+OBSTACLES = [
+    (None, 13000, 1, "is a build without CUDA"),
+    ("13.0", 0, 0, "no NVIDIA driver"),
+    ("13.0", 12040, 0, r"supports CUDA 12.4, and this build needs CUDA 13.0 \(CUDA 13 binaries need driver >= 580\)"),
+    ("13.0", 13000, 0, "no usable device"),
+]
+
+
+@pytest.mark.parametrize(("torch_cuda", "driver", "devices", "sentence"), OBSTACLES)
+def test_each_obstacle_is_named(monkeypatch, torch_cuda, driver, devices, sentence):
+    fake = SimpleNamespace(driver_version=lambda: driver, runtime_version=lambda: 13000, device_count=lambda: devices)
+    monkeypatch.setattr(launch, "_C", SimpleNamespace(cuda=fake))
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    (obstacle,) = config.cuda_obstacles()
+    assert re.search(sentence, obstacle)
+    assert not sx.cuda_available()
+
+
+def test_no_obstacle(monkeypatch):
+    fake = SimpleNamespace(driver_version=lambda: 13020, runtime_version=lambda: 13000, device_count=lambda: 1)
+    monkeypatch.setattr(launch, "_C", SimpleNamespace(cuda=fake))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert sx.cuda_available()
+
+
+def test_build_without_cuda(monkeypatch):
+    monkeypatch.setattr(launch, "_C", SimpleNamespace())
+    assert "no CUDA in this build" in config.cuda_obstacles()[0]

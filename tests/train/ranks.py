@@ -1,0 +1,247 @@
+"""Run by test_distributed.py as each of two gloo processes: runs every scenario below, and leaves what it found.
+
+    python ranks.py RANK FOLDER
+
+A scenario returns plain values and tensors; the test compares those of both ranks. It may raise: the error is the finding.
+"""
+
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel as DDP
+from training import OPTIMIZERS, backward, batch, chosen_layer, everything, masks, method_named, mlp, positions, push
+
+import sparse_ext as sx
+from sparse_ext.nn import sparse_layers
+
+ONE = [[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]]  # entries at 0, 1, 4, 5
+STEPS = 13
+
+
+def trainer(model, method="rigl", kind="adamw", **kwargs):
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    method = method_named(method, update_interval=3, drop_fraction=0.4, t_end=1.0)
+    return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
+
+
+def patterns(model):
+    """The positions of every layer, in one list."""
+    return [positions(layer).tolist() for layer in sparse_layers(model).values()]
+
+
+def gradients_that_cancel(rank):
+    """Position 2: +9 and -9, mean 0, mean magnitude 9. Position 7: +1 and +1."""
+    model = DDP(nn.Sequential(chosen_layer(torch.tensor(ONE))))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = sx.RigL(drop_fraction=0.25, update_interval=1, t_end=1.0, schedule="constant")
+    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=100)
+    gradient = torch.zeros(8)
+    gradient[2], gradient[7] = 9.0 * (-1) ** rank, 1.0
+    push(model, gradient.view(2, 4))
+    optimizer.step()
+    return sparsifier.step(), patterns(model)
+
+
+def one_rank_without_signal(rank):
+    """Rank 1 sees only zeros: its own growth would take the lowest indices."""
+    model = DDP(mlp(sparsity=0.8))
+    optimizer, sparsifier = trainer(model)
+    found = []
+    for step in range(1, STEPS):
+        x, y = batch(step + 100 * rank)
+        (nn.functional.cross_entropy(model(x), y) * (1 - rank)).backward()
+        optimizer.step()
+        found.append((sparsifier.step(), patterns(model)))
+        optimizer.zero_grad()
+    return found
+
+
+def non_finite_on_one_rank(rank):
+    """Both postpone."""
+    model = DDP(mlp())
+    optimizer, sparsifier = trainer(model)
+    found = []
+    for step in range(1, 6):
+        x, y = batch(step)
+        scale = float("inf") if (step, rank) == (3, 1) else 1.0
+        (nn.functional.cross_entropy(model(x), y) * scale).backward()
+        found.append(sparsifier.step())
+        optimizer.zero_grad()
+    return found, patterns(model)
+
+
+def half_batches(rank):
+    """float64: as one process with the whole batch (the test trains that one)."""
+    model = DDP(mlp(dtype=torch.float64))
+    optimizer, sparsifier = trainer(model)
+    found = []
+    for step in range(1, STEPS):
+        x, y = batch(step, dtype=torch.float64)
+        nn.functional.cross_entropy(model(x.chunk(2)[rank]), y.chunk(2)[rank]).backward()
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+        found.append(patterns(model))
+    return found
+
+
+def accumulation_without_sync(rank):
+    """As above, each half in two micro-batches."""
+    model = DDP(mlp(dtype=torch.float64))
+    optimizer, sparsifier = trainer(model)
+    found = []
+    for step in range(1, STEPS):
+        x, y = batch(step, dtype=torch.float64)
+        parts = list(zip(x.chunk(2)[rank].chunk(2), y.chunk(2)[rank].chunk(2), strict=True))
+        with model.no_sync():
+            (nn.functional.cross_entropy(model(parts[0][0]), parts[0][1]) / 2).backward()
+        (nn.functional.cross_entropy(model(parts[1][0]), parts[1][1]) / 2).backward()
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+        found.append(patterns(model))
+    return found
+
+
+def random_growth(rank):
+    """SET: every rank draws the same numbers; the only message is the hash."""
+    model = DDP(mlp())
+    optimizer, sparsifier = trainer(model, "set")
+    messages, found, send = [], [], dist.all_reduce
+    for step in range(1, STEPS):
+        backward(model, step + 100 * rank)
+        optimizer.step()
+        dist.all_reduce = lambda *args, **kwargs: messages.append(args)
+        try:
+            sparsifier.step()
+        finally:
+            dist.all_reduce = send
+        optimizer.zero_grad()
+        found.append(patterns(model))
+    return found, len(messages)
+
+
+def diverged_weights(rank):
+    """The same pattern, other weights: they drop different entries."""
+    model = mlp()
+    for layer in sparse_layers(model).values():
+        layer.weight.data = layer.weight.data.roll(rank)
+    optimizer, sparsifier = trainer(model)
+    for step in range(1, 4):
+        backward(model, step)
+        optimizer.step()
+        sparsifier.step()
+
+
+def equal_seeds(rank):
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30))
+    sx.sparsify_(model, 0.8)
+    return patterns(model), [layer.weight.detach() for layer in sparse_layers(model).values()]
+
+
+def different_seeds(rank):
+    """DDP sends rank 0's parameters and buffers to all: from then on the ranks are equal, derived tensors included."""
+    model = DDP(mlp(seed=rank))
+    x, y = batch(1)
+    with torch.no_grad():
+        out = model(x)
+    optimizer, sparsifier = trainer(model)
+    changed = []
+    for step in range(1, 8):
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        changed.append(sparsifier.step())
+        optimizer.zero_grad()
+    return out, changed, patterns(model), loss.detach()
+
+
+def no_room_after_wrapping(rank):
+    class Denser(sx.Static):
+        def max_density(self, density):
+            return 2 * density
+
+    model = DDP(mlp())
+    sx.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), Denser(), total_steps=10)
+
+
+def state_moves_between_ddp_and_plain(rank):
+    model = DDP(mlp())
+    _, sparsifier = trainer(model)
+    _, plain = trainer(mlp())
+    plain.load_state_dict(sparsifier.state_dict())
+    sparsifier.load_state_dict(plain.state_dict())
+    return [layer.name for layer in sparsifier.report().layers]
+
+
+def sharded(model):
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in sparse_layers(model).values():
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def fsdp_static(rank):
+    """Both ranks see the same batch, so the mean gradient is exact: the unsharded run, bit for bit."""
+    results = []
+    for wrap in (lambda model: model, sharded):
+        model = wrap(mlp())
+        assert (type(model[0].weight.data).__name__ == "DTensor") == (wrap is sharded)
+        optimizer = OPTIMIZERS["adamw"](model.parameters())
+        sparsifier = sx.Sparsifier(model, optimizer, sx.Static(), total_steps=100)
+        for step in range(1, 8):
+            backward(model, step)
+            optimizer.step()
+            assert not sparsifier.step()
+            optimizer.zero_grad()
+        values = everything(model, optimizer)
+        results.append({k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in values.items()})
+        sizes = {name: layer.weight.data for name, layer in sparse_layers(model).items()}
+    local = sizes["0"].to_local().numel()
+    return results, local, str(sparsifier.report())
+
+
+def fsdp_rigl(rank):
+    model = sharded(mlp())
+    trainer(model)
+
+
+def fsdp_set(rank):
+    model = sharded(mlp())
+    trainer(model, "set")
+
+
+SCENARIOS = {
+    f.__name__: f
+    for f in (
+        gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
+        random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
+        state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl, fsdp_set,
+    )
+}  # fmt: skip
+
+
+def main(rank, folder):
+    torch.set_num_threads(1)
+    store = (folder / "store").as_uri()
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    for name, scenario in SCENARIOS.items():
+        try:
+            outcome = {"value": scenario(rank)}
+        except Exception as error:
+            outcome = {"kind": type(error).__name__, "error": str(error), "trace": traceback.format_exc()}
+        torch.save(outcome, folder / f"{name}.{rank}")
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

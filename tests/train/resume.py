@@ -1,0 +1,44 @@
+"""Run by test_resume.py in a process of its own: continues every checkpoint in a folder, and leaves the result beside it.
+
+    python resume.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from training import OPTIMIZERS, everything, method_named, mlp, run
+
+import sparse_ext as sx
+
+# Updates at 10, 20 ... 250, so several lie in the 200 steps that follow: 39 is before an armed step, 40 after one, 47 between.
+CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260}
+TOTAL, MORE = 340, 200
+SAVED_AT = (39, 40, 47, 70)
+
+
+def build(method: str, optimizer: str, seed: int):
+    model = mlp(seed)
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    return model, optimizer, sx.Sparsifier(model, optimizer, method_named(method, **CHOICES), total_steps=TOTAL, seed=seed)
+
+
+def outcome(model, optimizer, sparsifier) -> dict:
+    return everything(model, optimizer) | {"report": str(sparsifier.report())}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    for path in folder.glob("*.checkpoint"):
+        saved = torch.load(path, weights_only=True)
+        # Another seed: nothing may come from construction.
+        model, optimizer, sparsifier = build(saved["method"], saved["optimizer_name"], seed=99)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        sparsifier.load_state_dict(saved["sparsifier"])
+        run(model, optimizer, sparsifier, range(saved["step"] + 1, saved["step"] + MORE + 1))
+        torch.save(outcome(model, optimizer, sparsifier), path.with_suffix(".result"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

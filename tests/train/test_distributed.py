@@ -1,0 +1,124 @@
+"""Two gloo processes: ranks agree on every pattern without sending it. The scenarios run in ranks.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from training import assert_same, backward, environment, mlp
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """name -> (rank 0's outcome, rank 1's)."""
+    folder = tmp_path_factory.mktemp("ranks")
+    processes = [
+        subprocess.Popen([sys.executable, ranks.__file__, str(rank), str(folder)], env=environment(), stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], b"\n".join(errors).decode()
+    return lambda name: tuple(torch.load(Path(folder) / f"{name}.{rank}", weights_only=True) for rank in range(2))
+
+
+def values(outcomes, name):
+    found = outcomes(name)
+    for outcome in found:
+        assert "value" in outcome, outcome["trace"]
+    return [outcome["value"] for outcome in found]
+
+
+def equal(outcomes, name):
+    first, second = values(outcomes, name)
+    assert first == second
+    return first
+
+
+def refused(outcomes, name, kind, *parts):
+    for outcome in outcomes(name):
+        assert outcome.get("kind") == kind, outcome
+        for part in parts:
+            assert part in outcome["error"]
+
+
+def test_growth_takes_the_magnitude_of_the_mean_gradient(outcomes):
+    assert equal(outcomes, "gradients_that_cancel") == (True, [[1, 4, 5, 7]])
+
+
+def test_patterns_agree_when_one_rank_has_no_signal(outcomes):
+    found = equal(outcomes, "one_rank_without_signal")
+    assert [changed for changed, _ in found] == [step % 3 == 0 for step in range(1, ranks.STEPS)]
+    assert len({str(pattern) for _, pattern in found}) == 5
+
+
+def test_a_non_finite_score_on_one_rank_postpones_the_update_on_all(outcomes):
+    changed, _ = equal(outcomes, "non_finite_on_one_rank")
+    assert changed == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("name", ["half_batches", "accumulation_without_sync"])
+def test_two_ranks_train_as_one_process_does(outcomes, name):
+    found = equal(outcomes, name)
+    model = mlp(dtype=torch.float64)
+    optimizer, sparsifier = ranks.trainer(model)
+    for step, patterns in enumerate(found, 1):
+        backward(model, step)
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+        assert ranks.patterns(model) == patterns, f"step {step}"
+
+
+def test_random_growth_agrees_without_communication(outcomes):
+    found, messages = equal(outcomes, "random_growth")
+    assert messages == 0
+    assert len({str(pattern) for pattern in found}) == 5
+
+
+def test_ranks_that_hold_different_weights_are_found_out(outcomes):
+    refused(
+        outcomes, "diverged_weights", "RuntimeError",
+        "step 3: expected the same pattern on all ranks, got another one on rank", "do the ranks hold the same weights?",
+    )  # fmt: skip
+
+
+def test_equal_seeds_give_equal_layers(outcomes):
+    (pattern, weights), (other, others) = values(outcomes, "equal_seeds")
+    assert pattern == other
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+def test_ddp_makes_ranks_equal_that_began_with_different_patterns(outcomes):
+    (out, *rest, loss), (other_out, *others, other_loss) = values(outcomes, "different_seeds")
+    assert torch.equal(out, other_out)
+    assert rest == others
+    assert torch.equal(loss, other_loss)
+
+
+def test_a_layer_cannot_be_enlarged_under_ddp(outcomes):
+    refused(outcomes, "no_room_after_wrapping", "ValueError", "before the model is wrapped", "pass method=... to sparsify_")
+
+
+def test_state_moves_between_a_wrapped_and_a_plain_model(outcomes):
+    assert equal(outcomes, "state_moves_between_ddp_and_plain") == ["0", "2"]
+
+
+def test_fsdp_trains_a_static_pattern(outcomes):
+    for (plain, sharded), local, report in values(outcomes, "fsdp_static"):
+        assert_same(sharded, plain)
+        assert local == 36  # half of the first layer's 72
+        assert "72" in report
+        assert "step 7, 0 updates" in report
+
+
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_fsdp_refuses_changing_patterns(outcomes, method):
+    refused(outcomes, f"fsdp_{method}", "ValueError", "FSDP-sharded", "a shard cannot be regrown", "Static()")

@@ -1,0 +1,198 @@
+"""A topology update moves what belongs to a weight, all of it and nothing else (reference/methods.md, 1.3)."""
+
+import pytest
+import torch
+from training import (
+    OPTIMIZERS, active, backward, changing_methods, chosen_layer, everything, method_named, mlp, positions, push, run,
+    slots, spread, train,
+)  # fmt: skip
+
+import sparse_ext as sx
+from sparse_ext.nn import sparse_layers
+
+STEPS = 200
+CHANGING = changing_methods()
+
+
+def trainer(method, optimizer="sgd", **choices):
+    model = mlp()
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    choices = {"update_interval": 3, "drop_fraction": 0.4, "t_end": 1.0} | choices
+    return model, optimizer, sx.Sparsifier(model, optimizer, method_named(method, **choices), total_steps=STEPS)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", CHANGING)
+def test_survivors_keep_their_state_and_grown_ones_start_at_zero(method, optimizer):
+    model, optimizer, sparsifier = trainer(method, optimizer)
+    layers = sparse_layers(model).values()
+    grown_in_all = 0
+    for step in range(1, 25):
+        backward(model, step)
+        optimizer.step()
+        before = [(active(layer), {k: spread(layer, v) for k, v in slots(layer, optimizer).items()}) for layer in layers]
+        assert sparsifier.step() == (step % 3 == 0)
+        for layer, (was_active, old) in zip(layers, before, strict=True):
+            now_active, new = active(layer), slots(layer, optimizer)
+            assert {"weight", "grad"} < new.keys()
+            assert new.keys() == old.keys()
+            stays, grown = was_active & now_active, now_active & ~was_active
+            grown_in_all += int(grown.sum())
+            for name, values in new.items():
+                assert torch.equal(spread(layer, values)[stays], old[name][stays]), name
+                assert not spread(layer, values)[grown].any(), name
+                assert not values[layer.nnz :].any(), f"{name} behind nnz"
+        optimizer.zero_grad(set_to_none=True)
+    assert grown_in_all > 100
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name not in ("sgd",)])
+@pytest.mark.parametrize("method", CHANGING)
+def test_the_optimizers_step_counter_is_left_alone(method, optimizer):
+    model, optimizer, sparsifier = trainer(method, optimizer)
+    run(model, optimizer, sparsifier, range(1, 8))
+    for layer in sparse_layers(model).values():
+        assert float(optimizer.state[layer.weight]["step"]) == 7
+
+
+def derived(layer):
+    """The pattern's tensors, by name."""
+    return {name: value for name, value in vars(layer.pattern).items() if torch.is_tensor(value)}
+
+
+@pytest.mark.parametrize("method", sx.METHODS)
+def test_no_tensor_moves_or_changes_shape(method):
+    model, optimizer, sparsifier = trainer(method)
+
+    def addresses():
+        tensors = []
+        for layer in sparse_layers(model).values():
+            tensors += [layer.weight, layer.row_ptr, layer.col_idx, *derived(layer).values()]
+            tensors += [v for k, v in slots(layer, optimizer).items() if k not in ("weight", "grad")]
+        return [(t.data_ptr(), t.shape, t.dtype) for t in tensors]
+
+    run(model, optimizer, sparsifier, range(1, 3))  # the optimizer makes its state at its first step
+    before, parameters = addresses(), [id(p) for p in model.parameters()]
+    changes = run(model, optimizer, sparsifier, range(3, 31))
+    assert changes == (10 if method in CHANGING else 0)
+    assert addresses() == before
+    assert [id(p) for p in model.parameters()] == parameters
+
+
+@pytest.mark.parametrize("method", sx.METHODS)
+def test_the_derived_tensors_follow_the_pattern(method):
+    model, optimizer, sparsifier = trainer(method)
+    x = torch.randn(5, 12)
+    for _ in train(model, optimizer, sparsifier, range(1, 13)):
+        twin = mlp(seed=1)
+        twin.load_state_dict(model.state_dict())  # derives everything anew
+        for layer, other in zip(sparse_layers(model).values(), sparse_layers(twin).values(), strict=True):
+            for name, tensor in derived(layer).items():
+                assert torch.equal(tensor.int(), derived(other)[name].int()), name
+        assert torch.equal(model(x), twin(x))
+
+
+def test_static_changes_nothing_but_what_the_optimizer_changes():
+    model, optimizer, sparsifier = trainer("static")
+    alone, own, _ = trainer("static")
+    assert run(model, optimizer, sparsifier, range(1, 20)) == 0
+    run(alone, own, None, range(1, 20))
+    for key, value in everything(alone, own).items():
+        assert torch.equal(everything(model, optimizer)[key], value), key
+
+
+@pytest.mark.parametrize("method", CHANGING)
+def test_nnz_is_exact_over_a_thousand_updates_with_many_ties(method):
+    """Weights and gradients take three values each, so nearly every choice is a tie."""
+    torch.manual_seed(0)
+    layer = sx.SparseLinear(13, 11, bias=False, sparsity=0.7)
+    optimizer = torch.optim.SGD([layer.weight], lr=1.0)
+    method = method_named(method, update_interval=1, t_end=1.0, schedule="constant", drop_fraction=0.37)
+    sparsifier = sx.Sparsifier(torch.nn.Sequential(layer), optimizer, method, total_steps=2000)
+    nnz, seen = layer.nnz, set()
+    for _ in range(1000):
+        push(layer, torch.randint(-1, 2, (11, 13)).float())
+        optimizer.step()
+        with torch.no_grad():
+            layer.weight[:nnz].copy_(torch.randint(-1, 2, (nnz,)))
+        assert sparsifier.step()
+        where = positions(layer)
+        assert where.numel() == nnz == layer.nnz
+        assert (where.diff() > 0).all()
+        seen.add(tuple(where.tolist()))
+        optimizer.zero_grad(set_to_none=True)
+    assert len(seen) > 900
+    assert sparsifier.report().updates == 1000
+
+
+def hand_made(**kwargs):
+    """A layer of 2 x 4 with 4 entries of which each update replaces the weakest one."""
+    layer = chosen_layer(torch.tensor([[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]]), **kwargs)
+    optimizer = torch.optim.SGD([layer.weight], lr=0.0, momentum=0.9)
+    method = sx.RigL(drop_fraction=0.25, update_interval=1, t_end=1.0, schedule="constant")
+    return layer, optimizer, sx.Sparsifier(torch.nn.Sequential(layer), optimizer, method, total_steps=100)
+
+
+def update(layer, optimizer, sparsifier, gradient):
+    push(layer, torch.tensor(gradient))
+    optimizer.step()
+    assert sparsifier.step()
+    optimizer.zero_grad()
+
+
+def test_a_weight_that_is_dropped_and_grown_again_later_restarts_at_zero():
+    layer, optimizer, sparsifier = hand_made()
+    update(layer, optimizer, sparsifier, [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 9.0, 0.0]])  # (0, 0) out, (1, 2) in
+    assert layer.dense_weight().tolist() == [[0.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]]
+    assert layer.mask().tolist() == [[False, True, False, False], [True, True, True, False]]
+    update(layer, optimizer, sparsifier, [[9.0, 1.0, 0.0, 0.0], [1.0, 1.0, 5.0, 0.0]])  # (1, 2) out, (0, 0) in
+    assert layer.mask().tolist() == [[True, True, False, False], [True, True, False, False]]
+    assert layer.weight.tolist() == [0.0, 2.0, 3.0, 4.0]
+    # What (1, 2) got before it went is gone too; the others remember both steps.
+    assert optimizer.state[layer.weight]["momentum_buffer"].tolist() == pytest.approx([0.0, 1.9, 1.9, 1.9])
+
+
+def test_a_weight_that_is_dropped_and_grown_in_one_update_keeps_value_and_state():
+    layer, optimizer, sparsifier = hand_made()
+    update(layer, optimizer, sparsifier, [[9.0, 1.0, 0.0, 0.0], [1.0, 1.0, 3.0, 0.0]])
+    assert layer.weight.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert optimizer.state[layer.weight]["momentum_buffer"].tolist() == [9.0, 1.0, 1.0, 1.0]
+    assert sparsifier.report().layers[0].replaced == 0.0
+
+
+def test_growth_ties_go_to_the_lower_index():
+    layer, optimizer, sparsifier = hand_made()
+    update(layer, optimizer, sparsifier, [[0.0, 1.0, 5.0, -5.0], [1.0, 1.0, 5.0, 5.0]])
+    assert positions(layer).tolist() == [1, 2, 4, 5]
+
+
+def test_drop_ties_keep_the_lower_index():
+    layer, optimizer, sparsifier = hand_made()
+    with torch.no_grad():
+        layer.weight.fill_(-1.0)
+    update(layer, optimizer, sparsifier, [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert positions(layer).tolist() == [0, 1, 4, 7]
+
+
+def test_a_layer_shared_by_two_places_is_scored_by_the_sum():
+    layer, optimizer, sparsifier = hand_made()
+    first, second = torch.zeros(2, 4), torch.zeros(2, 4)
+    first[0, 2], second[0, 2] = 8.0, -8.0  # cancel
+    first[1, 3], second[1, 3] = 1.0, 1.0
+    eye = torch.eye(4)
+    ((layer(eye) * first.t()).sum() + (layer(eye) * second.t()).sum()).backward()
+    optimizer.step()
+    assert sparsifier.step()
+    assert positions(layer).tolist() == [1, 4, 5, 7]
+
+
+@pytest.mark.parametrize("method", CHANGING)
+def test_a_frozen_layer_stays(method):
+    model = mlp()
+    model[0].weight.requires_grad_(False)
+    optimizer = OPTIMIZERS["sgd"]([p for p in model.parameters() if p.requires_grad])
+    sparsifier = sx.Sparsifier(model, optimizer, method_named(method, update_interval=2, t_end=1.0), total_steps=STEPS)
+    frozen, other = model[0].mask(), model[2].mask()
+    assert run(model, optimizer, sparsifier, range(1, 7)) == 3
+    assert torch.equal(model[0].mask(), frozen)
+    assert not torch.equal(model[2].mask(), other)

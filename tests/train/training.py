@@ -1,0 +1,183 @@
+"""What the tests of this folder share: a small model, optimizers, a deterministic loop, and tensors seen as matrices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import sparse_ext as sx
+from sparse_ext.nn import SparseLayer, sparse_layers
+
+
+class Lion(torch.optim.Optimizer):
+    """A custom optimizer with one moment (Chen et al. 2023, "Symbolic discovery of optimization algorithms")."""
+
+    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                moment = state.setdefault("exp_avg", torch.zeros_like(p))
+                state["step"] = state.get("step", 0) + 1
+                p.sub_(group["lr"] * moment.lerp(p.grad, 1 - beta1).sign())
+                moment.lerp_(p.grad, 1 - beta2)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "adamw_fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
+    "amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
+    "lion": lambda p: Lion(p, lr=1e-3),
+}
+
+
+def method_named(name: str, **choices: Any) -> Any:
+    """METHODS[name] with those of the choices that it has."""
+    kind = sx.METHODS[name]
+    known = {field.name for field in fields(kind)}
+    return kind(**{key: value for key, value in choices.items() if key in known})
+
+
+def changing_methods() -> list[str]:
+    """The names in METHODS whose patterns change at all."""
+    return [name for name in sx.METHODS if method_named(name, update_interval=1, t_end=1.0).is_update(1, 10)]
+
+
+IN, HIDDEN, CLASSES, BATCH = 12, 20, 6, 16
+
+
+def mlp(seed: int = 0, sparsity: float = 0.7, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Two sparse layers, one of them with unused slots, and a dense one."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        sx.SparseLinear(IN, HIDDEN, sparsity=sparsity, dtype=dtype),
+        nn.Tanh(),
+        sx.SparseLinear(HIDDEN, HIDDEN, sparsity=sparsity, capacity=1.2 * (1 - sparsity), dtype=dtype),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, CLASSES, dtype=dtype),
+    )
+
+
+def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch of a step: always the same."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    x = torch.randn(size, IN, generator=generator, dtype=torch.float64).to(dtype)
+    return x, torch.randint(CLASSES, (size,), generator=generator)
+
+
+def backward(model: nn.Module, step: int) -> torch.Tensor:
+    dtype = next(p.dtype for p in model.parameters())
+    x, y = batch(step, dtype=dtype)
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    return loss.detach()
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: sx.Sparsifier | None, steps: range
+) -> Iterator[tuple[int, bool]]:
+    """Trains; yields (step, did the pattern change) after each step. Steps count from 1."""
+    for step in steps:
+        backward(model, step)
+        optimizer.step()
+        changed = sparsifier.step() if sparsifier else False
+        yield step, changed
+        optimizer.zero_grad(set_to_none=True)
+
+
+def run(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: sx.Sparsifier | None, steps: range) -> int:
+    """Trains; the number of steps that changed the pattern."""
+    return sum(changed for _, changed in train(model, optimizer, sparsifier, steps))
+
+
+# ---- layers and tensors as matrices -------------------------------------------------------------------------------------
+
+
+def positions(layer: SparseLayer) -> torch.Tensor:
+    """int64 [nnz]: the linear index of every entry, read from the two buffers alone."""
+    counts = layer.row_ptr.diff().long()
+    rows = torch.repeat_interleave(torch.arange(counts.numel()), counts)
+    return rows * layer.pattern.cols + layer.col_idx[: rows.numel()].long()
+
+
+def spread(layer: SparseLayer, values: torch.Tensor) -> torch.Tensor:
+    """[rows * cols] with the slots' values at the layer's positions, 0 elsewhere."""
+    at = positions(layer)
+    flat = values.new_zeros(layer.pattern.rows * layer.pattern.cols)
+    flat[at] = values[: at.numel()]
+    return flat
+
+
+def active(layer: SparseLayer) -> torch.Tensor:
+    """bool [rows * cols]."""
+    return spread(layer, torch.ones(layer.capacity)).bool()
+
+
+def slots(layer: SparseLayer, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All that has one value per slot: weight, grad and the optimizer's moments."""
+    state = optimizer.state.get(layer.weight, {})
+    moments = {key: value for key, value in state.items() if torch.is_tensor(value) and value.dim()}
+    grad = {} if layer.weight.grad is None else {"grad": layer.weight.grad}
+    return {"weight": layer.weight.detach(), **grad, **moments}
+
+
+def masks(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: layer.matrix_mask() for name, layer in sparse_layers(model).items()}
+
+
+def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Copies of all that training changes, by name."""
+    found = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    return {key: value.clone() if torch.is_tensor(value) else value for key, value in found.items()}
+
+
+def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Bit for bit."""
+    assert actual.keys() == expected.keys()
+    different = [
+        key
+        for key, value in expected.items()
+        if not (torch.equal(actual[key], value) if torch.is_tensor(value) else actual[key] == value)
+    ]
+    assert not different
+
+
+# ---- one layer whose dense gradient the test chooses -----------------------------------------------------------------------
+
+
+def chosen_layer(weights: torch.Tensor, **kwargs: Any) -> sx.SparseLinear:
+    """A layer without bias whose matrix is `weights`, with its non-zeros as pattern."""
+    dense = nn.Linear(weights.shape[1], weights.shape[0], bias=False, dtype=weights.dtype)
+    dense.weight.data.copy_(weights)
+    return sx.SparseLinear.from_dense(dense, mask=weights != 0, **kwargs)
+
+
+def push(model: nn.Module, gradient: torch.Tensor) -> None:
+    """A backward pass in which the dense weight gradient of `model` (one layer) is exactly `gradient`."""
+    eye = torch.eye(gradient.shape[1], dtype=gradient.dtype)
+    (model(eye) * gradient.t()).sum().backward()
+
+
+# ---- other processes -----------------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    """For a child process: it imports this sparse_ext and these helpers."""
+    folders = [str(Path(sx.__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}
