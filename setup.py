@@ -35,9 +35,9 @@ class CMakeBuild(build_ext):
             "SPARSE_EXT_CUDA": os.environ.get("SPARSE_EXT_CUDA", "auto"),
             "SPARSE_EXT_EMULATION": "OFF",
         }
-        if archs := os.environ.get("SPARSE_EXT_CUDA_ARCHS"):
-            options["SPARSE_EXT_CUDA_ARCHS"] = archs
+        archs = os.environ.get("SPARSE_EXT_CUDA_ARCHS")
         defines = [f"-D{key}={value}" for key, value in options.items()]
+        defines += [f"-DSPARSE_EXT_CUDA_ARCHS={archs}" if archs else "-USPARSE_EXT_CUDA_ARCHS"]
         defines += shlex.split(os.environ.get("SPARSE_EXT_CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *defines], check=True)
         subprocess.run(["cmake", "--build", build], check=True)

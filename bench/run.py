@@ -62,9 +62,7 @@ def _overhead_rows(device: str) -> Iterator[dict[str, Any]]:
     """Eager overhead: a 1 x 8 layer, forward without grad."""
     shape = Shape(8, 8, 1)
     x = torch.randn(1, 8, device=device)
-    functions = {
-        name: _forward(CONTENDERS[name](shape, 0.5, torch.float32, device), x) for name in ("dense", "sparse_ext")
-    }
+    functions = {name: _forward(CONTENDERS[name](shape, 0.5, torch.float32, device), x) for name in ("dense", "sparse_ext")}
     timings = interleaved(functions, device=device, budget_s=2.0, turn_s=0.005)
     for name, timing in timings.items():
         speedup = timings["dense"].median_s / timing.median_s

@@ -16,8 +16,8 @@ using Where = int;  // threads
 #include "launchers.inc"
 
 // Instruction sets: "baseline", "v3" (AVX2), "v4" (AVX-512). All of them give the same shapes of result, not the same bits.
-const char* isa();                // the one in use
-bool use_isa(const char* name);   // false: this CPU or this binary does not have it
+const char* isa();               // the one in use
+bool use_isa(const char* name);  // false: this CPU or this binary does not have it
 }  // namespace spx::cpu
 
 namespace spx::cuda {
@@ -35,7 +35,7 @@ class DeviceGuard {
 };
 // One sentence on what failed: error, kernel, grid, what the binary was built for, and what to do about it.
 const char* describe_failure(Status status);
-int device_count();     // 0 where there is no driver or no device
-int driver_version();   // 13000 for CUDA 13.0; 0 where there is no driver
+int device_count();    // 0 where there is no driver or no device
+int driver_version();  // 13000 for CUDA 13.0; 0 where there is no driver
 int runtime_version();
 }  // namespace spx::cuda

@@ -10,10 +10,9 @@ from .ops.regrow import regrow
 __all__ = ["csr_linear", "regrow", "sddmm", "spmm"]
 
 
-def _under_autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """The tensors in autocast's dtype where it is on: x, weight *and* bias, or the output would be promoted again."""
-    dtype = torch.get_autocast_dtype(device_type)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As autocast treats the operands of `linear`: float64 stays."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
 def csr_linear(
@@ -28,7 +27,9 @@ def csr_linear(
     """
     device_type = x.device.type
     if torch.is_autocast_enabled(device_type):
-        x, weight, bias = _under_autocast(device_type, x, weight, bias)
+        dtype = torch.get_autocast_dtype(device_type)
+        x, weight = _cast(x, dtype), _cast(weight, dtype)
+        bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
     if x.dim() == 2:
         return _linear(x, weight, bias, pattern, layout)
     if x.dim() == 0 or x.shape[-1] != pattern.cols:
@@ -40,9 +41,7 @@ def csr_linear(
     return y.view(*x.shape[:-1], pattern.rows)
 
 
-def _linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str
-) -> torch.Tensor:
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str) -> torch.Tensor:
     if torch.is_grad_enabled():
         return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, pattern.rows, pattern.cols, *pattern.tensors)
     return LAYOUTS[layout].matmul(weight, pattern, x, bias)

@@ -4,7 +4,7 @@
 #   tools/gpu.sh full|quick     full: under 9 minutes, quick: under 3
 #   OUT      folder for machine.log, build.log, tests.log, memcheck.log, racecheck.log, bench.log, bench.jsonl, summary.txt
 #   PYTHON   interpreter with torch, pybind11 and pytest (default: python3)
-# A missing tool or a step out of time is recorded and the rest goes on. Exit status 1: the build, a test or a sanitizer failed.
+# A missing tool or a step out of time is recorded and the rest goes on. Exit status 1: the build or a step failed, or no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,13 +46,19 @@ describe_machine() {
   git log -1 --format='commit %H'
 }
 
+# For this machine's card alone where time is short.
 compile() {
-  local archs=()
-  [[ $mode == quick ]] && archs=(-DSPARSE_EXT_CUDA_ARCHS="${SPARSE_EXT_CUDA_ARCHS:-90a-real}")
-  cmake -S . -B "$build" -G Ninja -DSPARSE_EXT_CUDA=on "${archs[@]}" -DPython_EXECUTABLE="$(command -v "$python")" \
-    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" && cmake --build "$build" &&
-    cmake --install "$build" --prefix sparse_ext && "$python" -m sparse_ext
+  local archs=() card
+  card=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .)
+  [[ $mode == quick && -n $card ]] && archs=(-DSPARSE_EXT_CUDA_ARCHS="${card/#90/90a}-real")
+  cmake -S . -B "$build" -G Ninja -DSPARSE_EXT_CUDA=on "${archs[@]}" \
+    -DSPARSE_EXT_VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+    -DPython_EXECUTABLE="$(command -v "$python")" -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
+    cmake --build "$build" && cmake --install "$build" --prefix sparse_ext
 }
+
+# What is installed and why CUDA is unavailable; fails where it is.
+check_device() { "$python" -m sparse_ext && "$python" -c "import sparse_ext, sys; sys.exit(not sparse_ext.cuda_available())"; }
 
 # sanitize TOOL SECONDS: the small CUDA tests under compute-sanitizer, without torch's caching allocator, which hides overruns.
 sanitize() {
@@ -74,7 +80,8 @@ if ! step build 150 bash -c "$(declare -f compile); mode=$mode python=$python bu
   say "result: FAILED (build)"
   exit 1
 fi
-step tests 180 "$python" -m pytest -q -ra --durations=15 -p no:cacheprovider "${pytest_args[@]}" || failed=1
+check_device >>"$out/machine.log" 2>&1 || { say "device: FAILED, no usable CUDA: see machine.log"; failed=1; }
+step tests 180 "$python" -m pytest -q -ra --durations=15 -p no:cacheprovider "${pytest_args[@]}" || failed=1  # out of time counts
 tail -25 "$out/tests.log"
 if [[ $mode == full ]]; then
   sanitize memcheck 50
@@ -82,6 +89,7 @@ if [[ $mode == full ]]; then
 fi
 for dtype in "${dtypes[@]}"; do
   step bench 75 "$python" -m bench run --device cuda --dtype "$dtype" "${bench_args[@]}" --out "$out/bench.jsonl"
+  [[ $? =~ ^(0|124|125|137)$ ]] || failed=1
 done
 say "result: $([[ $failed == 0 ]] && echo ok || echo FAILED) in $SECONDS s, $mode, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 exit "$failed"

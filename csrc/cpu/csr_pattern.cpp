@@ -73,8 +73,8 @@ Status csr_transpose(CsrPatternOut out, CsrPattern<int32_t> pattern, void* works
 }
 int64_t csr_transpose_workspace(int64_t, int64_t cols, int64_t, int) { return cols * static_cast<int64_t>(sizeof(int32_t)); }
 
-#define SPX_INSTANTIATE(T)                                                                 \
-  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, int);              \
+#define SPX_INSTANTIATE(T)                                                    \
+  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, int); \
   template Status csr_unpack(DenseView<T>, CsrView<T, int32_t>, int);
 SPX_INSTANTIATE(float)
 SPX_INSTANTIATE(double)

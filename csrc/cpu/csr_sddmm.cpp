@@ -62,7 +62,8 @@ inline void sample_rest(A* dw, const Vec<A>* dy, const A* x_block, const Index* 
 
 // The same for the entries of rows [r0, r1) in tile k.
 template <int kVecs, bool kFirst, class A, class Index>
-void sample_tile(A* dw, const Index* col_idx, Cuts cuts, int64_t k, const A* dy_block, const A* x_block, int64_t r0, int64_t r1) {
+void sample_tile(A* dw, const Index* col_idx, Cuts cuts, int64_t k, const A* dy_block, const A* x_block, int64_t r0,
+                 int64_t r1) {
   constexpr int n = kLanes<A>;
   for (int64_t r = r0; r < r1; ++r) {
     Vec<A> dy[kVecs], sum[n];

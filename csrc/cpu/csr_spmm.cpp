@@ -20,7 +20,7 @@ namespace {
 constexpr int kMaxVecs = 4;                 // registers of tokens a row sums at once: each weight is read once for so many
 constexpr int64_t kPanelBytes = 128 << 10;  // a panel's sums, which stay in L2 while the tiles pass
 
-constexpr int kRowsAhead = 6;               // rows between prefetching a segment and using it
+constexpr int kRowsAhead = 6;  // rows between prefetching a segment and using it
 
 // Layers that need no more than this take it from the stack: for them an allocation in Python would be the largest cost.
 constexpr int64_t kStackBytes = 8 << 10;
@@ -48,8 +48,8 @@ void values_in_order(A* out, const CsrView<T, Index>& w, int64_t begin, int64_t 
 
 // sums[r - r0] = (kFirst: bias[r], otherwise what it was) + value * x_block[col] over the entries of row r in tile k.
 template <int kVecs, bool kFirst, class A, class T, class Index>
-void multiply_tile(A* sums, const Index* col_idx, Cuts cuts, int64_t k, const A* values, const A* x_block, const T* bias, int64_t r0,
-                   int64_t r1) {
+void multiply_tile(A* sums, const Index* col_idx, Cuts cuts, int64_t k, const A* values, const A* x_block, const T* bias,
+                   int64_t r0, int64_t r1) {
   constexpr int kStride = kVecs * kLanes<A>;
   for (int64_t r = r0; r < r1; ++r) {
     // Segments of one tile lie a row apart, which no hardware prefetcher follows.

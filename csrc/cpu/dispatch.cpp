@@ -44,11 +44,11 @@ bool use_isa(const char* name) {
 }
 
 #if defined(SPX_HAVE_v3)
-#define SPX_DISPATCH(call)              \
-  switch (chosen()) {                   \
-    case kV4: return v4::call;          \
-    case kV3: return v3::call;          \
-    default: return baseline::call;     \
+#define SPX_DISPATCH(call)          \
+  switch (chosen()) {               \
+    case kV4: return v4::call;      \
+    case kV3: return v3::call;      \
+    default: return baseline::call; \
   }
 #else
 #define SPX_DISPATCH(call) return baseline::call
@@ -69,8 +69,8 @@ int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_
   SPX_DISPATCH(csr_sddmm_workspace(rows, cols, capacity, tokens, acc_bytes, where));
 }
 
-#define SPX_INSTANTIATE(T, Index)                                                                                      \
-  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where);              \
+#define SPX_INSTANTIATE(T, Index)                                                                        \
+  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where); \
   template Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where);
 SPX_INSTANTIATE(float, int32_t)
 SPX_INSTANTIATE(float, uint16_t)

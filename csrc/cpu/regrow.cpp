@@ -68,15 +68,16 @@ struct RandomScore {
 };
 
 struct Workspace {
-  int64_t* histogram;   // [threads, kBins]
-  int64_t* row_ties;    // [rows] growable ties before the row
-  uint8_t* keep;        // [capacity]
+  int64_t* histogram;  // [threads, kBins]
+  int64_t* row_ties;   // [rows] growable ties before the row
+  uint8_t* keep;       // [capacity]
 };
 int64_t bytes_for(int64_t rows, int64_t capacity, int threads, Workspace* w, char* memory) {
   const int64_t histogram = threads * kBins * static_cast<int64_t>(sizeof(int64_t));
   const int64_t ties = rows * static_cast<int64_t>(sizeof(int64_t));
-  if (w) *w = {reinterpret_cast<int64_t*>(memory), reinterpret_cast<int64_t*>(memory + histogram),
-               reinterpret_cast<uint8_t*>(memory + histogram + ties)};
+  if (w)
+    *w = {reinterpret_cast<int64_t*>(memory), reinterpret_cast<int64_t*>(memory + histogram),
+          reinterpret_cast<uint8_t*>(memory + histogram + ties)};
   return histogram + ties + capacity;
 }
 

@@ -29,7 +29,7 @@ def _obstacles(model: nn.Module) -> dict[str, str]:
         if isinstance(module, nn.MultiheadAttention):
             for child, _ in module.named_modules(prefix=name):
                 reasons[child] = "nn.MultiheadAttention reads its weight as a dense matrix"
-        if not isinstance(module, tuple(REPLACEMENTS)):
+        if not isinstance(module, nn.Linear):
             continue
         if parametrize.is_parametrized(module):
             reasons[name] = "its weight is parametrized"
@@ -46,11 +46,11 @@ def _candidates(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.Linear
     reasons = _obstacles(model)
     found: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, tuple(REPLACEMENTS)) or any(fnmatchcase(name, p) for p in patterns):
+        if not isinstance(module, nn.Linear) or any(fnmatchcase(name, p) for p in patterns):
             continue
         if name in reasons:
             warnings.warn(f"sparsify_: {name!r} stays dense: {reasons[name]}", stacklevel=3)
-        elif isinstance(module, nn.Linear):
+        else:
             found[name] = module
     return found
 
@@ -102,9 +102,7 @@ def sparsify_(
     layers = _candidates(model, exclude)
     shares = densities({name: tuple(layer.weight.shape) for name, layer in layers.items()}, sparsity, distribution)
     sparse = {
-        name: _sparse_twin(layer, shares[name], layout, method, init)
-        for name, layer in layers.items()
-        if shares[name] < 1.0
+        name: _sparse_twin(layer, shares[name], layout, method, init) for name, layer in layers.items() if shares[name] < 1.0
     }
     for name, layer in sparse.items():
         model.set_submodule(name, layer)

@@ -240,7 +240,5 @@ class SparseLayer(nn.Module):
         except ValueError as error:  # nothing has been touched yet
             error_msgs.append(str(error))
             return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._refresh()

@@ -92,9 +92,7 @@ class SparseLinear(SparseLayer):
 
     def to_dense(self) -> nn.Linear:
         """The `nn.Linear` with the same function."""
-        linear = nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype
-        )
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype)
         if not self.weight.is_meta:
             linear.to_empty(device=self.weight.device)
             linear.weight.data.copy_(self.dense_weight())

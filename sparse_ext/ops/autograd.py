@@ -49,9 +49,7 @@ class SampledFunction(torch.autograd.Function):
     """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
 
     @staticmethod
-    def forward(
-        ctx: Any, a: torch.Tensor, b: torch.Tensor, rows: int, cols: int, *tensors: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, rows: int, cols: int, *tensors: torch.Tensor) -> torch.Tensor:
         ctx.shape = (rows, cols)
         ctx.save_for_backward(a, b, *tensors)
         return Csr.grad_weight(Pattern(rows, cols, *tensors), a, b)

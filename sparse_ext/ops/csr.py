@@ -102,9 +102,7 @@ def _(weight, col_ptr, row_idx, slot, rows, dy):
 
 
 @define("csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
-def csr_sddmm(
-    row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
-) -> torch.Tensor:
+def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
     op, rows = "csr_sddmm", row_ptr.numel() - 1
     _check_columns(op, "x", x, cols, "input")
@@ -211,9 +209,7 @@ def _(mask, capacity):
 
 
 @define("csr_transpose(Tensor row_ptr, Tensor col_idx, int cols) -> (Tensor, Tensor, Tensor)")
-def csr_transpose(
-    row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The transposed view (col_ptr [cols + 1], row_idx [capacity], slot [capacity]) of an int32 pattern.
 
     Entries are ordered by column, then row; slot says where each one's value is. Behind nnz all are 0.

@@ -186,7 +186,8 @@ def test_an_armed_step_keeps_the_dense_gradient(dtype):
     growth = layer.take_growth()
     assert growth.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(growth, wanted.to(growth.dtype), **TOLERANCE[growth.dtype])
-    torch.testing.assert_close(growth[layer.mask()].to(dtype), layer.weight.grad, **TOLERANCE[torch.bfloat16])
+    if dtype != torch.bfloat16:  # there grad is rounded after every micro-batch
+        torch.testing.assert_close(growth[layer.mask()], layer.weight.grad, **TOLERANCE[dtype])
     assert layer.take_growth() is None
 
 

@@ -1,0 +1,31 @@
+"""The README tells the truth: its example runs, and its table is the one that its checked-in results give."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_example_runs(capsys):
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    example = example.replace("1000", "30").replace("update_interval=100", "update_interval=10")
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_table_is_that_of_its_rows():
+    found = re.search(r"^<!-- table: (bench/results/\S+\.jsonl) .*?-->\n(.*?)^<!-- end of table -->", README, re.M | re.S)
+    if found is None:
+        pytest.skip("the README shows no table yet")
+    from bench.report import load, table
+
+    assert found.group(2).strip() == table(load(ROOT / found.group(1))).strip()
+
+
+def test_links_lead_somewhere():
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / document).read_text()):
+            assert (ROOT / target).exists(), f"{document}: {target}"
