@@ -1,11 +1,15 @@
 """Neural networks that are sparse from the first step, with kernels that really skip the zeros."""
 
 from . import functional
+from .config import __version__, cuda_available, show_config
 from .methods import METHODS, SET, RigL, Static
 from .nn import SparseLinear, densify_, layer_densities, sparsify_
 from .train import Sparsifier, count_flops
 
 __all__ = [
+    "__version__",
+    "cuda_available",
+    "show_config",
     "METHODS",
     "SET",
     "RigL",

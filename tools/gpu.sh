@@ -13,7 +13,7 @@ out=${OUT:-out}
 python=${PYTHON:-python3}
 build=${SPARSE_EXT_BUILD_DIR:-build/gpu}
 case $mode in
-  full) budget=525 pytest_args=() dtypes=(bfloat16 float32) bench_args=(--budget 3) ;;
+  full) budget=525 pytest_args=(-k "not emulated") dtypes=(bfloat16 float32) bench_args=(--budget 3) ;;
   quick) budget=170 pytest_args=(-k "cuda and not emulated" -m "not slow") dtypes=(bfloat16) bench_args=(--budget 0.5) ;;
   *) echo "expected full or quick, got '$mode'" >&2; exit 2 ;;
 esac
@@ -39,6 +39,9 @@ step() {
   esac
   return $status
 }
+
+# A step that was cut short or skipped is no failure.
+judge() { [[ $1 =~ ^(0|124|125|137)$ ]] || failed=1; }
 
 describe_machine() {
   nvidia-smi; nvcc --version; cmake --version; uname -a
@@ -66,11 +69,11 @@ sanitize() {
   if ! command -v compute-sanitizer >/dev/null; then say "$tool: skipped, no compute-sanitizer"; return; fi
   step "$tool" "$limit" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 86 \
     "$python" -m pytest tests/ops -q -x -p no:cacheprovider \
-    -k "cuda and not emulated" -m "not slow" || status=$?
+    -k "cuda and (by_hand or agrees_with_its_twin) and not large" || status=$?
   if grep -qi "device not supported" "$out/$tool.log"; then
     say "$tool: refused by this machine"
-  elif [[ $status == 86 ]]; then
-    failed=1
+  else
+    judge $status
   fi
 }
 
@@ -84,12 +87,12 @@ check_device >>"$out/machine.log" 2>&1 || { say "device: FAILED, no usable CUDA:
 step tests 180 "$python" -m pytest -q -ra --durations=15 -p no:cacheprovider "${pytest_args[@]}" || failed=1  # out of time counts
 tail -25 "$out/tests.log"
 if [[ $mode == full ]]; then
-  sanitize memcheck 50
-  sanitize racecheck 50
+  sanitize memcheck 70
+  sanitize racecheck 60
 fi
 for dtype in "${dtypes[@]}"; do
   step bench 75 "$python" -m bench run --device cuda --dtype "$dtype" "${bench_args[@]}" --out "$out/bench.jsonl"
-  [[ $? =~ ^(0|124|125|137)$ ]] || failed=1
+  judge $?
 done
 say "result: $([[ $failed == 0 ]] && echo ok || echo FAILED) in $SECONDS s, $mode, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 exit "$failed"

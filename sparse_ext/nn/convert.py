@@ -145,7 +145,7 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
 def _use_slow_paths(model: nn.Module) -> None:
     """Switches off fused inference code that would read a sparse weight as a dense matrix."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and any(
-            isinstance(child, SparseLayer) for child in (module.linear1, module.linear2)
-        ):
+        if isinstance(module, nn.TransformerEncoderLayer) and sparse_layers(module):
             module.activation_relu_or_gelu = 0  # the layer's own test for its fused path
+        elif isinstance(module, nn.TransformerEncoder) and sparse_layers(module):
+            module.use_nested_tensor = False  # padded batches would become nested tensors, for that path only
