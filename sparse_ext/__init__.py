@@ -7,18 +7,18 @@ from .nn import SparseLinear, densify_, layer_densities, sparsify_
 from .train import Sparsifier, count_flops
 
 __all__ = [
-    "__version__",
-    "cuda_available",
-    "show_config",
     "METHODS",
     "SET",
     "RigL",
     "SparseLinear",
     "Sparsifier",
     "Static",
+    "__version__",
     "count_flops",
+    "cuda_available",
     "densify_",
     "functional",
     "layer_densities",
+    "show_config",
     "sparsify_",
 ]

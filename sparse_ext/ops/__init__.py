@@ -2,10 +2,11 @@
 
 from . import csr, reference, regrow
 from .autograd import LinearFunction, SampledFunction, accumulate_dense_grad
+from .checks import check_pattern
 from .launch import BACKENDS
 from .layouts import LAYOUTS, Csr, Layout, layout_named
 from .library import OPS
-from .types import Pattern, check_pattern
+from .types import Pattern
 
 __all__ = [
     "BACKENDS",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from .launch import ACC_BYTES, address, backend_of, check_dtype, check_index, check_values, ready, workspace
+from .checks import check_dtype, check_entries, check_index, check_range, check_values
+from .launch import ACC_BYTES, address, backend_of, ready, workspace
 from .library import define
 
 
@@ -17,13 +18,6 @@ def _check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what:
     if tensor.dim() != 2 or tensor.shape[1] != columns:
         got = tensor.shape[1] if tensor.dim() == 2 else f"shape {tuple(tensor.shape)}"
         raise ValueError(f"{op}: expected {name} with {columns} columns (weight has {columns} {what} features), got {got}")
-
-
-def _check_entries(op: str, name: str, count: int, **tensors: torch.Tensor) -> None:
-    """All 1-D and of one length, the capacity."""
-    for other, tensor in tensors.items():
-        if tensor.shape != (count,):
-            raise ValueError(f"{op}: expected {other} of shape ({count},) (as {name}), got {tuple(tensor.shape)}")
 
 
 def _multiply(
@@ -39,6 +33,7 @@ def _multiply(
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x" if slot is None else "dy", x)
     (tokens, cols), rows, capacity = x.shape, row_ptr.numel() - 1, col_idx.numel()
+    check_range(op, row_ptr, col_idx, cols)
     x, weight = ready(x), ready(weight)
     bias = None if bias is None else ready(bias)
     y = x.new_empty((tokens, rows))
@@ -67,7 +62,7 @@ def csr_spmm(
     _check_columns(op, "x", x, cols, "input")
     check_values(op, "x", x, weight=weight, bias=bias)
     check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
-    _check_entries(op, "col_idx", col_idx.numel(), weight=weight)
+    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
     if bias is not None and bias.shape != (row_ptr.numel() - 1,):
         raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
     return _multiply(op, weight, row_ptr, col_idx, None, x, bias)
@@ -92,7 +87,7 @@ def csr_spmm_t(
     _check_columns(op, "dy", dy, rows, "output")
     check_values(op, "dy", dy, weight=weight)
     check_index(op, dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
-    _check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
+    check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
     return _multiply(op, weight, col_ptr, row_idx, slot, dy, None)
 
 
@@ -111,6 +106,7 @@ def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
     check_values(op, "dy", dy, x=x)
     check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x", x)
     tokens, capacity = x.shape[0], col_idx.numel()
@@ -138,6 +134,7 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
     if dense.dim() != 2 or dense.shape[0] != row_ptr.numel() - 1:
         raise ValueError(f"{op}: expected dense with {row_ptr.numel() - 1} rows, got shape {tuple(dense.shape)}")
     check_index(op, dense.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_range(op, row_ptr, col_idx, dense.shape[1])
     backend = backend_of(op, dense)
     dtype = check_dtype(op, backend, "dense", dense)
     dense = ready(dense)
@@ -160,7 +157,8 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     op, rows = "csr_unpack", row_ptr.numel() - 1
     check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
     capacity = col_idx.numel()
-    _check_entries(op, "col_idx", capacity, weight=weight)
+    check_entries(op, "col_idx", capacity, weight=weight)
+    check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, weight)
     dtype = check_dtype(op, backend, "weight", weight)
     weight = ready(weight)
@@ -218,6 +216,7 @@ def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tu
     check_index(op, row_ptr.device, row_ptr=row_ptr, col_idx=col_idx)
     if col_idx.dtype != torch.int32:
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
+    check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, row_ptr)
     rows, capacity = row_ptr.numel() - 1, col_idx.numel()
     col_ptr = row_ptr.new_empty((cols + 1,))

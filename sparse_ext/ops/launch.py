@@ -12,8 +12,6 @@ from sparse_ext import _C
 
 # The order of the enum Dtype in csrc/bindings.cpp.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-# Index tensors that may be 16-bit, where the matrix is narrow enough.
-IDS = ("col_idx", "row_idx")
 
 # Bytes of the type that sums are kept in.
 ACC_BYTES = {torch.float32: 4, torch.float64: 8, torch.bfloat16: 4, torch.float16: 4}
@@ -59,39 +57,6 @@ def backend_of(op: str, tensor: torch.Tensor) -> Backend:
         built = " and ".join(BACKENDS)
         raise RuntimeError(f"{op}: this build of sparse_ext has kernels for {built}, got a tensor on {tensor.device}")
     return backend
-
-
-def check_dtype(op: str, backend: Backend, name: str, tensor: torch.Tensor) -> int:
-    """The kernels' code of the tensor's dtype; TypeError where they have none."""
-    if tensor.dtype not in backend.dtypes:
-        allowed = ", ".join(sorted(str(d).removeprefix("torch.") for d in backend.dtypes))
-        raise TypeError(f"{op}: expected {name} of dtype {allowed} on {tensor.device.type}, got {tensor.dtype}")
-    return DTYPES[tensor.dtype]
-
-
-def check_values(op: str, name: str, like: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """All of the dtype and on the device of `like`; TypeError / ValueError otherwise."""
-    dtype, device = like.dtype, like.device
-    for other, tensor in others.items():
-        if tensor is None:
-            continue
-        if tensor.dtype is not dtype:
-            raise TypeError(f"{op}: expected {other} of dtype {dtype} (as {name}), got {tensor.dtype}")
-        if tensor.device != device:
-            raise ValueError(f"{op}: expected {other} on {device} (as {name}), got {tensor.device}")
-
-
-def check_index(op: str, device: torch.device, **indices: torch.Tensor) -> None:
-    """1-D int32 (or uint16, for column and row ids) on the given device."""
-    for name, index in indices.items():
-        dtype = index.dtype
-        if dtype is not torch.int32 and (dtype is not torch.uint16 or name not in IDS):
-            allowed = "torch.int32 or torch.uint16" if name in IDS else "torch.int32"
-            raise TypeError(f"{op}: expected {name} of dtype {allowed}, got {dtype}")
-        if index.dim() != 1:
-            raise ValueError(f"{op}: expected {name} with 1 dimension, got shape {tuple(index.shape)}")
-        if index.device != device:
-            raise ValueError(f"{op}: expected {name} on {device} (as the values), got {index.device}")
 
 
 def ready(tensor: torch.Tensor) -> torch.Tensor:

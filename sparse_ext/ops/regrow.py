@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .launch import address, backend_of, check_dtype, check_index, ready, workspace
+from .checks import check_dtype, check_index, check_range
+from .launch import address, backend_of, ready, workspace
 from .library import define
 
 
@@ -65,6 +66,7 @@ def regrow(
         if score.device != weight.device:
             raise ValueError(f"{op}: expected score on {weight.device} (as weight), got {score.device}")
         score = ready(score)
+    check_range(op, row_ptr, col_idx, cols)
     _check_counts(op, int(row_ptr[-1]), capacity, rows * cols, drop, grow)
 
     weight = ready(weight)

@@ -115,34 +115,3 @@ class Pattern:
         counts = self.row_ptr.diff().long()
         rows = torch.repeat_interleave(torch.arange(self.rows, device=counts.device), counts)
         return rows * self.cols + self.col_idx[: rows.numel()].long()
-
-
-def check_pattern(name: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, rows: int, cols: int) -> None:
-    """ValueError, in a sentence, unless (row_ptr, col_idx) is a valid pattern of [rows, cols]. Reads every index."""
-    if row_ptr.shape != (rows + 1,):
-        raise ValueError(f"{name}: expected row_ptr of shape ({rows + 1},), got {tuple(row_ptr.shape)}")
-    if col_idx.dim() != 1:
-        raise ValueError(f"{name}: expected col_idx with 1 dimension, got shape {tuple(col_idx.shape)}")
-    row_ptr, col_idx = row_ptr.long(), col_idx.long()
-    if rows and int(row_ptr[0]) != 0:
-        raise ValueError(f"{name}: expected row_ptr to begin with 0, got {int(row_ptr[0])}")
-    if rows and int((counts := row_ptr.diff()).min()) < 0:
-        row = int((counts < 0).nonzero()[0])
-        raise ValueError(
-            f"{name}: expected row_ptr to be monotone, got {int(row_ptr[row])} then {int(row_ptr[row + 1])} at row {row}"
-        )
-    nnz = int(row_ptr[-1])
-    if nnz > col_idx.numel():
-        raise ValueError(f"{name}: expected row_ptr to end at {col_idx.numel()} entries at most, got {nnz}")
-    used = col_idx[:nnz]
-    if nnz and (int(used.min()) < 0 or int(used.max()) >= cols):
-        bad = used[(used < 0) | (used >= cols)][0]
-        raise ValueError(f"{name}: expected column indices between 0 and {cols - 1}, got {int(bad)}")
-    row_of = torch.repeat_interleave(torch.arange(rows, device=row_ptr.device), row_ptr.diff())
-    linear = row_of * cols + used
-    if nnz and int((steps := linear.diff()).min() if nnz > 1 else 1) <= 0:
-        at = int((steps <= 0).nonzero()[0])
-        raise ValueError(
-            f"{name}: expected columns ascending inside a row, got {int(used[at])} then {int(used[at + 1])} "
-            f"in row {int(row_of[at])}"
-        )

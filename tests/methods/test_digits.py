@@ -1,4 +1,7 @@
-"""Accuracy on scikit-learn's digits: reference/methods.md 3.3 Task A, 5 seeds. The most sensitive test of the dense-gradient path."""
+"""Accuracy on scikit-learn's digits: reference/methods.md 3.3 Task A, 5 seeds.
+
+The most sensitive test of the dense-gradient path.
+"""
 
 import functools
 import statistics

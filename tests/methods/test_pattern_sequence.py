@@ -1,4 +1,4 @@
-"""Training equals a dense model under a mask, step by step: an implementation of RigL and SET that shares no code with ours.
+"""Training equals a dense model under a mask, step by step: RigL and SET once more, sharing no code with ours.
 
 Reference: reference/methods.md 2.0 to 2.2 in plain PyTorch, float64, dense weights, dense gradients, dense moments.
 """

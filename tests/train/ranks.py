@@ -2,7 +2,7 @@
 
     python ranks.py RANK FOLDER
 
-A scenario returns plain values and tensors; the test compares those of both ranks. It may raise: the error is the finding.
+A scenario returns plain values and tensors; the test compares those of both ranks. It may raise: then the error counts.
 """
 
 import sys
@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
-from training import OPTIMIZERS, backward, batch, chosen_layer, everything, masks, method_named, mlp, positions, push
+from training import OPTIMIZERS, backward, batch, chosen_layer, everything, method_named, mlp, positions, push
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -155,7 +155,7 @@ def different_seeds(rank):
         out = model(x)
     optimizer, sparsifier = trainer(model)
     changed = []
-    for step in range(1, 8):
+    for _ in range(7):
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()

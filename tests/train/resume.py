@@ -1,6 +1,6 @@
-"""Run by test_resume.py in a process of its own: continues every checkpoint in a folder, and leaves the result beside it.
+"""Run by test_resume.py in a process of its own: continues every checkpoint in a folder, and leaves the results there.
 
-    python resume.py FOLDER
+python resume.py FOLDER
 """
 
 import sys
@@ -11,7 +11,7 @@ from training import OPTIMIZERS, everything, method_named, mlp, run
 
 import sparse_ext as sx
 
-# Updates at 10, 20 ... 250, so several lie in the 200 steps that follow: 39 is before an armed step, 40 after one, 47 between.
+# Updates at 10, 20 ... 250: many in the 200 steps that follow. 39 is before an armed step, 40 after one, 47 between.
 CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260}
 TOTAL, MORE = 340, 200
 SAVED_AT = (39, 40, 47, 70)
@@ -20,7 +20,11 @@ SAVED_AT = (39, 40, 47, 70)
 def build(method: str, optimizer: str, seed: int):
     model = mlp(seed)
     optimizer = OPTIMIZERS[optimizer](model.parameters())
-    return model, optimizer, sx.Sparsifier(model, optimizer, method_named(method, **CHOICES), total_steps=TOTAL, seed=seed)
+    return (
+        model,
+        optimizer,
+        sx.Sparsifier(model, optimizer, method_named(method, **CHOICES), total_steps=TOTAL, seed=seed),
+    )
 
 
 def outcome(model, optimizer, sparsifier) -> dict:

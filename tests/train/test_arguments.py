@@ -41,10 +41,15 @@ def test_an_optimizer_without_a_layers_weight_is_refused():
         sx.Sparsifier(model, torch.optim.SGD(mlp().parameters(), lr=0.1), sx.Static(), total_steps=10)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adafactor, *map(like, ("Muon", "SingleDeviceMuon", "Shampoo", "SOAP", "GaLoreAdamW"))])
+NAMES = ("Muon", "SingleDeviceMuon", "Shampoo", "SOAP", "GaLoreAdamW")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adafactor, torch.optim.LBFGS, *map(like, NAMES)])
 def test_optimizers_with_factored_or_matrix_state_are_refused(kind):
     model = mlp()
-    with pytest.raises(ValueError, match=rf"one value per weight .*, got {kind.__name__}: its factored or matrix state"):
+    with pytest.raises(
+        ValueError, match=rf"one value per weight .*, got {kind.__name__}: its factored or matrix state"
+    ):
         sx.Sparsifier(model, kind(model.parameters()), sx.RigL(), total_steps=10)
 
 
@@ -52,7 +57,8 @@ def test_factored_state_is_noticed_at_construction():
     model = mlp()
     optimizer = Factored(model.parameters())
     run(model, optimizer, None, range(1, 2))
-    with pytest.raises(ValueError, match=r"Factored: expected optimizer state of the weight's shape \(72,\), got 'row_mean' of shape \(3,\)"):
+    sentence = "Factored: expected optimizer state of the weight's shape (72,), got 'row_mean' of shape (3,)"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         sx.Sparsifier(model, optimizer, sx.RigL(), total_steps=10)
 
 

@@ -1,4 +1,4 @@
-"""The rest of a training system around it: EMA copies, deep copies, torch.compile, transformers, tied weights, growing room."""
+"""The rest of a training system: EMA and deep copies, torch.compile, transformers, tied weights, growing room."""
 
 import copy
 import math
@@ -9,7 +9,20 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from training import OPTIMIZERS, active, assert_same, batch, changing_methods, everything, masks, method_named, mlp, run, spread, train
+from training import (
+    OPTIMIZERS,
+    active,
+    assert_same,
+    batch,
+    changing_methods,
+    everything,
+    masks,
+    method_named,
+    mlp,
+    run,
+    spread,
+    train,
+)
 
 import sparse_ext as sx
 from sparse_ext.methods import Growth, Method, Regrow
@@ -22,7 +35,7 @@ def trainer(model, method="rigl", optimizer="adamw", total_steps=100):
     return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps)
 
 
-# ---- copies ----------------------------------------------------------------------------------------------------------------
+# ---- copies --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("average_first", [True, False])
@@ -88,7 +101,7 @@ def test_a_deep_copy_of_everything_at_once_trains_on():
     assert_same(everything(*twins[:2]), everything(*trio[:2]))
 
 
-# ---- torch.compile ----------------------------------------------------------------------------------------------------------
+# ---- torch.compile -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -116,7 +129,7 @@ def test_a_compiled_models_state_loads_into_the_plain_one():
     assert list(masks(plain)) == ["0", "2"]
 
 
-# ---- transformers and tied weights ---------------------------------------------------------------------------------------------
+# ---- transformers and tied weights ---------------------------------------------------------------------------------
 
 
 def encoder_layer():
@@ -213,11 +226,11 @@ def test_two_sparse_layers_cannot_share_one_weight():
     model = nn.Sequential(sx.SparseLinear(8, 8), sx.SparseLinear(8, 8))
     model[1].weight = model[0].weight
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="'0'.*'1'|0, 1"):
+    with pytest.raises(ValueError, match=r"'0'.*'1'"):
         sx.Sparsifier(model, optimizer, sx.RigL(), total_steps=100)
 
 
-# ---- methods whose density varies -------------------------------------------------------------------------------------------
+# ---- methods whose density varies ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

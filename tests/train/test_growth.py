@@ -33,7 +33,7 @@ def rigl(model, kind="sgd", interval=3, **kwargs):
     return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
 
 
-# ---- the sum over micro-batches -------------------------------------------------------------------------------------------
+# ---- the sum over micro-batches ------------------------------------------------------------------------------------
 
 
 def test_micro_batches_are_summed_before_the_magnitude():
@@ -89,7 +89,7 @@ def test_forward_passes_without_backward_do_not_count():
     assert positions(model[0]).tolist() == [1, 3, 4, 5]
 
 
-# ---- its own copy -----------------------------------------------------------------------------------------------------------
+# ---- its own copy --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_growth_does_not_depend_on_what_happens_to_grad(tamper):
 
 def test_growth_follows_the_gradient_of_the_step_it_counts():
     """`grad` moves with the slots: what the optimizer would do next belongs to the right weights."""
-    model, optimizer, sparsifier = single(lr=1.0)
+    model, _, sparsifier = single(lr=1.0)
     gradient = torch.arange(1.0, 9.0).view(2, 4)
     push(model, gradient)
     assert sparsifier.step()
@@ -129,7 +129,7 @@ def test_growth_follows_the_gradient_of_the_step_it_counts():
     assert layer.weight.grad.tolist() == [2.0, 5.0, 6.0, 0.0]
 
 
-# ---- recomputation, compilation of the paper's variant ---------------------------------------------------------------------
+# ---- recomputation, compilation of the paper's variant -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -164,7 +164,7 @@ def test_replace_step_takes_the_place_of_the_optimizer_step():
         changed = sparsifier.step()
         assert changed == (step % 3 == 0)
         if changed:
-            # Nothing but the topology: what is in both patterns is the same, what is new is 0; biases and dense layers are.
+            # Nothing but the topology: what is in both patterns is the same, what is new is 0.
             assert all(p.grad is None for p in model.parameters())
             for name, layer in sparse_layers(model).items():
                 assert torch.equal(layer.dense_weight(), weights[name] * layer.mask())
@@ -180,22 +180,19 @@ def test_replace_step_takes_the_place_of_the_optimizer_step():
 
 def test_replace_step_grows_by_the_gradient_before_the_step():
     """Algorithm 1: drop and grow with the weights and the gradient of the same moment."""
-    model, optimizer, sparsifier = single(lr=100.0, replace_step=True)
+    model, _, sparsifier = single(lr=100.0, replace_step=True)
     push(model, at(0, 1.0) + at(7, 2.0))
     assert sparsifier.step()  # 1.0 at position 0 is the weakest: the step that would have made it -99 is not taken
     assert positions(model[0]).tolist() == [1, 4, 5, 7]
     assert model[0].weight.tolist() == [2.0, 3.0, 4.0, 0.0]
 
 
-# ---- non-finite scores ------------------------------------------------------------------------------------------------------
+# ---- non-finite scores ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_non_finite_scores_postpone_the_update(bad):
-    model = nn.Sequential(chosen_layer(torch.tensor(ONE)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    method = sx.RigL(drop_fraction=0.25, update_interval=3, t_end=1.0, schedule="constant")
-    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=100)
+    model, sparsifier = constant_rigl(t_end=1.0)
     # Due at 3, finite at 5; then 6 is due as ever, and 7 is not.
     changes = []
     for step in range(1, 8):
@@ -204,6 +201,36 @@ def test_non_finite_scores_postpone_the_update(bad):
         optimizer.zero_grad()
     assert changes == [False, False, False, False, True, True, False]
     assert sparsifier.report().updates == 2
+
+
+def constant_rigl(**choices):
+    model = nn.Sequential(chosen_layer(torch.tensor(ONE)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = sx.RigL(drop_fraction=0.25, update_interval=3, schedule="constant", **choices)
+    return model, sx.Sparsifier(model, optimizer, method, total_steps=100)
+
+
+def test_a_postponed_update_survives_a_resume():
+    model, sparsifier = constant_rigl(t_end=1.0)
+    for value in (1.0, 1.0, float("inf")):
+        push(model, at(2, value))
+        assert not sparsifier.step()
+    other, resumed = constant_rigl(t_end=1.0)
+    resumed.load_state_dict(sparsifier.state_dict())
+    push(other, at(2, 1.0))
+    assert resumed.step()
+    assert positions(other[0]).tolist() == [1, 2, 4, 5]
+
+
+def test_an_update_is_not_postponed_beyond_t_end():
+    model, sparsifier = constant_rigl(t_end=5)
+    changes = []
+    for value in (1.0, 1.0, float("inf"), float("inf"), 1.0, 1.0, 1.0):
+        push(model, at(2, value))
+        changes.append(sparsifier.step())
+    assert not any(changes)
+    flops = sx.count_flops(lambda: push(model, at(2, 1.0)))
+    assert flops == sx.count_flops(lambda: push(constant_rigl(t_end=5)[0], at(2, 1.0)))  # nor is it waited for
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "autocast"])

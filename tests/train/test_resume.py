@@ -16,7 +16,7 @@ CASES += [(method, 39, "sgd") for method in changing_methods()]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """{case}.checkpoint of every case and, from another process, {case}.result; {case}.expected of the run that went on."""
+    """{case}.checkpoint and, from another process, {case}.result; {case}.expected of the run that went on."""
     folder = tmp_path_factory.mktemp("resume")
     torch.set_num_threads(1)
     for method in changing_methods():

@@ -3,9 +3,21 @@
 import pytest
 import torch
 from training import (
-    OPTIMIZERS, active, backward, changing_methods, chosen_layer, everything, method_named, mlp, positions, push, run,
-    slots, spread, train,
-)  # fmt: skip
+    OPTIMIZERS,
+    active,
+    backward,
+    changing_methods,
+    chosen_layer,
+    everything,
+    method_named,
+    mlp,
+    positions,
+    push,
+    run,
+    slots,
+    spread,
+    train,
+)
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -30,7 +42,9 @@ def test_survivors_keep_their_state_and_grown_ones_start_at_zero(method, optimiz
     for step in range(1, 25):
         backward(model, step)
         optimizer.step()
-        before = [(active(layer), {k: spread(layer, v) for k, v in slots(layer, optimizer).items()}) for layer in layers]
+        before = [
+            (active(layer), {k: spread(layer, v) for k, v in slots(layer, optimizer).items()}) for layer in layers
+        ]
         assert sparsifier.step() == (step % 3 == 0)
         for layer, (was_active, old) in zip(layers, before, strict=True):
             now_active, new = active(layer), slots(layer, optimizer)

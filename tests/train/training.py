@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a small model, optimizers, a deterministic loop, and tensors seen as matrices."""
+"""What the tests of this folder share: a small model, optimizers, a deterministic loop, tensors as matrices."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: sx.Spars
     return sum(changed for _, changed in train(model, optimizer, sparsifier, steps))
 
 
-# ---- layers and tensors as matrices -------------------------------------------------------------------------------------
+# ---- layers and tensors as matrices --------------------------------------------------------------------------------
 
 
 def positions(layer: SparseLayer) -> torch.Tensor:
@@ -158,7 +158,7 @@ def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     assert not different
 
 
-# ---- one layer whose dense gradient the test chooses -----------------------------------------------------------------------
+# ---- one layer whose dense gradient the test chooses ---------------------------------------------------------------
 
 
 def chosen_layer(weights: torch.Tensor, **kwargs: Any) -> sx.SparseLinear:
@@ -174,7 +174,7 @@ def push(model: nn.Module, gradient: torch.Tensor) -> None:
     (model(eye) * gradient.t()).sum().backward()
 
 
-# ---- other processes -----------------------------------------------------------------------------------------------------
+# ---- other processes -----------------------------------------------------------------------------------------------
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""What every tensor passes before its pointer leaves Python. Errors are sentences: what was expected, what was found."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from .launch import DTYPES, Backend
+
+# Index tensors that may be 16-bit, where the matrix is narrow enough.
+IDS = ("col_idx", "row_idx")
+
+# SPARSE_EXT_DEBUG=1: every call also reads every index and refuses a pattern that would send a kernel out of bounds.
+DEBUG = os.environ.get("SPARSE_EXT_DEBUG", "0") != "0"
+
+
+def check_dtype(op: str, backend: Backend, name: str, tensor: torch.Tensor) -> int:
+    """The kernels' code of the tensor's dtype; TypeError where they have none."""
+    if tensor.dtype not in backend.dtypes:
+        allowed = ", ".join(sorted(str(d).removeprefix("torch.") for d in backend.dtypes))
+        raise TypeError(f"{op}: expected {name} of dtype {allowed} on {tensor.device.type}, got {tensor.dtype}")
+    return DTYPES[tensor.dtype]
+
+
+def check_values(op: str, name: str, like: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """All of the dtype and on the device of `like`; TypeError / ValueError otherwise."""
+    dtype, device = like.dtype, like.device
+    for other, tensor in others.items():
+        if tensor is None:
+            continue
+        if tensor.dtype is not dtype:
+            raise TypeError(f"{op}: expected {other} of dtype {dtype} (as {name}), got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{op}: expected {other} on {device} (as {name}), got {tensor.device}")
+
+
+def check_index(op: str, device: torch.device, **indices: torch.Tensor) -> None:
+    """1-D int32 (or uint16, for column and row ids) on the given device."""
+    for name, index in indices.items():
+        dtype = index.dtype
+        if dtype is not torch.int32 and (dtype is not torch.uint16 or name not in IDS):
+            allowed = "torch.int32 or torch.uint16" if name in IDS else "torch.int32"
+            raise TypeError(f"{op}: expected {name} of dtype {allowed}, got {dtype}")
+        if index.dim() != 1:
+            raise ValueError(f"{op}: expected {name} with 1 dimension, got shape {tuple(index.shape)}")
+        if index.device != device:
+            raise ValueError(f"{op}: expected {name} on {device} (as the values), got {index.device}")
+
+
+def check_entries(op: str, name: str, count: int, **tensors: torch.Tensor) -> None:
+    """All 1-D and of one length, the capacity."""
+    for other, tensor in tensors.items():
+        if tensor.shape != (count,):
+            raise ValueError(f"{op}: expected {other} of shape ({count},) (as {name}), got {tuple(tensor.shape)}")
+
+
+def check_range(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> None:
+    """In debug mode, `check_pattern`; otherwise nothing: reading every index costs as much as a small product."""
+    if DEBUG:
+        check_pattern(op, row_ptr, col_idx, row_ptr.numel() - 1, cols)
+
+
+def check_pattern(name: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, rows: int, cols: int) -> None:
+    """ValueError, in a sentence, unless (row_ptr, col_idx) is a valid pattern of [rows, cols]. Reads every index."""
+    if row_ptr.shape != (rows + 1,):
+        raise ValueError(f"{name}: expected row_ptr of shape ({rows + 1},), got {tuple(row_ptr.shape)}")
+    if col_idx.dim() != 1:
+        raise ValueError(f"{name}: expected col_idx with 1 dimension, got shape {tuple(col_idx.shape)}")
+    row_ptr, col_idx = row_ptr.long(), col_idx.long()
+    if rows and int(row_ptr[0]) != 0:
+        raise ValueError(f"{name}: expected row_ptr to begin with 0, got {int(row_ptr[0])}")
+    if rows and int((counts := row_ptr.diff()).min()) < 0:
+        row = int((counts < 0).nonzero()[0])
+        raise ValueError(
+            f"{name}: expected row_ptr to be monotone, got {int(row_ptr[row])} then {int(row_ptr[row + 1])} at row {row}"
+        )
+    nnz = int(row_ptr[-1])
+    if nnz > col_idx.numel():
+        raise ValueError(f"{name}: expected row_ptr to end at {col_idx.numel()} entries at most, got {nnz}")
+    used = col_idx[:nnz]
+    if nnz and (int(used.min()) < 0 or int(used.max()) >= cols):
+        bad = used[(used < 0) | (used >= cols)][0]
+        raise ValueError(f"{name}: expected column indices between 0 and {cols - 1}, got {int(bad)}")
+    row_of = torch.repeat_interleave(torch.arange(rows, device=row_ptr.device), row_ptr.diff())
+    linear = row_of * cols + used
+    if nnz and int((steps := linear.diff()).min() if nnz > 1 else 1) <= 0:
+        at = int((steps <= 0).nonzero()[0])
+        raise ValueError(
+            f"{name}: expected columns ascending inside a row, got {int(used[at])} then {int(used[at + 1])} "
+            f"in row {int(row_of[at])}"
+        )

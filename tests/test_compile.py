@@ -1,0 +1,149 @@
+"""torch.compile, torch.export, torch.func: the eager result, one graph, and no compilation per batch size."""
+
+import pytest
+import torch
+from cases import TOLERANCE
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from sparse_ext import SparseLinear
+from sparse_ext import functional as SF
+
+CLOSE = TOLERANCE[torch.float32]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def outcome(model, layers, x):
+    """y, all gradients, and the armed layers' growth of one forward and backward pass."""
+    x = x.clone().requires_grad_()
+    model.zero_grad()
+    y = model(x)
+    y.square().sum().backward()
+    grads = [parameter.grad.clone() for layer in layers for parameter in layer.parameters()]
+    growth = [layer.take_growth() for layer in layers]
+    return [y.detach(), x.grad, *grads], growth
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        if a is None or b is None:
+            assert a is b
+        else:
+            torch.testing.assert_close(a, b, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("armed", [False, True])
+def test_inductor_gives_the_eager_result(armed):
+    layers = [SparseLinear(16, 32, sparsity=0.8), SparseLinear(32, 8, sparsity=0.5)]
+    model = nn.Sequential(layers[0], nn.GELU(), layers[1])
+    compiled, x = torch.compile(model, fullgraph=True), torch.randn(4, 5, 16)
+    results = []
+    for run in (model, compiled):
+        if armed:
+            for layer in layers:
+                layer.arm_growth()
+        results.append(outcome(run, layers, x))
+    (eager, eager_growth), (got, growth) = results
+    assert_same(got, eager)
+    assert_same(growth, eager_growth)
+    assert all((g is not None) == armed for g in growth)
+
+
+def test_growth_is_armed_and_taken_between_compiled_steps():
+    """Two programs, armed and not; every armed step has a buffer of its own."""
+    layer, counter = SparseLinear(16, 8, sparsity=0.8), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for step in range(8):
+        if step % 2:
+            layer.arm_growth()
+        x = torch.randn(6, 16)
+        got, growth = outcome(compiled, [layer], x)
+        if step % 2:
+            layer.arm_growth()
+        assert_same(got, outcome(layer, [layer], x)[0])
+        assert (growth[0] is not None) == bool(step % 2)
+        if step % 2:
+            torch.testing.assert_close(growth[0], (2 * got[0]).T @ x, **CLOSE)
+    assert counter.frame_count <= 2
+
+
+def test_batches_of_any_size_share_a_program():
+    layer, counter = SparseLinear(16, 8, sparsity=0.8), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for size in (5, 6, 7, 33, 64, 128, 1000):
+        x = torch.randn(size, 16)
+        assert_same(outcome(compiled, [layer], x)[0], outcome(layer, [layer], x)[0])
+    assert counter.frame_count <= 2  # the first size, then any
+
+
+def test_marked_batches_compile_once():
+    layer, counter = SparseLinear(16, 8, sparsity=0.8), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for size in (5, 64, 7):
+        x = torch.randn(size, 3, 16)
+        torch._dynamo.mark_dynamic(x, 0)
+        torch.testing.assert_close(compiled(x), layer(x), **CLOSE)
+    assert counter.frame_count == 1
+
+
+def test_a_compiled_layer_follows_its_pattern():
+    """Regrowth and loading rewrite the pattern behind the program's back."""
+    layer, counter = SparseLinear(16, 8, sparsity=0.8), CompileCounterWithBackend("aot_eager")
+    compiled, x = torch.compile(layer, backend=counter, fullgraph=True), torch.randn(6, 16)
+    outcome(compiled, [layer], x)
+    for change in (
+        layer.reset_parameters,
+        lambda: layer.load_state_dict(SparseLinear(16, 8, sparsity=0.8).state_dict()),
+        lambda: layer.load_state_dict(nn.Linear(16, 8).state_dict()),
+    ):
+        change()
+        assert_same(outcome(compiled, [layer], x)[0], outcome(layer, [layer], x)[0])
+    assert counter.frame_count == 1
+
+
+def test_compiled_under_autocast_and_no_grad():
+    layer = SparseLinear(16, 8, sparsity=0.8)
+    compiled, x = torch.compile(layer, backend="aot_eager", fullgraph=True), torch.randn(6, 16)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compiled(x), layer(x))
+        assert compiled(x).dtype == torch.bfloat16
+
+
+def test_compiled_functions():
+    pattern, weight = (layer := SparseLinear(16, 8, sparsity=0.8)).pattern, layer.weight.detach()
+    a, b, x = torch.randn(8, 5), torch.randn(5, 16), torch.randn(16, 3)
+    for function in (lambda: SF.spmm(weight, pattern, x), lambda: SF.sddmm(pattern, a, b)):
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(), function(), **CLOSE)
+
+
+def test_bad_shapes_are_refused_while_compiling():
+    compiled = torch.compile(SparseLinear(16, 8), backend="aot_eager", fullgraph=True)
+    with pytest.raises(Exception, match="expected x with 16 columns"):
+        compiled(torch.randn(2, 15))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_export(grad):
+    model = nn.Sequential(SparseLinear(16, 32, sparsity=0.8), nn.ReLU(), SparseLinear(32, 8, sparsity=0.5)).eval()
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(model, (torch.randn(4, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        for size in (2, 9):
+            x = torch.randn(size, 16)
+            torch.testing.assert_close(program.module()(x), model(x), **CLOSE)
+            torch.testing.assert_close(program.run_decompositions().module()(x), model(x), **CLOSE)
+
+
+def test_functional_call():
+    layer, x = SparseLinear(16, 8, sparsity=0.8), torch.randn(4, 16)
+    doubled = {name: 2 * parameter.detach() for name, parameter in layer.named_parameters()}
+    torch.testing.assert_close(torch.func.functional_call(layer, doubled, (x,)), 2 * layer(x), **CLOSE)
