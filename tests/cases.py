@@ -31,7 +31,7 @@ def name_of(value) -> str | None:
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
 
 
-# ---- shapes ---------------------------------------------------------------------------------------------------------------
+# ---- shapes ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ ONE_ISA = ("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose", "regrow",
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 
-# ---- by hand: one small matrix through every operator -----------------------------------------------------------------------
+# ---- by hand: one small matrix through every operator ----------------------------------------------------------------
 #
 #        1 0 2                                   10        entries: (0,0) (0,2) (2,1), and one spare
 #   W =  0 0 0      x = dy = 1 2 3      bias  =  20
@@ -187,7 +187,7 @@ HAND = {
 
 @dataclass(frozen=True)
 class Regrow:
-    """`weight`: rows of numbers, None where there is no entry; `after`: rows of the old entry, -1 where new, None where none."""
+    """`weight`: rows of numbers; `after`: rows of old entries, -1 where new; both None where there is no entry."""
 
     why: str
     weight: list
@@ -239,7 +239,7 @@ del _
 UPDATES = {"cpu": 1000, "emulated": 40, "cuda": 1000}
 
 
-# ---- by hand: sharing a sparsity among layers ---------------------------------------------------------------------------------
+# ---- by hand: sharing a sparsity among layers ------------------------------------------------------------------------
 #
 # a [2, 2], b [4, 2], c [8, 4]: N = 4, 8, 32; raw = 4/4, 6/8, 12/32, so raw * N = 4, 6, 12.
 #   S = 0.5:  22 non-zeros to share, epsilon = 22 / 22 = 1

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def device(request, monkeypatch):
     """The torch device of a kind, with its kernels in place; skips where this machine or build lacks it."""
-    kind = request.param
+    kind, before = request.param, launch._C.cpu.isa()
     if kind == "emulated":
         monkeypatch.setitem(BACKENDS, "cpu", emulated_backend())
     elif kind == "cuda":
@@ -51,12 +51,10 @@ def device(request, monkeypatch):
             pytest.skip("this build of sparse_ext has no CUDA kernels")
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device on this machine")
-    else:
-        before = launch._C.cpu.isa()
-        if not launch._C.cpu.use_isa(kind.removeprefix("cpu-")):
-            pytest.skip(f"this CPU or build has no {kind.removeprefix('cpu-')} kernels")
-        request.addfinalizer(lambda: launch._C.cpu.use_isa(before))
-    return torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+    elif not launch._C.cpu.use_isa(kind.removeprefix("cpu-")):
+        pytest.skip(f"this CPU or build has no {kind.removeprefix('cpu-')} kernels")
+    yield torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
+    launch._C.cpu.use_isa(before)
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """Bad input: a sentence that names what was found and what was expected, and nothing changed."""
 
 import copy
-import re
 
 import pytest
 import torch
-from cases import Shape, problem
+from cases import ARGUMENTS, Shape, problem
 from torch import nn
 
 from sparse_ext import SparseLinear, densify_, layer_densities, sparsify_
 from sparse_ext import functional as SF
-from sparse_ext.ops import LAYOUTS, OPS, Pattern
+from sparse_ext.ops import LAYOUTS, OPS, Pattern, checks
 
 meta = torch.device("meta")
 
@@ -179,93 +178,41 @@ def test_bad_input_raises_a_sentence_and_changes_nothing(name):
     assert same(before, snapshot(case))
 
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------------------------
-
-
-def edited(name, place, value):
-    def edit(state):
-        state[name] = state[name].clone()
-        state[name][place] = value
-
-    return edit
-
-
-def replaced(name, make):
-    def edit(state):
-        state[name] = make(state[name])
-
-    return edit
-
-
-def without_weight(edit):
-    def both(state):
-        edit(state)
-        del state["weight"]
-
-    return both
-
-
-# A layer 4 -> 3 with entries (0, 1) (0, 3) (1, 0) (2, 2) and one spare: row_ptr 0 2 3 4, col_idx 1 3 0 2 0.
-CORRUPT = {
-    "unsorted": (edited("col_idx", slice(0, 2), torch.tensor([3, 1])), ("ascending", "got 3 then 1", "row 0")),
-    "twice": (edited("col_idx", 1, 1), ("ascending", "got 1 then 1", "row 0")),
-    "too large": (edited("col_idx", 3, 4), ("between 0 and 3", "got 4")),
-    "negative": (edited("col_idx", 0, -1), ("between 0 and 3", "got -1")),
-    "not monotone": (edited("row_ptr", 1, 4), ("monotone", "got 4 then 3", "row 1")),
-    "not from zero": (edited("row_ptr", 0, 1), ("begin with 0", "got 1")),
-    "beyond col_idx": (edited("row_ptr", 3, 9), ("5", "got 9")),
-    "row_ptr too short": (replaced("row_ptr", lambda t: t[:-1]), (r"\(4,\)", r"got \(3,\)")),
-    "row_ptr too long": (replaced("row_ptr", lambda t: torch.cat([t, t[-1:]])), (r"\(4,\)", r"got \(5,\)")),
-    "col_idx as a matrix": (replaced("col_idx", lambda t: t[None]), ("1 dimension", r"got shape \(1, 5\)")),
-    "weight of another length": (replaced("weight", lambda t: t[:-1]), ("5", r"got \(4,\)")),
-    "dense of another shape": (replaced("weight", lambda t: torch.ones(4, 3)), (r"\(3, 4\)", r"got \(4, 3\)")),
-    "more than the capacity": (
-        lambda s: s.update(SparseLinear(4, 3, sparsity=0.5).state_dict()), ("at most 5", "got 6")),
-    "float row_ptr": (replaced("row_ptr", lambda t: t + 0.5), ("int32", "got .*float")),
-    "unsorted, no weight": (without_weight(edited("col_idx", slice(0, 2), torch.tensor([3, 1]))),
-                            ("ascending", "got 3 then 1")),
-    "too large, no weight": (without_weight(edited("col_idx", 3, 4)), ("between 0 and 3", "got 4")),
-}  # fmt: skip
-
-
-def by_hand():
-    mask = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]], dtype=torch.bool)
-    return SparseLinear.from_dense(nn.Linear(4, 3), mask=mask, capacity=5 / 12)
-
-
-@pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("options", [{}, {"assign": True}], ids=["copy", "assign"])
-@pytest.mark.parametrize("name", CORRUPT)
-def test_a_corrupt_checkpoint_changes_nothing(name, options, strict):
-    edit, parts = CORRUPT[name]
-    layer, state = by_hand(), by_hand().state_dict()
-    edit(state)
-    before = [tensor.clone() for tensor in (*layer.state_dict().values(), *layer.pattern.tensors)]
-    with pytest.raises(RuntimeError, match="(?s)" + ".*".join(f"(?:{part})" for part in parts)):
-        layer.load_state_dict(state, strict=strict, **options)
-    assert same(before, [*layer.state_dict().values(), *layer.pattern.tensors])
-
-
-def test_a_corrupt_checkpoint_names_the_layer():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"sparse": by_hand()}))
-    state = copy.deepcopy(model.state_dict())
-    state["1.sparse.col_idx"][3] = 4
-    with pytest.raises(RuntimeError, match=re.escape("1.sparse.")):
-        model.load_state_dict(state)
-
-
-@pytest.mark.parametrize("assign", [False, True])
-def test_a_checkpoint_with_64_bit_indices_loads(assign):
-    layer, state = by_hand(), by_hand().state_dict()
-    state.update({name: state[name].long() for name in ("row_ptr", "col_idx")})
-    layer.load_state_dict(state, assign=assign)
-    assert (layer.row_ptr.dtype, layer.col_idx.dtype) == (torch.int32, torch.int32)
-    assert torch.equal(layer(torch.eye(4)).t() - layer.bias[:, None], layer.dense_weight())
-
-
 def test_index_checks_do_not_read_past_the_end():
     """A row_ptr that is empty holds no pattern."""
     p = problem(Shape(2, 3, 1, 0.5))
     empty = torch.zeros(0, dtype=torch.int32)
     with pytest.raises(ValueError, match="row_ptr"):
         OPS["csr_spmm"](p.weight, empty, p.pattern.col_idx, 3, p.x, None)
+
+
+# ---- debug mode: every index is read ----------------------------------------------------------------------------------
+WITHOUT_INDICES = ("csr_from_mask", "add_outer_")
+SPOIL = {
+    "out of range": (lambda index: index[:1].fill_(99), "between 0 and .*got 99"),
+    "not ascending": (lambda index: index[:2].copy_(index[:2].flip(0)), "ascending .*got .* then"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOIL)
+@pytest.mark.parametrize("op", [op for op in OPS if op not in WITHOUT_INDICES])
+def test_debug_mode_reads_every_index(op, spoil, monkeypatch):
+    monkeypatch.setattr(checks, "DEBUG", True)
+    change, message = SPOIL[spoil]
+    p = problem(Shape(4, 5, 3, 1.0))
+    for arguments in ARGUMENTS[op](p):
+        OPS[op](*arguments)
+    for index in (p.pattern.col_idx, p.columns, p.row_ids):
+        change(index)
+    for arguments in ARGUMENTS[op](p):
+        with pytest.raises(ValueError, match=f"^{op}: expected column.*{message}"):
+            OPS[op](*arguments)
+
+
+def test_debug_mode_reads_every_slot(monkeypatch):
+    monkeypatch.setattr(checks, "DEBUG", True)
+    p = problem(Shape(4, 5, 3, 1.0))
+    weight = torch.cat([p.weight, p.weight])[:20]  # a wrong slot reads the other half
+    p.pattern.slot[7] = 20
+    with pytest.raises(ValueError, match=r"csr_spmm_t: expected slot .* between 0 and 19, got 20"):
+        OPS["csr_spmm_t"](weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, 4, p.dy)

@@ -123,7 +123,7 @@ def test_loading_keeps_addresses():
     assert [tensor.data_ptr() for tensor in (*layer.pattern.tensors, layer.weight)] == addresses
 
 
-# ---- other capacities -------------------------------------------------------------------------------------------------------
+# ---- other capacities ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("capacity", [0.3, 0.35, 1.0])
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_nnz_fits():
     assert torch.equal(other.dense_weight(), layer.dense_weight())
 
 
-# ---- dense checkpoints ------------------------------------------------------------------------------------------------------
+# ---- dense checkpoints -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("assign", [False, True])
@@ -176,7 +176,7 @@ def test_a_dense_checkpoint_of_a_whole_model():
         assert torch.equal(layer.dense_weight(), state[f"{name}.weight"] * layer.mask())
 
 
-# ---- meta -------------------------------------------------------------------------------------------------------------------
+# ---- meta ------------------------------------------------------------------------------------------------------------
 
 
 def test_meta_then_to_empty_then_reset():

@@ -17,7 +17,13 @@ X = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
 
 
 def mlp(**options):
-    layers = nn.Linear(16, 64, **options), nn.ReLU(), nn.Linear(64, 64, **options), nn.ReLU(), nn.Linear(64, 10, **options)
+    layers = (
+        nn.Linear(16, 64, **options),
+        nn.ReLU(),
+        nn.Linear(64, 64, **options),
+        nn.ReLU(),
+        nn.Linear(64, 10, **options),
+    )
     return nn.Sequential(*layers)
 
 
@@ -28,7 +34,7 @@ def no_warnings():
         yield
 
 
-# ---- sharing a sparsity -------------------------------------------------------------------------------------------------------
+# ---- sharing a sparsity ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -89,7 +95,7 @@ def test_no_sparsity_changes_nothing(no_warnings):
     assert all(type(layer) in (nn.Linear, nn.ReLU) for layer in sparsify_(mlp(), 0.0))
 
 
-# ---- what is carried over -------------------------------------------------------------------------------------------------------
+# ---- what is carried over --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("init", ["variance", "masked"])
@@ -149,12 +155,19 @@ def test_nested_names():
     assert not sparse_layers(model)
 
 
-# ---- what is left alone -------------------------------------------------------------------------------------------------------
+# ---- what is left alone ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("exclude", "left"),
-    [((), set()), (("0",), {"0"}), (("[02]",), {"0", "2"}), ("4", {"4"}), (["*"], {"0", "2", "4"}), (("head*",), set())],
+    [
+        ((), set()),
+        (("0",), {"0"}),
+        (("[02]",), {"0", "2"}),
+        ("4", {"4"}),
+        (["*"], {"0", "2", "4"}),
+        (("head*",), set()),
+    ],
     ids=str,
 )
 def test_exclude_takes_names_and_globs(exclude, left, no_warnings):
@@ -239,7 +252,7 @@ def test_excluded_layers_are_not_warned_about(no_warnings):
     sparsify_(Attention(), 0.9, exclude=("attention*",))
 
 
-# ---- transformers ---------------------------------------------------------------------------------------------------------------
+# ---- transformers ----------------------------------------------------------------------------------------------------
 
 
 def encoder(**options):
@@ -270,7 +283,7 @@ def test_a_transformer_encoder_layer_works_in_every_mode(padded, activation, sta
         torch.testing.assert_close(y[kept], want[kept], **TOLERANCE[torch.float32])
         torch.testing.assert_close(fast[kept], want[kept], **TOLERANCE[torch.float32])
         if train:
-            for one, result in ((model, y), (dense, want)):
+            for result in (y, want):
                 result[kept].square().sum().backward()
             name = "layers.0.self_attn.in_proj_weight" if stacked else "self_attn.in_proj_weight"
             torch.testing.assert_close(

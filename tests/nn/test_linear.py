@@ -49,7 +49,14 @@ def test_sparsity_is_ninety_percent_unless_told():
 
 @pytest.mark.parametrize(
     ("sparsity", "capacity", "nnz", "room"),
-    [(0.0, None, 21, 21), (0.5, None, 10, 10), (0.9, None, 2, 2), (0.99, None, 0, 0), (0.9, 0.5, 2, 10), (0.9, 1.0, 2, 21)],
+    [
+        (0.0, None, 21, 21),
+        (0.5, None, 10, 10),
+        (0.9, None, 2, 2),
+        (0.99, None, 0, 0),
+        (0.9, 0.5, 2, 10),
+        (0.9, 1.0, 2, 21),
+    ],
 )
 def test_nnz_and_capacity(sparsity, capacity, nnz, room):
     layer = SparseLinear(7, 3, sparsity=sparsity, capacity=capacity)
@@ -91,7 +98,7 @@ def test_repr_names_what_matters():
     assert "in_features=20, out_features=10, bias=True, nnz=50, density=0.25, layout='csr'" in text
 
 
-# ---- initial values -------------------------------------------------------------------------------------------------------
+# ---- initial values --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.8, 0.9, 0.98])
@@ -122,7 +129,7 @@ def test_reset_parameters_draws_another_pattern_of_the_same_size():
     assert (layer.weight[60:] == 0).all()
 
 
-# ---- dense and back -------------------------------------------------------------------------------------------------------
+# ---- dense and back --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -170,7 +177,7 @@ def test_from_dense_copies():
     assert (dense.bias != 0).any()
 
 
-# ---- growth: what an armed step keeps ---------------------------------------------------------------------------------------
+# ---- growth: what an armed step keeps --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -227,7 +234,7 @@ def test_growth_under_autocast():
     assert layer.weight.grad.dtype == torch.float32
 
 
-# ---- room -------------------------------------------------------------------------------------------------------------------
+# ---- room ------------------------------------------------------------------------------------------------------------
 
 
 def test_enlarging_keeps_identity_values_and_gradient():
@@ -245,7 +252,7 @@ def test_enlarging_keeps_identity_values_and_gradient():
     layer(torch.randn(3, 10)).sum().backward()
 
 
-# ---- overhead ---------------------------------------------------------------------------------------------------------------
+# ---- overhead --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

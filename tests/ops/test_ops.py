@@ -57,7 +57,7 @@ def assert_agrees(op, arguments, dtype, threads=1):
         torch.testing.assert_close(got, want, equal_nan=True, **tolerance)
 
 
-# ---- by hand ------------------------------------------------------------------------------------------------------------------
+# ---- by hand ---------------------------------------------------------------------------------------------------------
 
 
 def tensors(arguments, device, dtype):
@@ -72,7 +72,7 @@ def tensors(arguments, device, dtype):
 
 @pytest.mark.parametrize("op", OPS)
 def test_by_hand(op, device, dtype):
-    assert HAND[op] or op == "regrow" and REGROW
+    assert HAND[op] or (op == "regrow" and REGROW)
     for arguments, results in HAND[op]:
         arguments, results = tensors(arguments, device, dtype), tensors(results, device, dtype)
         got, after = call(OPS[op], arguments)
@@ -96,7 +96,7 @@ def test_regrow_by_hand(case, device, dtype):
     assert got[2].tolist() == [entry for _, _, entry in wanted] + [-1] * unused
 
 
-# ---- against the twin ---------------------------------------------------------------------------------------------------------
+# ---- against the twin ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -121,7 +121,7 @@ def test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype, k
         assert_agrees(op, arguments, dtype, threads=2)
 
 
-# ---- what holds for all -------------------------------------------------------------------------------------------------------
+# ---- what holds for all ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", THREADED, ids=str)
@@ -180,7 +180,7 @@ def test_expanded_activations(op, device, dtype):
         torch.testing.assert_close(OPS[op](*arguments), OPS[op](*solid), **EXACT)
 
 
-# ---- Inf and NaN: exactly where absence of the other terms puts them --------------------------------------------------------------
+# ---- Inf and NaN: exactly where absence of the other terms puts them -------------------------------------------------
 
 
 def poison(tensor, seed):
@@ -193,9 +193,11 @@ def poison(tensor, seed):
         flat_view[places] = torch.tensor([float("nan"), float("inf"), float("-inf")]).repeat(3).to(tensor)
 
 
-@pytest.mark.parametrize("shape", [*SMALL, MEDIUM], ids=str)
-@pytest.mark.parametrize("poisoned", ["x", "dy", "weight", "bias"])
-@pytest.mark.parametrize("op", INDEXED)
+OPERANDS = {"csr_spmm": ("x", "weight", "bias"), "csr_spmm_t": ("dy", "weight"), "csr_sddmm": ("dy", "x")}
+
+
+@pytest.mark.parametrize("shape", [Shape(7, 5, 3, 0.5, spare=4), Shape(9, 17, 33, 1.0), MEDIUM], ids=str)
+@pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in INDEXED for name in OPERANDS[op]])
 def test_non_finite_values_follow_the_twin(op, poisoned, shape, device, dtype):
     p = problem(shape, dtype, device)
     poison(getattr(p, poisoned), seed=1)

@@ -10,8 +10,9 @@ ROWS, COLS, NNZ = 8, 16, 37
 
 
 def linear(row_ptr, col_idx, cols):
-    counts = row_ptr.diff().long()
-    return torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts) * cols + col_idx[: int(row_ptr[-1])].long()
+    """r * cols + c of every entry."""
+    rows = torch.repeat_interleave(torch.arange(row_ptr.numel() - 1, device=row_ptr.device), row_ptr.diff().long())
+    return rows * cols + col_idx[: rows.numel()].long()
 
 
 @pytest.mark.parametrize("growth", ["score", "random"])

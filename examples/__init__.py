@@ -1,0 +1,1 @@
+"""Small complete programs that use sparse_ext as anyone would: `python -m examples.demo`."""

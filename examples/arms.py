@@ -1,0 +1,220 @@
+"""What is compared, and the training loop: every arm sees the same batches, and the arms of a seed train in turns.
+
+Turns of a few steps, A B A B, are what makes the seconds per step comparable on a machine that others use too.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from math import ceil
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import sparse_ext as sx
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+TURNS = 40  # of all arms, over a run
+SCORES = 10  # points on a curve
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Data, model and hyper-parameters; frozen, so `dataclasses.replace` makes a shorter one.
+
+    Attributes:
+        steps, lr: of the dense and the sparse arms. short_lr: of the dense arm that gets the sparse arm's FLOPs only.
+        update_interval: RigL's. exclude: layers that stay dense.
+    """
+
+    name: str
+    metric: str
+    higher_is_better: bool
+    sparsity: float
+    steps: int
+    seeds: int
+    lr: float
+    short_lr: float
+    update_interval: int
+    exclude: tuple[str, ...] = ()
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A new dense model."""
+
+    @abstractmethod
+    def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer: ...
+
+    @abstractmethod
+    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler: ...
+
+    @abstractmethod
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Training batches without end."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor: ...
+
+    @abstractmethod
+    def score(self, model: nn.Module, seed: int) -> float:
+        """The metric on data the model has not seen."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contender: method None is the dense network."""
+
+    name: str
+    method: Any = None
+    steps: int = 0
+    lr: float = 0.0
+
+
+@dataclass
+class Result:
+    """What one arm did with one seed.
+
+    Attributes:
+        step_s: median seconds per step. train_s: all steps together, topology updates included, scores not.
+        state_bytes: parameters, gradients and optimizer state. index_bytes: where the non-zeros are.
+        flops: of the whole training, armed steps' dense gradients included.
+        curve: (step, training FLOPs so far, metric).
+    """
+
+    arm: str
+    seed: int
+    steps: int
+    score: float
+    step_s: float
+    train_s: float
+    state_bytes: int
+    index_bytes: int
+    flops: float
+    curve: list[tuple[int, float, float]]
+
+
+def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.Sparsifier | None]:
+    """Model and optimizer; the three lines that make them sparse are here."""
+    model = task.model()
+    if arm.method is not None:
+        sx.sparsify_(model, task.sparsity, exclude=task.exclude)
+    optimizer = task.optimizer(model, arm.lr)
+    if arm.method is None:
+        return model, optimizer, None
+    return model, optimizer, sx.Sparsifier(model, optimizer, arm.method, total_steps=arm.steps)
+
+
+class Flops:
+    """FLOPs of an arm's training after any number of steps, from counting one plain and one armed step."""
+
+    def __init__(self, task: Task, arm: Arm) -> None:
+        self._arm = arm
+        self._plain = _step_flops(task, replace(arm, method=arm.method and sx.Static()))
+        self._armed = self._plain
+        if isinstance(arm.method, sx.RigL):  # updated every step, so armed from the first
+            self._armed = _step_flops(task, replace(arm, method=replace(arm.method, update_interval=1)))
+
+    def after(self, steps: int) -> float:
+        """Forward and backward of that many steps."""
+        method, total = self._arm.method, self._arm.steps
+        armed = sum(method.is_update(step, total) for step in range(1, steps + 1)) if method else 0
+        return steps * self._plain + armed * (self._armed - self._plain)
+
+
+def _step_flops(task: Task, arm: Arm) -> int:
+    """Counted on a model of its own. Fused attention kernels hide their FLOPs from PyTorch's counter, plain ones do not."""
+    model, _, _sparsifier = _build(task, arm)
+    batch = next(task.batches(0))
+    with sdpa_kernel(SDPBackend.MATH):
+        return sx.count_flops(lambda: task.loss(model, batch).backward())
+
+
+def arms_of(task: Task) -> list[Arm]:
+    """The four arms. The short dense one may spend what RigL, the dearer of the sparse ones, spends."""
+    dense = Arm("dense", None, task.steps, task.lr)
+    rigl = Arm("RigL", sx.RigL(update_interval=task.update_interval), task.steps, task.lr)
+    steps = ceil(Flops(task, rigl).after(task.steps) / Flops(task, dense).after(1))
+    short = Arm("dense, equal FLOPs", None, steps, task.short_lr)
+    return [dense, short, Arm("static", sx.Static(), task.steps, task.lr), rigl]
+
+
+@dataclass
+class Run:
+    """One arm in training with one seed."""
+
+    task: Task
+    arm: Arm
+    seed: int
+    flops: Flops
+    step: int = 0
+    seconds: list[float] = field(default_factory=list)
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    bytes: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.seed)
+        self.model, self.optimizer, self.sparsifier = _build(self.task, self.arm)
+        self.scheduler = self.task.scheduler(self.optimizer, self.arm.steps)
+        self.batches = self.task.batches(self.seed)
+
+    def train_until(self, step: int) -> None:
+        """Ordinary training; `sparsifier.step()` is the only line a dense loop does not have."""
+        for batch in (next(self.batches) for _ in range(step - self.step)):
+            begin = time.perf_counter()
+            self.task.loss(self.model, batch).backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            if self.sparsifier is not None:
+                self.sparsifier.step()
+            if self.step == 0:
+                self.bytes = (_state_bytes(self.model, self.optimizer), _index_bytes(self.model))
+            self.optimizer.zero_grad(set_to_none=True)
+            self.seconds.append(time.perf_counter() - begin)
+            self.step += 1
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """Adds a point to the curve."""
+        self.model.eval()
+        score = self.task.score(self.model, self.seed)
+        self.model.train()
+        self.curve.append((self.step, self.flops.after(self.step), score))
+        return score
+
+    def result(self) -> Result:
+        """Of the finished run: the score is the last one, not the best."""
+        return Result(
+            self.arm.name, self.seed, self.step, self.curve[-1][2], median(self.seconds), sum(self.seconds),
+            *self.bytes, self.curve[-1][1], self.curve,
+        )  # fmt: skip
+
+
+def train(task: Task, arms: list[Arm], seed: int, progress: Callable[[Run], None]) -> list[Result]:
+    """Trains all arms with one seed, in turns; `progress` hears of every turn."""
+    runs = [Run(task, arm, seed, Flops(task, arm)) for arm in arms]
+    for turn in range(1, TURNS + 1):
+        for run in runs:
+            run.train_until(run.arm.steps * turn // TURNS)
+            if turn % (TURNS // SCORES) == 0:
+                run.measure()
+            progress(run)
+    return [run.result() for run in runs]
+
+
+def _state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Parameters, gradients and optimizer state as they are in memory."""
+    tensors = [t for p in model.parameters() for t in (p, p.grad, *optimizer.state[p].values())]
+    return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
+
+
+def _index_bytes(model: nn.Module) -> int:
+    """The sparse layers' patterns with all views of them, each tensor once."""
+    layers = [module for module in model.modules() if isinstance(module, sx.SparseLinear)]
+    tensors = {t.data_ptr(): t for layer in layers for t in (*layer.buffers(), *layer.pattern.tensors)}
+    return sum(t.nbytes for t in tensors.values())

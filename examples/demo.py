@@ -1,0 +1,73 @@
+"""`python -m examples.demo`: dense and sparse training side by side, on real data that is already on this machine.
+
+Four arms: dense; dense stopped at the sparse arm's training FLOPs; sparse with a static pattern; sparse with RigL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import report
+from .arms import Arm, Result, Run, Task, arms_of, train
+from .chars import Chars
+from .digits import Digits
+
+TASKS: dict[str, Task] = {"digits": Digits(), "chars": Chars()}
+# About a minute for everything: enough to see that all works, too short to judge by.
+QUICK = {"digits": {"seeds": 1}, "chars": {"steps": 150}}
+
+
+def train_with_bars(task: Task, arms: list[Arm], console: Console) -> list[Result]:
+    """All seeds of a task, a progress bar for every arm."""
+    columns = (
+        TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps {task.fields[score]}"),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    results: list[Result] = []
+    with Progress(*columns, console=console) as progress:
+        bars = {arm.name: progress.add_task(arm.name, total=arm.steps * task.seeds, score="") for arm in arms}
+
+        def show(run: Run) -> None:
+            score = f"{run.curve[-1][2]:.3f} {task.metric}" if run.curve else ""
+            progress.update(bars[run.arm.name], completed=run.seed * run.arm.steps + run.step, score=score)
+
+        for seed in range(task.seeds):
+            results += train(task, arms, seed, show)
+    return results
+
+
+def run(task: Task, out: Path, console: Console) -> None:
+    """One task from training to table, plot and JSON lines."""
+    console.rule(f"{task.name}: {task.sparsity:.0%} sparse")
+    begin = time.perf_counter()
+    results = train_with_bars(task, arms_of(task), console)
+    arms = report.summarize(results)
+    console.print(report.table(task, arms))
+    for holds, sentence in report.claims(task, arms):
+        console.print(f"[green]yes[/]  {sentence}" if holds else f"[bold red]NO[/]   not this time: {sentence}")
+    console.print(report.notes(task), style="dim")
+    files = report.plot(task, arms, out), report.write(task, results, out)
+    console.print(f"{' and '.join(map(str, files))}; {time.perf_counter() - begin:.0f} s\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
+    parser.add_argument("--quick", action="store_true", help="about a minute: fewer seeds and steps")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for plots and demo.jsonl (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    # Not a terminal: rich would guess 80 columns and cut the tables.
+    console = Console() if Console().is_terminal else Console(width=140)
+    for name in TASKS if options.task == "all" else [options.task]:
+        run(replace(TASKS[name], **QUICK[name]) if options.quick else TASKS[name], options.out, console)
+
+
+if __name__ == "__main__":
+    main()

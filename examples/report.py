@@ -1,0 +1,143 @@
+"""What the arms did: tables, sentences that say whether the claims hold, plots, and a line of JSON per run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from bench.machine import describe
+
+from .arms import Result, Task
+
+matplotlib.use("Agg")  # no display needed; must precede pyplot
+from matplotlib import pyplot as plt  # noqa: E402
+
+Curve = list[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One arm over its seeds: means, and the standard deviation of the score (None: one seed)."""
+
+    arm: str
+    steps: int
+    score: float
+    spread: float | None
+    step_s: float
+    train_s: float
+    state_bytes: int
+    index_bytes: int
+    flops: float
+    curve: Curve
+
+
+def summarize(results: list[Result]) -> dict[str, Summary]:
+    """{arm: summary}, arms in their first order."""
+    arms: dict[str, list[Result]] = {}
+    for result in results:
+        arms.setdefault(result.arm, []).append(result)
+    return {name: _summary(name, runs) for name, runs in arms.items()}
+
+
+def _summary(name: str, runs: list[Result]) -> Summary:
+    scores = [run.score for run in runs]
+    first = runs[0]
+    return Summary(
+        name,
+        first.steps,
+        mean(scores),
+        stdev(scores) if len(scores) > 1 else None,
+        mean(run.step_s for run in runs),
+        mean(run.train_s for run in runs),
+        first.state_bytes,
+        first.index_bytes,
+        first.flops,
+        [tuple(map(mean, zip(*points, strict=True))) for points in zip(*(run.curve for run in runs), strict=True)],
+    )
+
+
+def table(task: Task, arms: dict[str, Summary]) -> Table:
+    """The arms side by side; what is compared with the dense arm is the column before it."""
+    dense = arms["dense"]
+    seeds = f", mean of {task.seeds} seeds" if task.seeds > 1 else ""
+    grid = Table(title=f"{task.name}: {task.sparsity:.0%} sparse{seeds}, {torch.get_num_threads()} threads")
+    grid.add_column("arm", no_wrap=True)
+    for heading in (task.metric, "steps", "ms / step", "speed", "weights, grads,\noptimizer", "indices", "FLOPs", "train s"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for arm in arms.values():
+        score = f"{arm.score:.2f}" if task.higher_is_better else f"{arm.score:.3f}"
+        grid.add_row(
+            arm.arm,
+            score if arm.spread is None else f"{score} ± {arm.spread:.2f}",
+            str(arm.steps),
+            f"{arm.step_s * 1e3:.2f}",
+            f"{dense.step_s / arm.step_s:.2f}x",
+            f"{arm.state_bytes / 1e6:.2f} MB",
+            f"{arm.index_bytes / 1e6:.2f} MB" if arm.index_bytes else "-",
+            f"{arm.flops / dense.flops:.4f}",
+            f"{arm.train_s:.1f}",
+        )
+    return grid
+
+
+def claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
+    """What this demo is there to show, and whether this run did."""
+    dense, short, static, rigl = arms.values()
+    slowest = max(static.step_s, rigl.step_s)
+    yield slowest < dense.step_s, f"a sparse step takes less time than a dense one: {dense.step_s / slowest:.2f}x as fast"
+    sign = 1 if task.higher_is_better else -1
+    for other, what in ((static, "the static pattern"), (short, "dense training with the same FLOPs")):
+        lead = sign * (rigl.score - other.score)
+        yield lead > 0, f"RigL is ahead of {what}: {lead:+.3g} {task.metric}"
+
+
+def notes(task: Task) -> str:
+    """What the table's columns count."""
+    return (
+        "ms / step: median; the arms train in turns of a few steps, so all saw the same machine. FLOPs: of the whole training, "
+        "forward and backward, relative to dense; RigL's include the dense gradient of every "
+        f"{task.update_interval}th step (until 75 % of the run), on which it also holds that gradient in memory. "
+        "indices: where the non-zeros are, int32 and 16-bit views. train s: all steps and topology updates."
+    )
+
+
+def plot(task: Task, arms: dict[str, Summary], out: Path) -> Path:
+    """The metric over steps and over training FLOPs, as a PNG."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for arm in arms.values():
+        steps, flops, scores = zip(*arm.curve, strict=True)
+        left.plot(steps, scores, marker=".", label=arm.arm)
+        right.plot(flops, scores, marker=".", label=arm.arm)
+    _label(left, "steps", task.metric)
+    _label(right, "training FLOPs", "")
+    right.set_xscale("log")
+    left.legend()
+    figure.suptitle(f"{task.name}, {task.sparsity:.0%} sparse")
+    path = out / f"demo-{task.name}.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+
+
+def write(task: Task, results: list[Result], out: Path) -> Path:
+    """Appends a line per run, with the task's settings, machine, versions and commit."""
+    path = out / "demo.jsonl"
+    origin = {**describe("cpu"), "settings": asdict(task)}
+    with path.open("a") as file:
+        for result in results:
+            file.write(json.dumps({"task": task.name, "metric": task.metric, **asdict(result), **origin}) + "\n")
+    return path
