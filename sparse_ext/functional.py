@@ -43,7 +43,7 @@ def csr_linear(
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str) -> torch.Tensor:
     if torch.is_grad_enabled():
-        return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, pattern.rows, pattern.cols, *pattern.tensors)
+        return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, pattern.rows, pattern.cols, *pattern.derived)
     return LAYOUTS[layout].matmul(weight, pattern, x, bias)
 
 
@@ -54,4 +54,4 @@ def spmm(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor) -> torch.Tenso
 
 def sddmm(pattern: Pattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """values [capacity] = (A B) at the pattern, 0 behind it, for dense A [rows, k] and B [k, cols]."""
-    return SampledFunction.apply(a.t(), b, pattern.rows, pattern.cols, *pattern.tensors)
+    return SampledFunction.apply(a.t(), b, pattern.rows, pattern.cols, *pattern.derived)

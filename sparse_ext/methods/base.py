@@ -69,9 +69,9 @@ class DropAndGrow(Method):
     def __post_init__(self) -> None:
         if not 0.0 <= self.drop_fraction <= 1.0:
             raise ValueError(f"expected drop_fraction in [0, 1], got {self.drop_fraction}")
-        if self.update_interval < 1:
-            raise ValueError(f"expected update_interval of at least 1, got {self.update_interval}")
-        if self.t_end < 0 or (isinstance(self.t_end, float) and self.t_end > 1.0):
+        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
+            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        if not (0.0 < self.t_end <= 1.0 if isinstance(self.t_end, float) else self.t_end >= 0):
             raise ValueError(f"expected t_end as a share in (0, 1] or a step number (int), got {self.t_end}")
         if self.schedule not in SCHEDULES:
             known = ", ".join(map(repr, SCHEDULES))
@@ -92,6 +92,8 @@ class DropAndGrow(Method):
         return self.growth() is Growth.GRADIENT
 
     def plan(self, nnz: int, step: int, total_steps: int) -> Regrow | None:
+        if step >= self.last_step(total_steps):
+            return None  # a postponed update may come this late
         progress = step / self.last_step(total_steps)
         count = math.floor(self.drop_fraction * SCHEDULES[self.schedule](progress) * nnz)
         return Regrow(count, count, self.growth()) if count else None

@@ -114,6 +114,25 @@ class SparseLayer(nn.Module):
                 self.row_ptr.zero_()
                 self.col_idx.zero_()
         self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
+        self._seen = self._versions()
+
+    def _versions(self) -> tuple[int, int]:
+        """What autograd counts: how often each buffer was written in place."""
+        return self.row_ptr._version, self.col_idx._version
+
+    def catch_up(self) -> None:
+        """Derives anew if someone wrote another pattern into the buffers (DDP's broadcast, an average of models).
+
+        DDP broadcasts buffers before every forward, nearly always the ones that are there: comparing costs less than deriving.
+        """
+        if self._seen != (now := self._versions()):
+            self._pattern.catch_up_()
+            self._seen = now
+
+    def write_pattern_(self, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> None:
+        """Takes over another pattern of the same shape and capacity, in place; the caller moves the values."""
+        self._pattern.write_(row_ptr, col_idx)
+        self._seen = self._versions()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
         super()._apply(fn, recurse)
@@ -121,7 +140,7 @@ class SparseLayer(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_pattern", "_growth")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_pattern", "_growth", "_seen")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -132,7 +151,7 @@ class SparseLayer(nn.Module):
     def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor) -> None:
         """Takes over the dense values [rows, cols] at the mask, which must fit the capacity."""
         fresh = Pattern.from_mask(mask.to(self.row_ptr.device), self.capacity)
-        self._pattern.write_(fresh.row_ptr, fresh.col_idx)
+        self.write_pattern_(fresh.row_ptr, fresh.col_idx)
         self.weight.copy_(layout_named(self.layout).pack(dense.to(self.weight), self._pattern))
 
     @torch.no_grad()
@@ -150,7 +169,7 @@ class SparseLayer(nn.Module):
         seed = int(torch.randint(2**62, ()))
         fresh = Pattern.random(rows, cols, nnz, seed, self.row_ptr.device)
         self.col_idx.zero_()
-        self._pattern.write_(fresh.row_ptr, torch.cat([fresh.col_idx, self.col_idx[nnz:]]))
+        self.write_pattern_(fresh.row_ptr, torch.cat([fresh.col_idx, self.col_idx[nnz:]]))
         self.weight.zero_()
         bound = math.sqrt(rows / nnz) if nnz else 0.0
         nn.init.uniform_(self.weight[:nnz], -bound, bound)
@@ -164,9 +183,12 @@ class SparseLayer(nn.Module):
         extra = capacity - self.capacity
         if extra <= 0:
             return
-        self.weight.data = torch.cat([self.weight.data, self.weight.new_zeros(extra)])
-        if self.weight.grad is not None:
-            grad, self.weight.grad = self.weight.grad, None
+        longer = torch.cat([self.weight.data, self.weight.new_zeros(extra)])
+        grad, self.weight.grad = self.weight.grad, None
+        # By way of another dtype: only then does autograd forget the old length, where an old graph is still alive.
+        self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
+        self.weight.data = longer
+        if grad is not None:
             self.weight.grad = torch.cat([grad, grad.new_zeros(extra)])
         self.col_idx = torch.cat([self.col_idx, self.col_idx.new_zeros(extra)])
         self._refresh()
@@ -241,4 +263,7 @@ class SparseLayer(nn.Module):
             error_msgs.append(str(error))
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        self._refresh()
+        if self.row_ptr is self._pattern.row_ptr and self.col_idx is self._pattern.col_idx:
+            self.catch_up()
+        else:  # assign=True put other tensors in their place
+            self._refresh()

@@ -44,6 +44,8 @@ class SparseLinear(SparseLayer):
         self.reset_parameters()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            self.catch_up()
         return self._observed(csr_linear(x, self.weight, self.bias, self._pattern, self.layout), x)
 
     def mask(self) -> torch.Tensor:

@@ -16,7 +16,7 @@ from .types import Pattern
 
 
 class LinearFunction(torch.autograd.Function):
-    """y [tokens, rows] = x W^T + bias, with the pattern's tensors as plain arguments so that compilers see them."""
+    """y [tokens, rows] = x W^T + bias, with the pattern's derived tensors as plain arguments so that compilers see them."""
 
     @staticmethod
     def forward(
@@ -27,42 +27,42 @@ class LinearFunction(torch.autograd.Function):
         bias: torch.Tensor | None,
         rows: int,
         cols: int,
-        *tensors: torch.Tensor,
+        *derived: torch.Tensor,
     ) -> torch.Tensor:
         ctx.layout, ctx.shape = layout, (rows, cols)
-        ctx.save_for_backward(x, weight, *tensors)
-        return layout.matmul(weight, Pattern(rows, cols, *tensors), x, bias)
+        ctx.save_for_backward(x, weight, *derived)
+        return layout.matmul(weight, Pattern.of_derived(rows, cols, *derived), x, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, *tensors = ctx.saved_tensors
-        pattern = Pattern(*ctx.shape, *tensors)
+        x, weight, *derived = ctx.saved_tensors
+        pattern = Pattern.of_derived(*ctx.shape, *derived)
         _, needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         dx = ctx.layout.matmul_t(weight, pattern, dy) if needs_x else None
         dw = ctx.layout.grad_weight(pattern, dy, x) if needs_weight else None
         db = dy.sum(0) if needs_bias else None
-        return None, dx, dw, db, None, None, *(None for _ in tensors)
+        return None, dx, dw, db, None, None, *(None for _ in derived)
 
 
 class SampledFunction(torch.autograd.Function):
     """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
 
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, rows: int, cols: int, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, rows: int, cols: int, *derived: torch.Tensor) -> torch.Tensor:
         ctx.shape = (rows, cols)
-        ctx.save_for_backward(a, b, *tensors)
-        return Csr.grad_weight(Pattern(rows, cols, *tensors), a, b)
+        ctx.save_for_backward(a, b, *derived)
+        return Csr.grad_weight(Pattern.of_derived(rows, cols, *derived), a, b)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        a, b, *tensors = ctx.saved_tensors
-        pattern = Pattern(*ctx.shape, *tensors)
+        a, b, *derived = ctx.saved_tensors
+        pattern = Pattern.of_derived(*ctx.shape, *derived)
         needs_a, needs_b, *_ = ctx.needs_input_grad
         da = Csr.matmul(dv, pattern, b, None) if needs_a else None
         db = Csr.matmul_t(dv, pattern, a) if needs_b else None
-        return da, db, None, None, *(None for _ in tensors)
+        return da, db, None, None, *(None for _ in derived)
 
 
 @define("add_outer_(Tensor(a!) total, Tensor dy, Tensor x) -> ()")

@@ -42,7 +42,7 @@ class Csr:
 
     @staticmethod
     def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return csr.csr_spmm(weight, pattern.row_ptr, pattern.columns, pattern.cols, x, bias)
+        return csr.csr_spmm(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
 
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ class Csr:
 
     @staticmethod
     def grad_weight(pattern: Pattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return csr.csr_sddmm(pattern.row_ptr, pattern.columns, pattern.cols, dy, x)
+        return csr.csr_sddmm(pattern.offsets, pattern.columns, pattern.cols, dy, x)
 
 
 # "auto" stores CSR and is free to choose another kernel per product.

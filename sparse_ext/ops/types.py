@@ -21,9 +21,11 @@ class Pattern:
 
     Attributes:
         rows, cols: the matrix's shape.
-        row_ptr: int32 [rows + 1]. Persistent, as is
-        col_idx: int32 [capacity], ascending inside a row.
-        columns: what kernels read: a uint16 copy of col_idx where cols <= 65536, else col_idx itself.
+        row_ptr: int32 [rows + 1]. What is stored, with
+        col_idx: int32 [capacity], ascending inside a row. All below is derived from the two, and all that kernels read:
+        offsets: int32 [rows + 1], a copy of row_ptr, so that whoever writes the stored tensors (DDP broadcasts them before
+            every forward) never touches what a backward pass still needs;
+        columns: uint16 [capacity] where cols <= 65536, else int32, a copy of col_idx;
         col_ptr: int32 [cols + 1], the transposed view, with
         row_ids: uint16 or int32 [capacity] and
         slot: int32 [capacity], the index of each transposed entry's value. Values are stored once.
@@ -33,15 +35,27 @@ class Pattern:
     cols: int
     row_ptr: torch.Tensor
     col_idx: torch.Tensor
+    offsets: torch.Tensor
     columns: torch.Tensor
     col_ptr: torch.Tensor
     row_ids: torch.Tensor
     slot: torch.Tensor
 
     @property
+    def derived(self) -> tuple[torch.Tensor, ...]:
+        """What kernels read, in the order of the fields."""
+        return self.offsets, self.columns, self.col_ptr, self.row_ids, self.slot
+
+    @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All of them, in the order of the fields: Pattern(rows, cols, *tensors) is the same pattern."""
-        return self.row_ptr, self.col_idx, self.columns, self.col_ptr, self.row_ids, self.slot
+        """All of them, in the order of the fields."""
+        return self.row_ptr, self.col_idx, *self.derived
+
+    @staticmethod
+    def of_derived(rows: int, cols: int, *derived: torch.Tensor) -> Pattern:
+        """As much of a pattern as a layout's products need."""
+        offsets, columns, *_ = derived
+        return Pattern(rows, cols, offsets, columns, *derived)
 
     @property
     def capacity(self) -> int:
@@ -66,7 +80,8 @@ class Pattern:
             cols=cols,
             row_ptr=row_ptr,
             col_idx=col_idx,
-            columns=index(capacity, cols) if cols <= MAX_16BIT else col_idx,
+            offsets=torch.empty_like(row_ptr),
+            columns=index(capacity, cols),
             col_ptr=row_ptr.new_empty(cols + 1),
             row_ids=index(capacity, rows),
             slot=torch.empty_like(col_idx),
@@ -98,12 +113,15 @@ class Pattern:
         """Recomputes, in place, everything derived from row_ptr and col_idx."""
         if self.row_ptr.is_meta:
             return
-        col_ptr, row_idx, slot = csr.csr_transpose(self.row_ptr, self.col_idx, self.cols)
-        self.col_ptr.copy_(col_ptr)
-        self.row_ids.copy_(row_idx)
-        self.slot.copy_(slot)
-        if self.columns is not self.col_idx:
-            self.columns.copy_(self.col_idx)
+        col_ptr, row_ids, slot = csr.csr_transpose(self.row_ptr, self.col_idx, self.cols)
+        for tensor, value in zip(self.derived, (self.row_ptr, self.col_idx, col_ptr, row_ids, slot), strict=True):
+            tensor.copy_(value)
+
+    def catch_up_(self) -> None:
+        """`derive_`, unless row_ptr and col_idx are still those that were derived from."""
+        same = torch.equal(self.offsets, self.row_ptr) and torch.equal(self.columns.to(torch.int32), self.col_idx)
+        if not same:
+            self.derive_()
 
     def mask(self) -> torch.Tensor:
         """Boolean [rows, cols], True at the entries."""

@@ -15,7 +15,7 @@ from sparse_ext.nn import SparseLayer, sparse_layers
 from sparse_ext.ops import regrow
 
 from .report import Coverage, LayerReport, Report
-from .state import check_optimizer, move_state_, pad_state_, take_
+from .state import check_optimizer, move_state_, pad_state_, state_tensors, take_
 
 
 class Sparsifier:
@@ -64,6 +64,7 @@ class Sparsifier:
         self._group = process_group
         self._copies: list[dict[str, SparseLayer]] = []
         for name, layer in layers.items():
+            layer.catch_up()
             self._make_room(model, name, layer)
         self._step = self._updates = 0
         self._postponed = False
@@ -86,6 +87,11 @@ class Sparsifier:
         old = layer.capacity
         layer.enlarge_(needed)
         pad_state_(self.optimizer, layer.weight, old)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy: copied layers are never armed."""
+        self.__dict__.update(state)
+        self._arm()
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
@@ -133,6 +139,8 @@ class Sparsifier:
             for name, layer in self._layers.items()
             if (plan := self.method.plan(layer.nnz, self._step, self.total_steps)) is not None
         }
+        for name in plans:
+            state_tensors(self.optimizer, self._layers[name].weight)  # refuses before anything has changed
         scores = {name: self._score(layer) for name, layer in self._layers.items()}
         needed = [scores[name] for name, plan in plans.items() if plan.growth is Growth.GRADIENT]
         self._postponed = any(score is None or not bool(score.isfinite().all()) for score in needed)
@@ -163,10 +171,10 @@ class Sparsifier:
         )  # fmt: skip
         nnz = int(row_ptr[-1])
         new = int((source[:nnz] < 0).sum())
-        pattern.write_(row_ptr, col_idx)
+        layer.write_pattern_(row_ptr, col_idx)
         move_state_(self.optimizer, layer.weight, source)
         for copies in self._copies:
-            copies[name].pattern.write_(row_ptr, col_idx)
+            copies[name].write_pattern_(row_ptr, col_idx)
             take_(copies[name].weight.data, source)
         self._coverage[name].add(pattern)
         self._replaced[name] += new
@@ -209,9 +217,10 @@ class Sparsifier:
             "total_steps": self.total_steps,
             "seed": self.seed,
             "method": {"name": type(self.method).__name__, **asdict(self.method)},
-            "replaced": dict(self._replaced),
-            "replaced_last": dict(self._replaced_last),
-            "coverage": {name: torch.from_numpy(c.bits.copy()) for name, c in self._coverage.items()},
+            "replaced": {_plain(name): count for name, count in self._replaced.items()},
+            "replaced_last": {_plain(name): count for name, count in self._replaced_last.items()},
+            "coverage": {_plain(name): torch.from_numpy(c.bits.copy()) for name, c in self._coverage.items()},
+            "shapes": {_plain(name): [layer.pattern.rows, layer.pattern.cols] for name, layer in self._layers.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -220,17 +229,22 @@ class Sparsifier:
         Raises:
             ValueError: it belongs to other layers or another method; nothing is changed then.
         """
-        method = {"name": type(self.method).__name__, **asdict(self.method)}
-        if state_dict["method"] != method:
-            raise ValueError(f"expected the state of method {method}, got {state_dict['method']}")
-        if state_dict["coverage"].keys() != self._layers.keys():
-            raise ValueError(f"expected the state of layers {list(self._layers)}, got {list(state_dict['coverage'])}")
+        own = self.state_dict()
+        if missing := own.keys() - state_dict.keys():
+            raise ValueError(f"expected a Sparsifier's state, got one without {', '.join(sorted(missing))}")
+        if state_dict["method"] != own["method"]:
+            raise ValueError(f"expected the state of method {own['method']}, got {state_dict['method']}")
+        if state_dict["shapes"].keys() != own["shapes"].keys():
+            raise ValueError(f"expected the state of layers {list(own['shapes'])}, got {list(state_dict['shapes'])}")
+        if state_dict["shapes"] != own["shapes"]:
+            raise ValueError(f"expected the state of layers of shapes {own['shapes']}, got {state_dict['shapes']}")
         self._step, self._updates = state_dict["step"], state_dict["updates"]
         self._postponed, self.seed = state_dict["postponed"], state_dict["seed"]
         self.total_steps = state_dict["total_steps"]
-        self._replaced, self._replaced_last = dict(state_dict["replaced"]), dict(state_dict["replaced_last"])
-        for name, bits in state_dict["coverage"].items():
-            self._coverage[name].bits = bits.cpu().numpy().copy()
+        for name, coverage in self._coverage.items():
+            self._replaced[name] = state_dict["replaced"][_plain(name)]
+            self._replaced_last[name] = state_dict["replaced_last"][_plain(name)]
+            coverage.bits = state_dict["coverage"][_plain(name)].cpu().numpy().copy()
         for layer in self._layers.values():
             layer.take_growth()
         self._arm()

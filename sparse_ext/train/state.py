@@ -10,7 +10,7 @@ import torch
 from sparse_ext.nn import SparseLayer
 
 # Optimizers whose state is not one value per weight: rows and columns, or a matrix.
-_NOT_ELEMENTWISE = ("adafactor", "shampoo", "muon", "soap", "sm3", "galore")
+_NOT_ELEMENTWISE = ("adafactor", "shampoo", "muon", "soap", "sm3", "galore", "lbfgs")
 
 
 def take_(tensor: torch.Tensor, source: torch.Tensor) -> None:
@@ -67,8 +67,11 @@ def check_optimizer(optimizer: torch.optim.Optimizer, layers: Mapping[str, Spars
             f"expected an optimizer that holds the weight of every sparse layer, got {kind} without "
             f"{', '.join(missing)}; build it from model.parameters() after sparsify_"
         )
-    for layer in layers.values():
+    for name, layer in layers.items():
         state_tensors(optimizer, layer.weight)
+        twin = next(other for other, module in layers.items() if module.weight is layer.weight)
+        if twin != name:
+            raise ValueError(f"expected a weight of its own for every sparse layer, got one shared by {twin!r} and {name!r}")
     decays = any(group.get("weight_decay", 0) for group in optimizer.param_groups)
     undecayed = [name for name, layer in layers.items() if not held[id(layer.weight)].get("weight_decay", 0)]
     if decays and undecayed:
