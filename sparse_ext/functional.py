@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .ops import LAYOUTS, LinearFunction, Pattern, SampledFunction
+from .ops import LinearFunction, Pattern, SampledFunction, layout_named
 from .ops.regrow import regrow
 
 __all__ = ["csr_linear", "regrow", "sddmm", "spmm"]
@@ -25,8 +25,11 @@ def csr_linear(
     Raises:
         ValueError: x's last dimension is not `pattern.cols`, or devices differ. TypeError: dtypes differ.
     """
-    device_type = x.device.type
-    if torch.is_autocast_enabled(device_type):
+    device = x.device
+    if weight.device != device:
+        raise ValueError(f"csr_linear: expected x on {weight.device} (as the weight), got {device}")
+    device_type = device.type
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         x, weight = _cast(x, dtype), _cast(weight, dtype)
         bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
@@ -43,8 +46,8 @@ def csr_linear(
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str) -> torch.Tensor:
     if torch.is_grad_enabled():
-        return LinearFunction.apply(LAYOUTS[layout], x, weight, bias, pattern.rows, pattern.cols, *pattern.derived)
-    return LAYOUTS[layout].matmul(weight, pattern, x, bias)
+        return LinearFunction.apply(layout_named(layout), x, weight, bias, pattern.rows, pattern.cols, *pattern.derived)
+    return layout_named(layout).matmul(weight, pattern, x, bias)
 
 
 def spmm(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor) -> torch.Tensor:

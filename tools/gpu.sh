@@ -21,6 +21,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -f "$out"/{machine,build,tests,memcheck,racecheck,bench}.log "$out"/{bench.jsonl,summary.txt}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin  # compute-sanitizer is often there alone
 failed=0
 
 say() { echo "$*" | tee -a "$out/summary.txt"; }

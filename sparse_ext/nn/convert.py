@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from .distributions import densities
 from .layer import DEFAULT_SPARSITY, SparseLayer, check_sparsity
-from .linear import SparseLinear
+from .linear import SparseLinear, keep_frozen
 
 # Dense class -> sparse class: a row for every layer that can be replaced.
 REPLACEMENTS: dict[type[nn.Module], type[SparseLinear]] = {nn.Linear: SparseLinear}
@@ -24,19 +24,29 @@ INITS = ("variance", "masked")
 def _obstacles(model: nn.Module) -> dict[str, str]:
     """{name: why not} for the layers that look replaceable but are not."""
     uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    attention = {
+        name: "nn.MultiheadAttention reads its weight as a dense matrix"
+        for parent, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for name, _ in module.named_modules(prefix=parent)
+    }
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for child, _ in module.named_modules(prefix=name):
-                reasons[child] = "nn.MultiheadAttention reads its weight as a dense matrix"
         if not isinstance(module, nn.Linear):
             continue
-        if parametrize.is_parametrized(module):
+        if name in attention:
+            reasons[name] = attention[name]
+        elif parametrize.is_parametrized(module):
             reasons[name] = "its weight is parametrized"
+        elif "weight" not in module._parameters:
+            reasons[name] = "its weight is computed by a hook"
         elif uses[id(module.weight)] > 1:
             reasons[name] = "its weight is tied to another module's"
+        elif names[id(module)] > 1:
+            reasons[name] = "the model uses it under several names"
         elif type(module) not in REPLACEMENTS:
-            reasons.setdefault(name, f"{type(module).__name__} is a subclass with behaviour of its own")
+            reasons[name] = f"{type(module).__name__} is a subclass with behaviour of its own"
     return reasons
 
 
@@ -123,17 +133,20 @@ def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, ini
             twin.set_matrix_(dense, twin.mask())
         if twin.bias is not None:
             twin.bias.copy_(layer.bias)
-    twin.weight.requires_grad_(dense.requires_grad)
+    keep_frozen(twin, layer)
     return twin.train(layer.training)
 
 
 def densify_(model: nn.Module) -> nn.Module:
     """The way back: every sparse layer becomes its dense twin with the same function, in place."""
-    for name, layer in list(model.named_modules()):
+    if isinstance(model, SparseLinear):
+        raise ValueError("densify_: expected a model that contains layers, got a bare layer; use to_dense")
+    twins: dict[SparseLinear, nn.Linear] = {}
+    for name, layer in list(model.named_modules(remove_duplicate=False)):  # a layer with two names gets one twin
         if isinstance(layer, SparseLinear):
-            if not name:
-                raise ValueError("densify_: expected a model that contains layers, got a bare layer; use to_dense")
-            model.set_submodule(name, layer.to_dense())
+            if layer not in twins:
+                twins[layer] = layer.to_dense()
+            model.set_submodule(name, twins[layer])
     return model
 
 

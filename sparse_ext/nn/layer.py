@@ -59,8 +59,9 @@ class SparseLayer(nn.Module):
         self.layout = layout
         self._shape = (rows, cols)
         self._initial_nnz = round((1.0 - sparsity) * rows * cols)
-        room = self._initial_nnz if capacity is None else round(capacity * rows * cols)
-        if not self._initial_nnz <= room <= rows * cols:
+        fits = capacity is None or 0.0 <= capacity <= 1.0  # not so for NaN
+        room = self._initial_nnz if capacity is None or not fits else round(capacity * rows * cols)
+        if not fits or room < self._initial_nnz:
             raise ValueError(f"expected capacity (a density) in [{1.0 - sparsity:.6g}, 1], got {capacity}")
         self.weight = nn.Parameter(torch.zeros(room, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
@@ -107,13 +108,12 @@ class SparseLayer(nn.Module):
 
         Buffers that hold no pattern, as after `to_empty`, become the empty one: `reset_parameters` or a checkpoint follows.
         """
-        if not self.row_ptr.is_meta:
-            try:
-                check_pattern("pattern", self.row_ptr, self.col_idx, *self._shape)
-            except ValueError:
-                self.row_ptr.zero_()
-                self.col_idx.zero_()
-        self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
+        try:
+            self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
+        except ValueError:
+            self.row_ptr.zero_()
+            self.col_idx.zero_()
+            self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
         self._seen = self._versions()
 
     def _versions(self) -> tuple[int, int]:
@@ -150,6 +150,9 @@ class SparseLayer(nn.Module):
     @torch.no_grad()
     def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor) -> None:
         """Takes over the dense values [rows, cols] at the mask, which must fit the capacity."""
+        for name, given in (("matrix", dense), ("mask", mask)):
+            if given.shape != self._shape:
+                raise ValueError(f"expected a {name} of shape {self._shape}, got {tuple(given.shape)}")
         fresh = Pattern.from_mask(mask.to(self.row_ptr.device), self.capacity)
         self.write_pattern_(fresh.row_ptr, fresh.col_idx)
         self.weight.copy_(layout_named(self.layout).pack(dense.to(self.weight), self._pattern))
@@ -218,29 +221,37 @@ class SparseLayer(nn.Module):
         """The stored dense weight as [rows, cols]; None if it is not one."""
         return stored if stored.dim() == 2 else None
 
+    def _packed(self, dense: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
+        """A dense weight's largest magnitudes, as many as the layer has entries, as its entries of a state dict."""
+        if dense.shape != self._shape:
+            raise ValueError(f"{prefix}weight: expected a dense weight of shape {self._shape}, got {tuple(dense.shape)}")
+        pattern = Pattern.from_mask(largest(dense, self.nnz or self._initial_nnz), self.capacity)
+        # By way of a dtype that every device's kernels have and that holds every value of the checkpoint's.
+        wide = dense if dense.dtype == torch.float64 else dense.float()
+        packed = layout_named(self.layout).pack(wide, pattern).to(dense.dtype)
+        return {prefix + "weight": packed, prefix + "row_ptr": pattern.row_ptr, prefix + "col_idx": pattern.col_idx}
+
     def _converted(self, state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
         """The state dict with this layer's entries as the layer stores them; ValueError if they cannot be."""
         weight = state_dict.get(prefix + "weight")
-        if weight is None:
-            return state_dict
-        state_dict = dict(state_dict)
-        dense = self._dense_from_checkpoint(weight)
+        dense = None if weight is None else self._dense_from_checkpoint(weight)
         if dense is not None:
-            if dense.shape != self._shape:
-                raise ValueError(f"{prefix}weight: expected a dense weight of shape {self._shape}, got {tuple(dense.shape)}")
-            pattern = Pattern.from_mask(largest(dense, self.nnz or self._initial_nnz), self.capacity)
-            state_dict[prefix + "row_ptr"], state_dict[prefix + "col_idx"] = pattern.row_ptr, pattern.col_idx
-            state_dict[prefix + "weight"] = layout_named(self.layout).pack(dense.contiguous(), pattern)
-            return state_dict
+            return {**state_dict, **self._packed(dense, prefix)}
         row_ptr, col_idx = state_dict.get(prefix + "row_ptr"), state_dict.get(prefix + "col_idx")
         if row_ptr is None or col_idx is None:
             return state_dict  # missing keys: the caller says so
+        for name, index in (("row_ptr", row_ptr), ("col_idx", col_idx)):
+            if index.is_floating_point():
+                raise ValueError(f"{prefix}{name}: expected dtype torch.int32, got {index.dtype}")
         check_pattern(prefix + "pattern", row_ptr, col_idx, *self._shape)
-        if weight.shape != col_idx.shape:
+        if weight is not None and weight.shape != col_idx.shape:
             raise ValueError(f"{prefix}weight: expected {col_idx.numel()} values (as col_idx), got {tuple(weight.shape)}")
         if (nnz := int(row_ptr[-1])) > self.capacity:
             raise ValueError(f"{prefix}weight: expected at most {self.capacity} entries (the layer's capacity), got {nnz}")
-        for name, tensor in (("weight", weight), ("col_idx", col_idx)):
+        state_dict = {**state_dict, prefix + "row_ptr": row_ptr.int()}
+        for name, tensor in (("weight", weight), ("col_idx", col_idx.int())):
+            if tensor is None:
+                continue
             fitted = tensor.new_zeros(self.capacity)
             fitted[:nnz] = tensor[:nnz]
             state_dict[prefix + name] = fitted

@@ -89,7 +89,7 @@ class SparseLinear(SparseLayer):
             layer.set_matrix_(dense, largest(dense, layer._initial_nnz) if mask is None else mask)
             if linear.bias is not None and layer.bias is not None:
                 layer.bias.data.copy_(linear.bias.detach())
-        layer.weight.requires_grad_(linear.weight.requires_grad)
+        keep_frozen(layer, linear)
         return layer.train(linear.training)
 
     def to_dense(self) -> nn.Linear:
@@ -100,8 +100,14 @@ class SparseLinear(SparseLayer):
             linear.weight.data.copy_(self.dense_weight())
             if self.bias is not None:
                 linear.bias.data.copy_(self.bias.detach())
-        linear.weight.requires_grad_(self.weight.requires_grad)
+        keep_frozen(linear, self)
         return linear.train(self.training)
+
+
+def keep_frozen(new: nn.Module, old: nn.Module) -> None:
+    """Parameters of the same name require a gradient in `new` as they do in `old`."""
+    for name, parameter in old.named_parameters(recurse=False):
+        new.get_parameter(name).requires_grad_(parameter.requires_grad)
 
 
 def _sparsity_of(mask: torch.Tensor, dense: torch.Tensor, sparsity: float | None) -> float:

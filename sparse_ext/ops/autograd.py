@@ -89,7 +89,8 @@ class _DenseGradObserver(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        add_outer_(ctx.total, dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
+        tokens = dy.shape[:-1].numel()  # not -1: a layer may have no rows or no columns
+        add_outer_(ctx.total, dy.reshape(tokens, dy.shape[-1]), x.reshape(tokens, x.shape[-1]))
         return dy, None, None
 
 

@@ -44,6 +44,8 @@ def check_index(op: str, device: torch.device, **indices: torch.Tensor) -> None:
             raise TypeError(f"{op}: expected {name} of dtype {allowed}, got {dtype}")
         if index.dim() != 1:
             raise ValueError(f"{op}: expected {name} with 1 dimension, got shape {tuple(index.shape)}")
+        if name.endswith("_ptr") and not index.shape[0]:
+            raise ValueError(f"{op}: expected {name} with one element more than there are rows, got none")
         if index.device != device:
             raise ValueError(f"{op}: expected {name} on {device} (as the values), got {index.device}")
 
@@ -59,6 +61,13 @@ def check_range(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int
     """In debug mode, `check_pattern`; otherwise nothing: reading every index costs as much as a small product."""
     if DEBUG:
         check_pattern(op, row_ptr, col_idx, row_ptr.numel() - 1, cols)
+
+
+def check_slots(op: str, slot: torch.Tensor, capacity: int) -> None:
+    """In debug mode: every slot names one of the values."""
+    if DEBUG and slot.numel() and not 0 <= int(slot.min()) <= int(slot.max()) < capacity:
+        bad = slot[(slot < 0) | (slot >= capacity)][0]
+        raise ValueError(f"{op}: expected slot with indices between 0 and {capacity - 1}, got {int(bad)}")
 
 
 def check_pattern(name: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, rows: int, cols: int) -> None:

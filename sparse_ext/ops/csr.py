@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from .checks import check_dtype, check_entries, check_index, check_range, check_values
+from .checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
 from .launch import ACC_BYTES, address, backend_of, ready, workspace
 from .library import define
 
@@ -70,6 +70,8 @@ def csr_spmm(
 
 @csr_spmm.fake
 def _(weight, row_ptr, col_idx, cols, x, bias):
+    check_values("csr_spmm", "x", x, weight=weight, bias=bias)
+    check_index("csr_spmm", x.device, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 
 
@@ -88,11 +90,14 @@ def csr_spmm_t(
     check_values(op, "dy", dy, weight=weight)
     check_index(op, dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
+    check_slots(op, slot, weight.numel())
     return _multiply(op, weight, col_ptr, row_idx, slot, dy, None)
 
 
 @csr_spmm_t.fake
 def _(weight, col_ptr, row_idx, slot, rows, dy):
+    check_values("csr_spmm_t", "dy", dy, weight=weight)
+    check_index("csr_spmm_t", dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     return dy.new_empty((dy.shape[0], col_ptr.shape[0] - 1))
 
 
@@ -124,6 +129,8 @@ def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch
 
 @csr_sddmm.fake
 def _(row_ptr, col_idx, cols, dy, x):
+    check_values("csr_sddmm", "dy", dy, x=x)
+    check_index("csr_sddmm", x.device, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((col_idx.shape[0],))
 
 
@@ -148,6 +155,7 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
 
 @csr_pack.fake
 def _(dense, row_ptr, col_idx):
+    check_index("csr_pack", dense.device, row_ptr=row_ptr, col_idx=col_idx)
     return dense.new_empty((col_idx.shape[0],))
 
 
@@ -172,6 +180,7 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
 
 @csr_unpack.fake
 def _(weight, row_ptr, col_idx, cols):
+    check_index("csr_unpack", weight.device, row_ptr=row_ptr, col_idx=col_idx)
     return weight.new_empty((row_ptr.shape[0] - 1, cols))
 
 

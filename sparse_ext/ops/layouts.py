@@ -34,6 +34,8 @@ class Csr:
 
     @staticmethod
     def pack(dense: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+        if dense.shape != (pattern.rows, pattern.cols):
+            raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
         return csr.csr_pack(dense, pattern.row_ptr, pattern.col_idx)
 
     @staticmethod

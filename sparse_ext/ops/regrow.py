@@ -9,7 +9,19 @@ from .launch import address, backend_of, ready, workspace
 from .library import define
 
 
+def _check_score(op: str, weight: torch.Tensor, score: torch.Tensor, rows: int, cols: int) -> None:
+    wanted = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    if score.dtype != wanted:
+        raise TypeError(f"{op}: expected score of dtype {wanted} (weight is {weight.dtype}), got {score.dtype}")
+    if score.shape != (rows, cols):
+        raise ValueError(f"{op}: expected score of shape ({rows}, {cols}), got {tuple(score.shape)}")
+    if score.device != weight.device:
+        raise ValueError(f"{op}: expected score on {weight.device} (as weight), got {score.device}")
+
+
 def _check_counts(op: str, nnz: int, capacity: int, positions: int, drop: int, grow: int) -> None:
+    if not 0 <= nnz <= capacity:
+        raise ValueError(f"{op}: expected row_ptr to end at {capacity} entries at most, got {nnz}")
     if not 0 <= drop <= nnz:
         raise ValueError(f"{op}: expected drop between 0 and nnz = {nnz}, got {drop}")
     kept = nnz - drop
@@ -58,13 +70,7 @@ def regrow(
     backend = backend_of(op, weight)
     dtype = check_dtype(op, backend, "weight", weight)
     if score is not None:
-        wanted = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        if score.dtype != wanted:
-            raise TypeError(f"{op}: expected score of dtype {wanted} (weight is {weight.dtype}), got {score.dtype}")
-        if score.shape != (rows, cols):
-            raise ValueError(f"{op}: expected score of shape ({rows}, {cols}), got {tuple(score.shape)}")
-        if score.device != weight.device:
-            raise ValueError(f"{op}: expected score on {weight.device} (as weight), got {score.device}")
+        _check_score(op, weight, score, rows, cols)
         score = ready(score)
     check_range(op, row_ptr, col_idx, cols)
     _check_counts(op, int(row_ptr[-1]), capacity, rows * cols, drop, grow)
@@ -83,4 +89,7 @@ def regrow(
 
 @regrow.fake
 def _(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
+    check_index("regrow", weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    if score is not None:
+        _check_score("regrow", weight, score, row_ptr.shape[0] - 1, cols)
     return torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from . import csr, regrow
+from .checks import check_pattern
 
 # Columns fit 16 bits up to here; the kernels then read half the index bytes.
 MAX_16BIT = 1 << 16
@@ -68,7 +69,9 @@ class Pattern:
 
     @staticmethod
     def around(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> Pattern:
-        """The pattern that these two tensors hold; allocates what is derived and fills it."""
+        """The pattern that these two tensors hold, after reading every index; allocates what is derived and fills it."""
+        if not row_ptr.is_meta:
+            check_pattern("pattern", row_ptr, col_idx, row_ptr.numel() - 1, cols)
 
         def index(size: int, largest: int) -> torch.Tensor:
             dtype = torch.uint16 if largest <= MAX_16BIT else torch.int32
