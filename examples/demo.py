@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
     parser.add_argument("--quick", action="store_true", help="about a minute: fewer seeds and steps")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for plots and demo.jsonl (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for plots and demo.jsonl (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     # Not a terminal: rich would guess 80 columns and cut the tables.

@@ -18,7 +18,7 @@ from bench.machine import describe
 from .arms import Result, Task
 
 matplotlib.use("Agg")  # no display needed; must precede pyplot
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 Curve = list[tuple[float, float, float]]
 

@@ -25,29 +25,29 @@ def csr_linear(
     Raises:
         ValueError: x's last dimension is not `pattern.cols`, or devices differ. TypeError: dtypes differ.
     """
-    device = x.device
-    if weight.device != device:
-        raise ValueError(f"csr_linear: expected x on {weight.device} (as the weight), got {device}")
-    device_type = device.type
+    on_cpu = x.is_cpu
+    if on_cpu is not weight.is_cpu or not (on_cpu or x.device == weight.device):
+        raise ValueError(f"csr_linear: expected x on {weight.device} (as the weight), got {x.device}")
+    device_type = "cpu" if on_cpu else x.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         x, weight = _cast(x, dtype), _cast(weight, dtype)
         bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
-    if x.dim() == 2:
-        return _linear(x, weight, bias, pattern, layout)
-    if x.dim() == 0 or x.shape[-1] != pattern.cols:
-        raise ValueError(
-            f"csr_linear: expected x with {pattern.cols} columns (weight has {pattern.cols} input features), "
-            f"got shape {tuple(x.shape)}"
-        )
-    y = _linear(x.reshape(x.shape[:-1].numel(), x.shape[-1]), weight, bias, pattern, layout)
-    return y.view(*x.shape[:-1], pattern.rows)
-
-
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str) -> torch.Tensor:
+    lead = None
+    if x.dim() != 2:
+        if x.dim() == 0 or x.shape[-1] != pattern.cols:
+            raise ValueError(
+                f"csr_linear: expected x with {pattern.cols} columns (weight has {pattern.cols} input features), "
+                f"got shape {tuple(x.shape)}"
+            )
+        lead = x.shape[:-1]
+        x = x.reshape(lead.numel(), pattern.cols)
+    kind = layout_named(layout)
     if torch.is_grad_enabled():
-        return LinearFunction.apply(layout_named(layout), x, weight, bias, pattern.rows, pattern.cols, *pattern.derived)
-    return layout_named(layout).matmul(weight, pattern, x, bias)
+        y = LinearFunction.apply(kind, x, weight, bias, pattern.rows, pattern.cols, *pattern.derived)
+    else:
+        y = kind.matmul(weight, pattern, x, bias)
+    return y if lead is None else y.view(*lead, pattern.rows)
 
 
 def spmm(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor) -> torch.Tensor:

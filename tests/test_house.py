@@ -137,8 +137,7 @@ def test_tolerances_are_in_cases():
 
 
 def test_every_operator_has_a_twin():
-    plain = {"add_outer_"}  # is a single PyTorch call itself
-    assert not [name for name in set(OPS) - plain if not hasattr(reference, name)]
+    assert not [name for name in OPS if not hasattr(reference, name)]
 
 
 @pytest.mark.parametrize("table", [METHODS, LAYOUTS], ids=["METHODS", "LAYOUTS"])

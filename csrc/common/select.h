@@ -22,17 +22,23 @@ struct KeyOf<double> {
 template <class T>
 using Key = typename KeyOf<T>::type;
 
+// Every NaN has the same key, the one after infinity's.
+template <class K>
+SPX_HOST_DEVICE K one_nan(K bits, K infinity) {
+  return bits > infinity ? infinity + 1 : bits;
+}
+
 SPX_HOST_DEVICE uint32_t magnitude_key(float v) {
   uint32_t bits;
   memcpy(&bits, &v, sizeof bits);
-  return bits & 0x7FFFFFFFu;
+  return one_nan(bits & 0x7FFFFFFFu, 0x7F800000u);
 }
 SPX_HOST_DEVICE uint64_t magnitude_key(double v) {
   uint64_t bits;
   memcpy(&bits, &v, sizeof bits);
-  return bits & 0x7FFFFFFFFFFFFFFFull;
+  return one_nan<uint64_t>(bits & 0x7FFFFFFFFFFFFFFFull, 0x7FF0000000000000ull);
 }
-SPX_HOST_DEVICE uint32_t magnitude_key(bf16 v) { return v.bits & 0x7FFFu; }
-SPX_HOST_DEVICE uint32_t magnitude_key(f16 v) { return v.bits & 0x7FFFu; }
+SPX_HOST_DEVICE uint32_t magnitude_key(bf16 v) { return one_nan(v.bits & 0x7FFFu, 0x7F80u); }
+SPX_HOST_DEVICE uint32_t magnitude_key(f16 v) { return one_nan(v.bits & 0x7FFFu, 0x7C00u); }
 
 }  // namespace spx

@@ -36,4 +36,10 @@ struct AccOf<double> {
 template <class T>
 using Acc = typename AccOf<T>::type;
 
+// Internal linkage: see cpu/vec.h on weak symbols. memset(to, 0, ...) for `count` elements; nothing at a null pointer, which an empty tensor has, is fine here.
+template <class T>
+static inline void fill_zero(T* to, int64_t count) {
+  if (count > 0) memset(static_cast<void*>(to), 0, static_cast<size_t>(count) * sizeof(T));
+}
+
 }  // namespace spx

@@ -13,7 +13,7 @@ Status csr_pack(T* values, CsrPattern<int32_t> pattern, DenseView<const T> dense
   for (int64_t r = 0; r < pattern.rows; ++r)
     for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) values[p] = dense.row(r)[pattern.col_idx[p]];
   const int64_t nnz = pattern.row_ptr[pattern.rows];
-  memset(values + nnz, 0, static_cast<size_t>(pattern.capacity - nnz) * sizeof(T));
+  fill_zero(values + nnz, pattern.capacity - nnz);
   return kOk;
 }
 
@@ -22,7 +22,7 @@ Status csr_unpack(DenseView<T> dense, CsrView<T, int32_t> w, int threads) {
   const CsrPattern<int32_t>& pattern = w.pattern;
 #pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > 1 << 16)
   for (int64_t r = 0; r < pattern.rows; ++r) {
-    memset(dense.row(r), 0, static_cast<size_t>(dense.cols) * sizeof(T));
+    fill_zero(dense.row(r), dense.cols);
     for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) dense.row(r)[pattern.col_idx[p]] = w.values[p];
   }
   return kOk;
@@ -44,7 +44,7 @@ Status csr_from_mask(CsrPatternOut out, DenseView<const uint8_t> mask, void*, in
       if (mask.row(r)[c] != 0) out.col_idx[p++] = static_cast<int32_t>(c);
   }
   const int64_t nnz = out.row_ptr[mask.rows];
-  memset(out.col_idx + nnz, 0, static_cast<size_t>(out.capacity - nnz) * sizeof(int32_t));
+  fill_zero(out.col_idx + nnz, out.capacity - nnz);
   return kOk;
 }
 int64_t csr_from_mask_workspace(int64_t, int64_t, int) { return 0; }
@@ -53,7 +53,7 @@ int64_t csr_from_mask_workspace(int64_t, int64_t, int) { return 0; }
 Status csr_transpose(CsrPatternOut out, CsrPattern<int32_t> pattern, void* workspace, int) {
   const int64_t nnz = pattern.row_ptr[pattern.rows];
   int32_t* next = static_cast<int32_t*>(workspace);  // [cols] where the column's next entry goes
-  memset(out.row_ptr, 0, static_cast<size_t>(out.rows + 1) * sizeof(int32_t));
+  fill_zero(out.row_ptr, out.rows + 1);
   for (int64_t p = 0; p < nnz; ++p) ++out.row_ptr[pattern.col_idx[p] + 1];
   for (int64_t c = 0; c < out.rows; ++c) {
     next[c] = out.row_ptr[c];
@@ -66,9 +66,8 @@ Status csr_transpose(CsrPatternOut out, CsrPattern<int32_t> pattern, void* works
       out.slot[q] = static_cast<int32_t>(p);
     }
   }
-  const size_t unused = static_cast<size_t>(out.capacity - nnz) * sizeof(int32_t);
-  memset(out.col_idx + nnz, 0, unused);
-  memset(out.slot + nnz, 0, unused);
+  fill_zero(out.col_idx + nnz, out.capacity - nnz);
+  fill_zero(out.slot + nnz, out.capacity - nnz);
   return kOk;
 }
 int64_t csr_transpose_workspace(int64_t, int64_t cols, int64_t, int) { return cols * static_cast<int64_t>(sizeof(int32_t)); }

@@ -118,7 +118,7 @@ void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy
     if (sizeof(T) != sizeof(A))
       for (int64_t p = pattern.row_ptr[begin]; p < pattern.row_ptr[end]; ++p) from_acc(dw + p, static_cast<A>(sums[p]));
   }
-  memset(dw + nnz, 0, static_cast<size_t>(pattern.capacity - nnz) * sizeof(T));
+  fill_zero(dw + nnz, pattern.capacity - nnz);
 }
 
 }  // namespace
@@ -127,7 +127,7 @@ template <class T, class Index>
 Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace, int threads) {
   const int64_t tokens = x.rows;
   if (tokens == 0) {
-    memset(dw, 0, static_cast<size_t>(pattern.capacity) * sizeof(T));
+    fill_zero(dw, pattern.capacity);
     return kOk;
   }
   threads = useful_threads(threads, (pattern.row_ptr[pattern.rows] + pattern.rows + pattern.cols) * tokens);

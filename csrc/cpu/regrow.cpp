@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kDigitBits = 16;
 constexpr int64_t kBins = 1 << kDigitBits;
+constexpr int64_t kWorthThreads = 1 << 16;  // positions; below, waking threads costs more than the scan
 
 // Chosen are all keys above `key`, and the first `ties` of those equal to it.
 template <class K>
@@ -209,6 +210,7 @@ void grow_and_rebuild(CsrPatternOut out, const CsrPattern<int32_t>& old, const W
 template <class T>
 Status regrow(CsrPatternOut out, CsrView<T, int32_t> old, const Acc<T>* score, uint64_t seed, int64_t drop, int64_t grow,
               void* workspace, int threads) {
+  if (old.pattern.rows * old.pattern.cols < kWorthThreads) threads = 1;
   Workspace w;
   bytes_for(old.pattern.rows, old.pattern.capacity, threads, &w, static_cast<char*>(workspace));
   choose_kept(w.keep, old, old.pattern.row_ptr[old.pattern.rows] - drop, w.histogram);

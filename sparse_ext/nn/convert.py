@@ -47,6 +47,8 @@ def _obstacles(model: nn.Module) -> dict[str, str]:
             reasons[name] = "the model uses it under several names"
         elif type(module) not in REPLACEMENTS:
             reasons[name] = f"{type(module).__name__} is a subclass with behaviour of its own"
+        elif module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            reasons[name] = "its hooks would be lost"
     return reasons
 
 

@@ -114,25 +114,21 @@ class SparseLayer(nn.Module):
             self.row_ptr.zero_()
             self.col_idx.zero_()
             self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
-        self._seen = self._versions()
-
-    def _versions(self) -> tuple[int, int]:
-        """What autograd counts: how often each buffer was written in place."""
-        return self.row_ptr._version, self.col_idx._version
+        self._seen = self._pattern.versions()
 
     def catch_up(self) -> None:
         """Derives anew if someone wrote another pattern into the buffers (DDP's broadcast, an average of models).
 
         DDP broadcasts buffers before every forward, nearly always the ones that are there: comparing costs less than deriving.
         """
-        if self._seen != (now := self._versions()):
+        if self._seen != (now := self._pattern.versions()):
             self._pattern.catch_up_()
             self._seen = now
 
     def write_pattern_(self, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> None:
         """Takes over another pattern of the same shape and capacity, in place; the caller moves the values."""
         self._pattern.write_(row_ptr, col_idx)
-        self._seen = self._versions()
+        self._seen = self._pattern.versions()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
         super()._apply(fn, recurse)
@@ -209,11 +205,9 @@ class SparseLayer(nn.Module):
         growth, self._growth = self._growth, None
         return growth
 
-    def _observed(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """y, whose backward also feeds an armed layer's growth buffer."""
-        if self._growth is None or not torch.is_grad_enabled():
-            return y
-        return accumulate_dense_grad(y, x, self._growth)
+    def _observed(self, y: torch.Tensor, x: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """y, whose backward also adds to an armed layer's buffer."""
+        return accumulate_dense_grad(y, x, total) if torch.is_grad_enabled() else y
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------------
 

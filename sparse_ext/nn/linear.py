@@ -46,7 +46,8 @@ class SparseLinear(SparseLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             self.catch_up()
-        return self._observed(csr_linear(x, self.weight, self.bias, self._pattern, self.layout), x)
+        y = csr_linear(x, self.weight, self.bias, self._pattern, self.layout)
+        return y if self._growth is None else self._observed(y, x, self._growth)
 
     def mask(self) -> torch.Tensor:
         """Boolean [out_features, in_features], True at the non-zeros."""

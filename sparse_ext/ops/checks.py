@@ -10,6 +10,7 @@ from .launch import DTYPES, Backend
 
 # Index tensors that may be 16-bit, where the matrix is narrow enough.
 IDS = ("col_idx", "row_idx")
+PTRS = ("row_ptr", "col_ptr")
 
 # SPARSE_EXT_DEBUG=1: every call also reads every index and refuses a pattern that would send a kernel out of bounds.
 DEBUG = os.environ.get("SPARSE_EXT_DEBUG", "0") != "0"
@@ -38,13 +39,13 @@ def check_values(op: str, name: str, like: torch.Tensor, **others: torch.Tensor 
 def check_index(op: str, device: torch.device, **indices: torch.Tensor) -> None:
     """1-D int32 (or uint16, for column and row ids) on the given device."""
     for name, index in indices.items():
-        dtype = index.dtype
+        dtype, shape = index.dtype, index.shape
         if dtype is not torch.int32 and (dtype is not torch.uint16 or name not in IDS):
             allowed = "torch.int32 or torch.uint16" if name in IDS else "torch.int32"
             raise TypeError(f"{op}: expected {name} of dtype {allowed}, got {dtype}")
-        if index.dim() != 1:
-            raise ValueError(f"{op}: expected {name} with 1 dimension, got shape {tuple(index.shape)}")
-        if name.endswith("_ptr") and not index.shape[0]:
+        if len(shape) != 1:
+            raise ValueError(f"{op}: expected {name} with 1 dimension, got shape {tuple(shape)}")
+        if not shape[0] and name in PTRS:
             raise ValueError(f"{op}: expected {name} with one element more than there are rows, got none")
         if index.device != device:
             raise ValueError(f"{op}: expected {name} on {device} (as the values), got {index.device}")

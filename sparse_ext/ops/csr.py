@@ -33,6 +33,7 @@ def _multiply(
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x" if slot is None else "dy", x)
     (tokens, cols), rows, capacity = x.shape, row_ptr.numel() - 1, col_idx.numel()
+    row_ptr, col_idx, slot = row_ptr.contiguous(), col_idx.contiguous(), slot if slot is None else slot.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     x, weight = ready(x), ready(weight)
     bias = None if bias is None else ready(bias)
@@ -111,6 +112,7 @@ def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
     check_values(op, "dy", dy, x=x)
     check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x", x)
@@ -141,6 +143,7 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
     if dense.dim() != 2 or dense.shape[0] != row_ptr.numel() - 1:
         raise ValueError(f"{op}: expected dense with {row_ptr.numel() - 1} rows, got shape {tuple(dense.shape)}")
     check_index(op, dense.device, row_ptr=row_ptr, col_idx=col_idx)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, dense.shape[1])
     backend = backend_of(op, dense)
     dtype = check_dtype(op, backend, "dense", dense)
@@ -164,6 +167,7 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     """The matrix with its zeros, [rows, cols]."""
     op, rows = "csr_unpack", row_ptr.numel() - 1
     check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     capacity = col_idx.numel()
     check_entries(op, "col_idx", capacity, weight=weight)
     check_range(op, row_ptr, col_idx, cols)
@@ -223,6 +227,7 @@ def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tu
     """
     op = "csr_transpose"
     check_index(op, row_ptr.device, row_ptr=row_ptr, col_idx=col_idx)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     if col_idx.dtype != torch.int32:
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
     check_range(op, row_ptr, col_idx, cols)

@@ -44,15 +44,15 @@ class Csr:
 
     @staticmethod
     def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return csr.csr_spmm(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
+        return csr.csr_spmm.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
 
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor:
-        return csr.csr_spmm_t(weight, pattern.col_ptr, pattern.row_ids, pattern.slot, pattern.rows, dy)
+        return csr.csr_spmm_t.call(weight, pattern.col_ptr, pattern.row_ids, pattern.slot, pattern.rows, dy)
 
     @staticmethod
     def grad_weight(pattern: Pattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return csr.csr_sddmm(pattern.offsets, pattern.columns, pattern.cols, dy, x)
+        return csr.csr_sddmm.call(pattern.offsets, pattern.columns, pattern.cols, dy, x)
 
 
 # "auto" stores CSR and is free to choose another kernel per product.
@@ -61,6 +61,7 @@ LAYOUTS: dict[str, type[Layout]] = {"csr": Csr, "auto": Csr}
 
 def layout_named(name: str) -> type[Layout]:
     """The layout of that name; ValueError names the ones there are."""
-    if name not in LAYOUTS:
+    layout = LAYOUTS.get(name)
+    if layout is None:
         raise ValueError(f"expected layout to be one of {', '.join(map(repr, LAYOUTS))}, got {name!r}")
-    return LAYOUTS[name]
+    return layout

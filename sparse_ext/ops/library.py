@@ -16,7 +16,7 @@ _TAGS = (getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_
 
 
 class Op:
-    """A registered operator: calling it goes through the dispatcher. `fake` registers its shape function."""
+    """A registered operator: `call`, or calling it, goes through the dispatcher. `fake` registers its shape function."""
 
     def __init__(self, name: str, kernel: Callable[..., Any]) -> None:
         self.name = name

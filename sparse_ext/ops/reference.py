@@ -99,3 +99,7 @@ def regrow(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
     entry[linear] = torch.arange(nnz, dtype=torch.int32)
     new_row_ptr, new_col_idx = csr_from_mask(mask.view(-1, cols), col_idx.numel())
     return new_row_ptr, new_col_idx, _padded(entry[mask], col_idx.numel(), fill=-1)
+
+
+def add_outer_(total, dy, x):
+    total += (dy.to(total.dtype)[:, :, None] * x.to(total.dtype)[:, None, :]).sum(0)

@@ -63,6 +63,7 @@ def regrow(
     """
     op, rows, capacity = "regrow", row_ptr.numel() - 1, col_idx.numel()
     check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     if col_idx.dtype != torch.int32:
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
     if weight.shape != (capacity,):

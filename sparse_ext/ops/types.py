@@ -120,10 +120,15 @@ class Pattern:
         for tensor, value in zip(self.derived, (self.row_ptr, self.col_idx, col_ptr, row_ids, slot), strict=True):
             tensor.copy_(value)
 
+    def versions(self) -> tuple[int, int]:
+        """How often row_ptr and col_idx were written in place, as autograd counts."""
+        return self.row_ptr._version, self.col_idx._version
+
     def catch_up_(self) -> None:
         """`derive_`, unless row_ptr and col_idx are still those that were derived from."""
         same = torch.equal(self.offsets, self.row_ptr) and torch.equal(self.columns.to(torch.int32), self.col_idx)
         if not same:
+            check_pattern("pattern", self.row_ptr, self.col_idx, self.rows, self.cols)
             self.derive_()
 
     def mask(self) -> torch.Tensor:

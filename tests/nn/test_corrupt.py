@@ -90,3 +90,16 @@ def test_a_checkpoint_with_64_bit_indices_loads(assign):
     layer.load_state_dict(state, assign=assign)
     assert (layer.row_ptr.dtype, layer.col_idx.dtype) == (torch.int32, torch.int32)
     assert torch.equal(layer(torch.eye(4)).t() - layer.bias[:, None], layer.dense_weight())
+
+
+def test_buffers_written_in_place_are_followed_or_refused():
+    """DDP broadcasts buffers into place; a pattern that arrives there is checked before a kernel reads it."""
+    layer, other, x = SparseLinear(4, 3, sparsity=0.5), SparseLinear(4, 3, sparsity=0.5), torch.randn(5, 4)
+    with torch.no_grad():
+        for mine, its in zip((*layer.parameters(), *layer.buffers()), (*other.parameters(), *other.buffers()), strict=True):
+            mine.copy_(its)
+    assert torch.equal(layer(x), other(x))
+    layer.row_ptr.copy_(torch.tensor([0, 6, 6, 6]))
+    layer.col_idx.copy_(torch.tensor([0, 1, 3, 2, 1, 0]))
+    with pytest.raises(ValueError, match=r"ascending .*got 3 then 2"):
+        layer(x)

@@ -47,9 +47,7 @@ NAMES = ("Muon", "SingleDeviceMuon", "Shampoo", "SOAP", "GaLoreAdamW")
 @pytest.mark.parametrize("kind", [torch.optim.Adafactor, torch.optim.LBFGS, *map(like, NAMES)])
 def test_optimizers_with_factored_or_matrix_state_are_refused(kind):
     model = mlp()
-    with pytest.raises(
-        ValueError, match=rf"one value per weight .*, got {kind.__name__}: its factored or matrix state"
-    ):
+    with pytest.raises(ValueError, match=rf"one value per weight .*, got {kind.__name__}: its factored or matrix state"):
         sx.Sparsifier(model, kind(model.parameters()), sx.RigL(), total_steps=10)
 
 

@@ -17,9 +17,7 @@ def outcomes(tmp_path_factory):
     """name -> (rank 0's outcome, rank 1's)."""
     folder = tmp_path_factory.mktemp("ranks")
     processes = [
-        subprocess.Popen(
-            [sys.executable, ranks.__file__, str(rank), str(folder)], env=environment(), stderr=subprocess.PIPE
-        )
+        subprocess.Popen([sys.executable, ranks.__file__, str(rank), str(folder)], env=environment(), stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     try:
@@ -107,9 +105,7 @@ def test_ddp_makes_ranks_equal_that_began_with_different_patterns(outcomes):
 
 
 def test_a_layer_cannot_be_enlarged_under_ddp(outcomes):
-    refused(
-        outcomes, "no_room_after_wrapping", "ValueError", "before the model is wrapped", "pass method=... to sparsify_"
-    )
+    refused(outcomes, "no_room_after_wrapping", "ValueError", "before the model is wrapped", "pass method=... to sparsify_")
 
 
 def test_state_moves_between_a_wrapped_and_a_plain_model(outcomes):

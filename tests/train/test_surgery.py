@@ -42,9 +42,7 @@ def test_survivors_keep_their_state_and_grown_ones_start_at_zero(method, optimiz
     for step in range(1, 25):
         backward(model, step)
         optimizer.step()
-        before = [
-            (active(layer), {k: spread(layer, v) for k, v in slots(layer, optimizer).items()}) for layer in layers
-        ]
+        before = [(active(layer), {k: spread(layer, v) for k, v in slots(layer, optimizer).items()}) for layer in layers]
         assert sparsifier.step() == (step % 3 == 0)
         for layer, (was_active, old) in zip(layers, before, strict=True):
             now_active, new = active(layer), slots(layer, optimizer)
