@@ -17,7 +17,7 @@ from bench.machine import describe
 
 from .arms import Result, Task
 
-matplotlib.use("Agg")  # no display needed; must precede pyplot
+
 from matplotlib import pyplot as plt
 
 Curve = list[tuple[float, float, float]]
