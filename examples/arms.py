@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import ceil
 from statistics import median
 from typing import Any
@@ -31,6 +32,8 @@ class Task(ABC):
     Attributes:
         steps, lr: of the dense and the sparse arms. short_lr: of the dense arm that gets the sparse arm's FLOPs only.
         update_interval: RigL's. exclude: layers that stay dense.
+        scoring_batches: batches in a step at which RigL updates, whose gradient decides what grows (gradient accumulation,
+            in all arms alike). One small batch's gradient would be mostly noise.
     """
 
     name: str
@@ -43,6 +46,15 @@ class Task(ABC):
     short_lr: float
     update_interval: int
     exclude: tuple[str, ...] = ()
+    scoring_batches: int = 1
+
+    @property
+    def rigl(self) -> sx.RigL:
+        return sx.RigL(update_interval=self.update_interval)
+
+    def batches_at(self, step: int, steps: int) -> int:
+        """How many batches make up this step (from 1) of a run."""
+        return self.scoring_batches if self.rigl.is_update(step, steps) else 1
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -111,24 +123,24 @@ def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.S
 
 
 class Flops:
-    """FLOPs of an arm's training after any number of steps, from counting one plain and one armed step."""
+    """FLOPs of an arm's training after any number of steps, from counting one plain and one armed batch."""
 
     def __init__(self, task: Task, arm: Arm) -> None:
-        self._arm = arm
-        self._plain = _step_flops(task, replace(arm, method=arm.method and sx.Static()))
+        self._task, self._arm = task, arm
+        self._plain = _batch_flops(task, replace(arm, method=arm.method and sx.Static()))
         self._armed = self._plain
         if isinstance(arm.method, sx.RigL):  # updated every step, so armed from the first
-            self._armed = _step_flops(task, replace(arm, method=replace(arm.method, update_interval=1)))
+            self._armed = _batch_flops(task, replace(arm, method=replace(arm.method, update_interval=1)))
 
     def after(self, steps: int) -> float:
         """Forward and backward of that many steps."""
-        method, total = self._arm.method, self._arm.steps
-        armed = sum(method.is_update(step, total) for step in range(1, steps + 1)) if method else 0
-        return steps * self._plain + armed * (self._armed - self._plain)
+        total = self._arm.steps
+        scoring = sum(self._task.rigl.is_update(step, total) for step in range(1, steps + 1))
+        return (steps - scoring) * self._plain + scoring * self._task.scoring_batches * self._armed
 
 
-def _step_flops(task: Task, arm: Arm) -> int:
-    """Counted on a model of its own. Fused attention kernels hide their FLOPs from PyTorch's counter, plain ones do not."""
+def _batch_flops(task: Task, arm: Arm) -> int:
+    """Counted on a model of its own. PyTorch's counter does not see into the CPU's fused attention."""
     model, _, _sparsifier = _build(task, arm)
     batch = next(task.batches(0))
     with sdpa_kernel(SDPBackend.MATH):
@@ -138,8 +150,8 @@ def _step_flops(task: Task, arm: Arm) -> int:
 def arms_of(task: Task) -> list[Arm]:
     """The four arms. The short dense one may spend what RigL, the dearer of the sparse ones, spends."""
     dense = Arm("dense", None, task.steps, task.lr)
-    rigl = Arm("RigL", sx.RigL(update_interval=task.update_interval), task.steps, task.lr)
-    steps = ceil(Flops(task, rigl).after(task.steps) / Flops(task, dense).after(1))
+    rigl = Arm("RigL", task.rigl, task.steps, task.lr)
+    steps = ceil(task.steps * Flops(task, rigl).after(task.steps) / Flops(task, dense).after(task.steps))
     short = Arm("dense, equal FLOPs", None, steps, task.short_lr)
     return [dense, short, Arm("static", sx.Static(), task.steps, task.lr), rigl]
 
@@ -165,9 +177,11 @@ class Run:
 
     def train_until(self, step: int) -> None:
         """Ordinary training; `sparsifier.step()` is the only line a dense loop does not have."""
-        for batch in (next(self.batches) for _ in range(step - self.step)):
+        while self.step < step:
+            batches = list(islice(self.batches, self.task.batches_at(self.step + 1, self.arm.steps)))
             begin = time.perf_counter()
-            self.task.loss(self.model, batch).backward()
+            for batch in batches:
+                (self.task.loss(self.model, batch) / len(batches)).backward()
             self.optimizer.step()
             self.scheduler.step()
             if self.sparsifier is not None:

@@ -8,17 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.machine import describe
 
 from .arms import Result, Task
-
-
-from matplotlib import pyplot as plt
 
 Curve = list[tuple[float, float, float]]
 
@@ -111,7 +108,8 @@ def notes(task: Task) -> str:
 
 def plot(task: Task, arms: dict[str, Summary], out: Path) -> Path:
     """The metric over steps and over training FLOPs, as a PNG."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     for arm in arms.values():
         steps, flops, scores = zip(*arm.curve, strict=True)
         left.plot(steps, scores, marker=".", label=arm.arm)
@@ -123,7 +121,6 @@ def plot(task: Task, arms: dict[str, Summary], out: Path) -> Path:
     figure.suptitle(f"{task.name}, {task.sparsity:.0%} sparse")
     path = out / f"demo-{task.name}.png"
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
