@@ -33,7 +33,7 @@ class Task(ABC):
         steps, lr: of the dense and the sparse arms. short_lr: of the dense arm that gets the sparse arm's FLOPs only.
         update_interval: RigL's. exclude: layers that stay dense.
         scoring_batches: batches in a step at which RigL updates, whose gradient decides what grows (gradient accumulation,
-            in all arms alike). One small batch's gradient would be mostly noise.
+            in all arms alike). One small batch's gradient would be mostly noise. caveat: what a reader of the table must know.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Task(ABC):
     update_interval: int
     exclude: tuple[str, ...] = ()
     scoring_batches: int = 1
+    caveat: str = ""
 
     @property
     def rigl(self) -> sx.RigL:

@@ -93,7 +93,14 @@ def claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
     sign = 1 if task.higher_is_better else -1
     for other, what in ((static, "the static pattern"), (short, "dense training with the same FLOPs")):
         lead = sign * (rigl.score - other.score)
-        yield lead > 0, f"RigL is ahead of {what}: {lead:+.3g} {task.metric}"
+        yield lead > 0, f"RigL is ahead of {what}: {lead:+.3g} {task.metric}{_doubt(lead, rigl, other)}"
+
+
+def _doubt(lead: float, one: Summary, other: Summary) -> str:
+    """What keeps a lead from being a result."""
+    if one.spread is None or other.spread is None:
+        return " (one seed: no spread known)"
+    return " (less than the spread between seeds)" if abs(lead) < max(one.spread, other.spread) else ""
 
 
 def notes(task: Task) -> str:
@@ -102,7 +109,8 @@ def notes(task: Task) -> str:
         "ms / step: median; the arms train in turns of a few steps, so all saw the same machine. FLOPs: of the whole training, "
         "forward and backward, relative to dense; RigL's include the dense gradient of every "
         f"{task.update_interval}th step (until 75 % of the run), on which it also holds that gradient in memory. "
-        "indices: where the non-zeros are, int32 and 16-bit views. train s: all steps and topology updates."
+        "indices: where the non-zeros are, int32 and 16-bit views. train s: all steps and topology updates. "
+        f"{task.caveat}"
     )
 
 
