@@ -12,7 +12,7 @@ from .schedules import SCHEDULES
 class Growth(Enum):
     """What ranks the positions a layer may grow."""
 
-    GRADIENT = "gradient"  # |dense gradient|: the step before an update is armed to keep it
+    GRADIENT = "gradient"  # |dense gradient|: the last step before an update is armed to keep it, or the last few
     RANDOM = "random"  # a counter-based random stream
 
 
@@ -37,9 +37,13 @@ class Method:
         """Whether the pattern may change at this step."""
         return False
 
-    def needs_gradient(self) -> bool:
-        """Whether updates rank positions by the dense gradient."""
-        return False
+    def scored_steps(self) -> int:
+        """How many steps, the update's own the last of them, add up the dense gradient that ranks positions; 0: none."""
+        return 0
+
+    def is_scored(self, step: int, total_steps: int) -> bool:
+        """Whether the dense gradient of this step counts in an update."""
+        return any(self.is_update(step + later, total_steps) for later in range(self.scored_steps()))
 
     def plan(self, nnz: int, step: int, total_steps: int) -> Regrow | None:
         """What happens to a layer with nnz entries at this step; None: nothing. Looks at nothing else."""
@@ -87,9 +91,6 @@ class DropAndGrow(Method):
     def growth(self) -> Growth:
         """The rule for new connections."""
         raise NotImplementedError
-
-    def needs_gradient(self) -> bool:
-        return self.growth() is Growth.GRADIENT
 
     def plan(self, nnz: int, step: int, total_steps: int) -> Regrow | None:
         if step >= self.last_step(total_steps):

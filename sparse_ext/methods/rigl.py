@@ -27,8 +27,25 @@ class SET(DropAndGrow):
 class RigL(DropAndGrow):
     """Grows where the dense gradient is largest (Evci et al. 2020, https://arxiv.org/abs/1911.11134, Algorithm 1).
 
-    The gradient is that of the step before the update, summed over micro-batches and ranks before its magnitude is taken.
+    The gradient is that of the update's own step, summed over micro-batches and ranks before its magnitude is taken.
+
+    Args:
+        gradient_steps: the last steps up to an update over which that sum runs, from 1 (the paper) to update_interval. The
+            gradient of one small batch is mostly noise, and growth by it can be worse than random growth; each step more costs
+            one dense weight gradient, and the sum is held in memory until the update.
     """
+
+    gradient_steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.gradient_steps <= self.update_interval or self.gradient_steps != int(self.gradient_steps):
+            raise ValueError(
+                f"expected a whole gradient_steps from 1 to update_interval ({self.update_interval}), got {self.gradient_steps}"
+            )
 
     def growth(self) -> Growth:
         return Growth.GRADIENT
+
+    def scored_steps(self) -> int:
+        return self.gradient_steps

@@ -194,11 +194,22 @@ class SparseLayer(nn.Module):
 
     # ---- growth: what an armed step keeps of the dense weight gradient ----------------------------------------------------
 
-    def arm_growth(self) -> None:
-        """From now on backward passes add the dense weight gradient to a buffer of their own, until `take_growth`."""
-        if self._growth is None:
-            dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-            self._growth = torch.zeros(self._shape, dtype=dtype, device=self.weight.device)
+    @property
+    def growth(self) -> torch.Tensor | None:
+        """The dense gradient [rows, cols] summed so far by the armed passes (None: not armed)."""
+        return self._growth
+
+    def arm_growth(self, start: torch.Tensor | None = None) -> None:
+        """From now on backward passes add the dense weight gradient to a buffer of their own, until `take_growth`.
+
+        The sum goes on from `start` [rows, cols]; by default from what the buffer holds, or 0.
+        """
+        if start is None and self._growth is not None:
+            return
+        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        self._growth = torch.zeros(self._shape, dtype=dtype, device=self.weight.device)
+        if start is not None:
+            self._growth.copy_(start)
 
     def take_growth(self) -> torch.Tensor | None:
         """The summed dense gradient [rows, cols] of the armed passes (None: not armed); frees the buffer."""

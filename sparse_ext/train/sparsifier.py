@@ -67,7 +67,7 @@ class Sparsifier:
             layer.catch_up()
             self._make_room(model, name, layer)
         self._step = self._updates = 0
-        self._postponed = False
+        self._postponed_to = 0  # the step of an update that non-finite scores put off; 0: none
         self._coverage = {name: Coverage(layer.pattern) for name, layer in layers.items()}
         self._replaced = dict.fromkeys(layers, 0)
         self._replaced_last = dict.fromkeys(layers, 0)
@@ -88,10 +88,14 @@ class Sparsifier:
         layer.enlarge_(needed)
         pad_state_(self.optimizer, layer.weight, old)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_growth": self._growth()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a copy: copied layers are never armed."""
+        growth = state.pop("_growth")
         self.__dict__.update(state)
-        self._arm()
+        self._arm(growth)
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
@@ -100,7 +104,7 @@ class Sparsifier:
     def step(self) -> bool:
         """Counts a step and updates the patterns if it is time. True when they changed.
 
-        Non-finite scores (as on a step that AMP skips) postpone the update to the next step.
+        Non-finite scores (as on a step that AMP skips) postpone the update until as many steps as it needs are scored anew.
         """
         self._step += 1
         changed = self._is_due(self._step) and self._update()
@@ -125,13 +129,19 @@ class Sparsifier:
         self._copies.append(tracked)
 
     def _is_due(self, step: int) -> bool:
-        return self._postponed or self.method.is_update(step, self.total_steps)
+        return step == self._postponed_to or self.method.is_update(step, self.total_steps)
 
-    def _arm(self) -> None:
-        """Asks the next step's backward for the dense gradient, if that step needs it."""
-        if self.method.needs_gradient() and self._is_due(self._step + 1):
-            for layer in self._layers.values():
-                layer.arm_growth()
+    def _arm(self, growth: dict[str, torch.Tensor] | None = None) -> None:
+        """Asks the next step's backward for the dense gradient, if an update needs it; `growth`: the sums so far."""
+        if self._step < self._postponed_to or self.method.is_scored(self._step + 1, self.total_steps):
+            for name, layer in self._layers.items():
+                layer.arm_growth((growth or {}).get(_plain(name)))
+
+    def _growth(self) -> dict[str, torch.Tensor]:
+        """The sums of updates that are scored over several steps, between two of these."""
+        if self.method.scored_steps() <= 1:
+            return {}
+        return {_plain(name): layer.growth for name, layer in self._layers.items() if layer.growth is not None}
 
     def _update(self) -> bool:
         plans = {
@@ -143,8 +153,9 @@ class Sparsifier:
             state_tensors(self.optimizer, self._layers[name].weight)  # refuses before anything has changed
         scores = {name: self._score(layer) for name, layer in self._layers.items()}
         needed = [scores[name] for name, plan in plans.items() if plan.growth is Growth.GRADIENT]
-        self._postponed = any(score is None or not bool(score.isfinite().all()) for score in needed)
-        if self._postponed or not plans:
+        unusable = any(score is None or not bool(score.isfinite().all()) for score in needed)
+        self._postponed_to = self._step + self.method.scored_steps() if unusable else 0
+        if unusable or not plans:
             return False
         self._replaced_last = dict.fromkeys(self._layers, 0)
         for name, plan in plans.items():
@@ -209,11 +220,14 @@ class Sparsifier:
     # ---- state and report -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs beside the model's and the optimizer's state: plain values and tensors."""
+        """All that a resume needs beside the model's and the optimizer's state: plain values and tensors.
+
+        Between two of several `gradient_steps` that includes the sums so far, which are each rank's own.
+        """
         return {
             "step": self._step,
             "updates": self._updates,
-            "postponed": self._postponed,
+            "postponed_to": self._postponed_to,
             "total_steps": self.total_steps,
             "seed": self.seed,
             "method": {"name": type(self.method).__name__, **asdict(self.method)},
@@ -221,6 +235,7 @@ class Sparsifier:
             "replaced_last": {_plain(name): count for name, count in self._replaced_last.items()},
             "coverage": {_plain(name): torch.from_numpy(c.bits.copy()) for name, c in self._coverage.items()},
             "shapes": {_plain(name): [layer.pattern.rows, layer.pattern.cols] for name, layer in self._layers.items()},
+            "growth": {name: total.clone() for name, total in self._growth().items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -238,8 +253,11 @@ class Sparsifier:
             raise ValueError(f"expected the state of layers {list(own['shapes'])}, got {list(state_dict['shapes'])}")
         if state_dict["shapes"] != own["shapes"]:
             raise ValueError(f"expected the state of layers of shapes {own['shapes']}, got {state_dict['shapes']}")
+        sums = {name: list(total.shape) for name, total in state_dict["growth"].items()}
+        if not sums.items() <= own["shapes"].items():
+            raise ValueError(f"expected gradient sums of shapes {own['shapes']}, got {sums}")
         self._step, self._updates = state_dict["step"], state_dict["updates"]
-        self._postponed, self.seed = state_dict["postponed"], state_dict["seed"]
+        self._postponed_to, self.seed = state_dict["postponed_to"], state_dict["seed"]
         self.total_steps = state_dict["total_steps"]
         for name, coverage in self._coverage.items():
             self._replaced[name] = state_dict["replaced"][_plain(name)]
@@ -247,7 +265,7 @@ class Sparsifier:
             coverage.bits = state_dict["coverage"][_plain(name)].cpu().numpy().copy()
         for layer in self._layers.values():
             layer.take_growth()
-        self._arm()
+        self._arm(state_dict["growth"])
 
     def report(self) -> Report:
         """Density, replaced connections and coverage of every layer."""

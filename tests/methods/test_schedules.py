@@ -48,7 +48,7 @@ def test_defaults(kind):
 def test_static_never_acts():
     assert updates(sx.Static(), 1000) == []
     assert sx.Static().plan(100, 10, 100) is None
-    assert not sx.Static().needs_gradient()
+    assert sx.Static().scored_steps() == 0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_counts_are_floors(kind, growth, schedule, fraction, step, nnz, count):
     method = kind(drop_fraction=fraction, update_interval=1, t_end=0.75, schedule=schedule)
     expected = Regrow(count, count, growth) if count else None
     assert method.plan(nnz, step, 100) == expected
-    assert method.needs_gradient() == (growth is Growth.GRADIENT)
+    assert method.scored_steps() == (growth is Growth.GRADIENT)
     assert method.max_density(0.1) == 0.1
 
 
@@ -105,3 +105,15 @@ def test_counts_are_floors(kind, growth, schedule, fraction, step, nnz, count):
 def test_wrong_choices_are_refused(kind, choices, sentence):
     with pytest.raises(ValueError, match=sentence):
         kind(**choices)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 11, 2.5])
+def test_wrong_gradient_steps_are_refused(steps):
+    with pytest.raises(ValueError, match=rf"gradient_steps from 1 to update_interval \(10\), got {steps}"):
+        sx.RigL(update_interval=10, gradient_steps=steps)
+
+
+@pytest.mark.parametrize(("gradient_steps", "scored"), [(1, [10, 20]), (3, [8, 9, 10, 18, 19, 20]), (10, [*range(1, 21)])])
+def test_the_last_steps_up_to_an_update_are_scored(gradient_steps, scored):
+    method = sx.RigL(update_interval=10, gradient_steps=gradient_steps, t_end=30)
+    assert [step for step in range(1, 40) if method.is_scored(step, 100)] == scored

@@ -11,10 +11,10 @@ from training import OPTIMIZERS, everything, method_named, mlp, run
 
 import sparse_ext as sx
 
-# Updates at 10, 20 ... 250: many in the 200 steps that follow. 39 is before an armed step, 40 after one, 47 between.
-CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260}
+# Updates at 10, 20 ... 250: many in the 200 steps that follow. RigL is armed on 37 to 40, 47 to 50, ...
+CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260, "gradient_steps": 4}
 TOTAL, MORE = 340, 200
-SAVED_AT = (39, 40, 47, 70)
+SAVED_AT = (36, 39, 40, 47, 70)
 
 
 def build(method: str, optimizer: str, seed: int):

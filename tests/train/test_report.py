@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from training import assert_same, chosen_layer, method_named, mlp, push, run
 
 import sparse_ext as sx
@@ -142,3 +143,15 @@ def test_count_flops_of_a_whole_model():
     dense = 2 * TOKENS * OUT * 5
     assert sx.count_flops(lambda: model(x).sum().backward()) == 2 * PRODUCT + 3 * dense
     assert sx.count_flops(lambda: None) == 0
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], ids=lambda backend: backend.name)
+def test_count_flops_of_attention(backend):
+    """q k^T and its product with v; two products each in the backward, and fused attention computes q k^T again."""
+    batch, heads, length, width = 2, 3, 16, 8
+    q, k, v = (torch.randn(batch, heads, length, width, requires_grad=True) for _ in range(3))
+    product = 2 * batch * heads * length * length * width
+    products = 2 + 4 + (backend is SDPBackend.FLASH_ATTENTION)
+    with sdpa_kernel(backend):
+        attend = nn.functional.scaled_dot_product_attention
+        assert sx.count_flops(lambda: attend(q, k, v).sum().backward()) == products * product
