@@ -9,14 +9,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from math import ceil
 from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sparse_ext as sx
 
@@ -31,9 +29,8 @@ class Task(ABC):
 
     Attributes:
         steps, lr: of the dense and the sparse arms. short_lr: of the dense arm that gets the sparse arm's FLOPs only.
-        update_interval: RigL's. exclude: layers that stay dense.
-        scoring_batches: batches in a step at which RigL updates, whose gradient decides what grows (gradient accumulation,
-            in all arms alike). One small batch's gradient would be mostly noise. caveat: what a reader of the table must know.
+        update_interval, gradient_steps: RigL's. init: of the sparse layers. exclude: layers that stay dense.
+        caveat: what a reader of the table must know.
     """
 
     name: str
@@ -45,17 +42,14 @@ class Task(ABC):
     lr: float
     short_lr: float
     update_interval: int
+    gradient_steps: int = 1
+    init: str = "variance"
     exclude: tuple[str, ...] = ()
-    scoring_batches: int = 1
     caveat: str = ""
 
     @property
     def rigl(self) -> sx.RigL:
-        return sx.RigL(update_interval=self.update_interval)
-
-    def batches_at(self, step: int, steps: int) -> int:
-        """How many batches make up this step (from 1) of a run."""
-        return self.scoring_batches if self.rigl.is_update(step, steps) else 1
+        return sx.RigL(update_interval=self.update_interval, gradient_steps=self.gradient_steps)
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -116,7 +110,7 @@ def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.S
     """Model and optimizer; the three lines that make them sparse are here."""
     model = task.model()
     if arm.method is not None:
-        sx.sparsify_(model, task.sparsity, exclude=task.exclude)
+        sx.sparsify_(model, task.sparsity, init=task.init, exclude=task.exclude)
     optimizer = task.optimizer(model, arm.lr)
     if arm.method is None:
         return model, optimizer, None
@@ -124,28 +118,27 @@ def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.S
 
 
 class Flops:
-    """FLOPs of an arm's training after any number of steps, from counting one plain and one armed batch."""
+    """FLOPs of an arm's training after any number of steps, from counting one plain and one armed step."""
 
     def __init__(self, task: Task, arm: Arm) -> None:
-        self._task, self._arm = task, arm
-        self._plain = _batch_flops(task, replace(arm, method=arm.method and sx.Static()))
+        self._arm = arm
+        self._plain = _step_flops(task, replace(arm, method=arm.method and sx.Static()))
         self._armed = self._plain
         if isinstance(arm.method, sx.RigL):  # updated every step, so armed from the first
-            self._armed = _batch_flops(task, replace(arm, method=replace(arm.method, update_interval=1)))
+            self._armed = _step_flops(task, replace(arm, method=sx.RigL(update_interval=1)))
 
     def after(self, steps: int) -> float:
         """Forward and backward of that many steps."""
-        total = self._arm.steps
-        scoring = sum(self._task.rigl.is_update(step, total) for step in range(1, steps + 1))
-        return (steps - scoring) * self._plain + scoring * self._task.scoring_batches * self._armed
+        method = self._arm.method or sx.Static()
+        armed = sum(method.is_scored(step, self._arm.steps) for step in range(1, steps + 1))
+        return (steps - armed) * self._plain + armed * self._armed
 
 
-def _batch_flops(task: Task, arm: Arm) -> int:
-    """Counted on a model of its own. PyTorch's counter does not see into the CPU's fused attention."""
+def _step_flops(task: Task, arm: Arm) -> int:
+    """Counted on a model of its own."""
     model, _, _sparsifier = _build(task, arm)
     batch = next(task.batches(0))
-    with sdpa_kernel(SDPBackend.MATH):
-        return sx.count_flops(lambda: task.loss(model, batch).backward())
+    return sx.count_flops(lambda: task.loss(model, batch).backward())
 
 
 def arms_of(task: Task) -> list[Arm]:
@@ -179,10 +172,9 @@ class Run:
     def train_until(self, step: int) -> None:
         """Ordinary training; `sparsifier.step()` is the only line a dense loop does not have."""
         while self.step < step:
-            batches = list(islice(self.batches, self.task.batches_at(self.step + 1, self.arm.steps)))
+            batch = next(self.batches)
             begin = time.perf_counter()
-            for batch in batches:
-                (self.task.loss(self.model, batch) / len(batches)).backward()
+            self.task.loss(self.model, batch).backward()
             self.optimizer.step()
             self.scheduler.step()
             if self.sparsifier is not None:

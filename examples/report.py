@@ -22,18 +22,21 @@ Curve = list[tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Summary:
-    """One arm over its seeds: means, and the standard deviation of the score (None: one seed)."""
+    """One arm over its seeds: the score of each, and means of the rest."""
 
     arm: str
     steps: int
-    score: float
-    spread: float | None
+    scores: tuple[float, ...]
     step_s: float
     train_s: float
     state_bytes: int
     index_bytes: int
     flops: float
     curve: Curve
+
+    @property
+    def score(self) -> float:
+        return mean(self.scores)
 
 
 def summarize(results: list[Result]) -> dict[str, Summary]:
@@ -45,13 +48,11 @@ def summarize(results: list[Result]) -> dict[str, Summary]:
 
 
 def _summary(name: str, runs: list[Result]) -> Summary:
-    scores = [run.score for run in runs]
     first = runs[0]
     return Summary(
         name,
         first.steps,
-        mean(scores),
-        stdev(scores) if len(scores) > 1 else None,
+        tuple(run.score for run in runs),
         mean(run.step_s for run in runs),
         mean(run.train_s for run in runs),
         first.state_bytes,
@@ -73,7 +74,7 @@ def table(task: Task, arms: dict[str, Summary]) -> Table:
         score = f"{arm.score:.2f}" if task.higher_is_better else f"{arm.score:.3f}"
         grid.add_row(
             arm.arm,
-            score if arm.spread is None else f"{score} ± {arm.spread:.2f}",
+            score if task.seeds == 1 else f"{score} ± {stdev(arm.scores):.2f}",
             str(arm.steps),
             f"{arm.step_s * 1e3:.2f}",
             f"{dense.step_s / arm.step_s:.2f}x",
@@ -92,23 +93,23 @@ def claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
     yield slowest < dense.step_s, f"a sparse step takes less time than a dense one: {dense.step_s / slowest:.2f}x as fast"
     sign = 1 if task.higher_is_better else -1
     for other, what in ((static, "the static pattern"), (short, "dense training with the same FLOPs")):
-        lead = sign * (rigl.score - other.score)
-        yield lead > 0, f"RigL is ahead of {what}: {lead:+.3g} {task.metric}{_doubt(lead, rigl, other)}"
+        leads = [sign * (own - others) for own, others in zip(rigl.scores, other.scores, strict=True)]
+        yield mean(leads) > 0, f"RigL is ahead of {what}: {mean(leads):+.3g} {task.metric} {_spread(leads)}"
 
 
-def _doubt(lead: float, one: Summary, other: Summary) -> str:
-    """What keeps a lead from being a result."""
-    if one.spread is None or other.spread is None:
-        return " (one seed: no spread known)"
-    return " (less than the spread between seeds)" if abs(lead) < max(one.spread, other.spread) else ""
+def _spread(leads: list[float]) -> str:
+    """How sure a lead is; the arms of a seed share data and order, so leads are compared seed by seed."""
+    if len(leads) == 1:
+        return "(one seed: no spread known)"
+    return f"(± {stdev(leads):.2g} from seed to seed, ahead in {sum(lead > 0 for lead in leads)} of {len(leads)})"
 
 
 def notes(task: Task) -> str:
     """What the table's columns count."""
     return (
         "ms / step: median; the arms train in turns of a few steps, so all saw the same machine. FLOPs: of the whole training, "
-        "forward and backward, relative to dense; RigL's include the dense gradient of every "
-        f"{task.update_interval}th step (until 75 % of the run), on which it also holds that gradient in memory. "
+        f"forward and backward, relative to dense; RigL's include the dense gradient of {task.gradient_steps} of every "
+        f"{task.update_interval} steps (until 75 % of the run), in which it also holds that gradient in memory. "
         "indices: where the non-zeros are, int32 and 16-bit views. train s: all steps and topology updates. "
         f"{task.caveat}"
     )

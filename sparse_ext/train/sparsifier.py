@@ -79,7 +79,7 @@ class Sparsifier:
         needed = round(self.method.max_density(layer.density) * positions)
         if needed <= layer.capacity:
             return
-        if isinstance(model, nn.parallel.DistributedDataParallel):
+        if any(isinstance(m, nn.parallel.DistributedDataParallel) and layer in set(m.modules()) for m in model.modules()):
             raise ValueError(
                 f"{name}: expected room for {needed} entries before the model is wrapped, got {layer.capacity}; "
                 "pass method=... to sparsify_"
@@ -144,6 +144,7 @@ class Sparsifier:
         return {_plain(name): layer.growth for name, layer in self._layers.items() if layer.growth is not None}
 
     def _update(self) -> bool:
+        _check_not_sharded(self._layers, self.method)  # anew: fully_shard may have come after us
         plans = {
             name: plan
             for name, layer in self._layers.items()

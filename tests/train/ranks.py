@@ -164,12 +164,18 @@ def different_seeds(rank):
     return out, changed, patterns(model), loss.detach()
 
 
-def no_room_after_wrapping(rank):
-    class Denser(sx.Static):
-        def max_density(self, density):
-            return 2 * density
+class Denser(sx.Static):
+    def max_density(self, density):
+        return 2 * density
 
+
+def no_room_after_wrapping(rank):
     model = DDP(mlp())
+    sx.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), Denser(), total_steps=10)
+
+
+def no_room_inside_ddp(rank):
+    model = nn.Sequential(DDP(mlp()))
     sx.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), Denser(), total_steps=10)
 
 
@@ -219,12 +225,21 @@ def fsdp_set(rank):
     trainer(model, "set")
 
 
+def fsdp_afterwards(rank):
+    """Sharded behind the Sparsifier's back; its optimizer still holds the old parameters."""
+    model = mlp()
+    _, sparsifier = trainer(model, "set")
+    sharded(model)
+    for _ in range(10):
+        sparsifier.step()
+
+
 SCENARIOS = {
     f.__name__: f
     for f in (
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
         random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
-        state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl, fsdp_set,
+        no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl, fsdp_set, fsdp_afterwards,
     )
 }  # fmt: skip
 

@@ -104,8 +104,9 @@ def test_ddp_makes_ranks_equal_that_began_with_different_patterns(outcomes):
     assert torch.equal(loss, other_loss)
 
 
-def test_a_layer_cannot_be_enlarged_under_ddp(outcomes):
-    refused(outcomes, "no_room_after_wrapping", "ValueError", "before the model is wrapped", "pass method=... to sparsify_")
+@pytest.mark.parametrize("scenario", ["no_room_after_wrapping", "no_room_inside_ddp"])
+def test_a_layer_cannot_be_enlarged_under_ddp(outcomes, scenario):
+    refused(outcomes, scenario, "ValueError", "before the model is wrapped", "pass method=... to sparsify_")
 
 
 def test_state_moves_between_a_wrapped_and_a_plain_model(outcomes):
@@ -120,6 +121,6 @@ def test_fsdp_trains_a_static_pattern(outcomes):
         assert "step 7, 0 updates" in report
 
 
-@pytest.mark.parametrize("method", ["rigl", "set"])
-def test_fsdp_refuses_changing_patterns(outcomes, method):
-    refused(outcomes, f"fsdp_{method}", "ValueError", "FSDP-sharded", "a shard cannot be regrown", "Static()")
+@pytest.mark.parametrize("scenario", ["fsdp_rigl", "fsdp_set", "fsdp_afterwards"])
+def test_fsdp_refuses_changing_patterns(outcomes, scenario):
+    refused(outcomes, scenario, "ValueError", "FSDP-sharded", "a shard cannot be regrown", "Static()")
