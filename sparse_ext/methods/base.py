@@ -92,6 +92,9 @@ class DropAndGrow(Method):
         """The rule for new connections."""
         raise NotImplementedError
 
+    def scored_steps(self) -> int:
+        return int(self.growth() is Growth.GRADIENT)
+
     def plan(self, nnz: int, step: int, total_steps: int) -> Regrow | None:
         if step >= self.last_step(total_steps):
             return None  # a postponed update may come this late
