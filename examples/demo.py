@@ -20,7 +20,7 @@ from .digits import Digits
 
 TASKS: dict[str, Task] = {"digits": Digits(), "chars": Chars()}
 # About a minute for everything: enough to see that all works, too short to judge by.
-QUICK = {"digits": {"seeds": 1}, "chars": {"steps": 120, "update_interval": 20, "gradient_steps": 8}}
+QUICK = {"digits": {"seeds": 3}, "chars": {"steps": 120, "update_interval": 20, "gradient_steps": 8}}
 
 
 def train_with_bars(task: Task, arms: list[Arm], console: Console) -> list[Result]:
