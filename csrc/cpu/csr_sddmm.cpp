@@ -5,8 +5,6 @@
 //   column tiles; a row's dy stays in registers while its entries' feature rows pass, and kLanes sums are reduced at once
 //   a row belongs to one thread and token blocks are added in order, in Acc<T>: the same bits for any thread count
 // ops/csr.py has checked shapes, dtypes and ranges.
-#include <omp.h>
-
 #include "common/views.h"
 #include "cpu/isa.h"
 #include "cpu/tiles.h"
@@ -93,9 +91,7 @@ void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy
   const Cuts cuts{tiles == 1 ? pattern.row_ptr : own_cuts, tiles};
   const int64_t panel = max(1, kPanelBytes / (kVecs * kVecBytes));
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
+  in_parallel(threads, [&](int64_t id, int64_t team) {
     const int64_t begin = row_cut(pattern, id, team), end = row_cut(pattern, id + 1, team);
     const int64_t c0 = x.cols * id / team, c1 = x.cols * (id + 1) / team;
     if (tiles > 1) cut_rows(own_cuts, tiles, pattern, begin, end);
@@ -117,7 +113,7 @@ void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy
     }
     if (sizeof(T) != sizeof(A))
       for (int64_t p = pattern.row_ptr[begin]; p < pattern.row_ptr[end]; ++p) from_acc(dw + p, static_cast<A>(sums[p]));
-  }
+  });
   fill_zero(dw + nnz, pattern.capacity - nnz);
 }
 

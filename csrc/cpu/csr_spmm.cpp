@@ -6,8 +6,6 @@
 //   a thread owns whole (token block, row range) pieces and each y is summed by one thread in column order, in Acc<T>: the same
 //   bits for any thread count
 // ops/csr.py has checked shapes, dtypes and ranges.
-#include <omp.h>
-
 #include "common/views.h"
 #include "cpu/isa.h"
 #include "cpu/tiles.h"
@@ -92,9 +90,7 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
   // Threads form a grid: token groups first, and rows are cut too where there are fewer token blocks than threads.
   const int64_t token_groups = min(threads, blocks), row_groups = threads / token_groups;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
+  in_parallel(threads, [&](int64_t id, int64_t team) {
     if (!in_order) values_in_order(ordered, w, nnz * id / team, nnz * (id + 1) / team);
     if (tiles > 1) cut_rows(own_cuts, tiles, pattern, pattern.rows * id / team, pattern.rows * (id + 1) / team);
 #pragma omp barrier
@@ -115,7 +111,7 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
         }
       }
     }
-  }
+  });
 }
 
 }  // namespace

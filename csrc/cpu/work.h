@@ -1,5 +1,7 @@
 // How work is shared among threads.
 #pragma once
+#include <omp.h>
+
 #include "common/views.h"
 #include "cpu/vec.h"
 
@@ -25,6 +27,15 @@ inline int64_t row_cut(const CsrPattern<Index>& pattern, int64_t part, int64_t p
 inline int useful_threads(int threads, int64_t work) {
   constexpr int64_t kWorkPerThread = 1 << 17;
   return static_cast<int>(max(1, min(threads, work / kWorkPerThread)));
+}
+
+// Runs work(id, team size) on every thread of a team. One thread runs it as it is: entering a parallel region costs more than a
+// tiny layer.
+template <class Work>
+inline void in_parallel(int threads, Work work) {
+  if (threads == 1) return work(0, 1);
+#pragma omp parallel num_threads(threads)
+  work(omp_get_thread_num(), omp_get_num_threads());
 }
 
 }  // namespace spx::cpu::SPX_ISA

@@ -14,6 +14,7 @@ from sparse_ext.methods import Growth, Method, Regrow
 from sparse_ext.nn import SparseLayer, sparse_layers
 from sparse_ext.ops import regrow
 
+from . import ranks
 from .report import Coverage, LayerReport, Report
 from .state import check_optimizer, move_state_, pad_state_, state_tensors, take_
 
@@ -57,7 +58,7 @@ class Sparsifier:
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
         check_optimizer(optimizer, layers)
-        _check_not_sharded(layers, method)
+        ranks.refuse_shards(layers, method)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
         self._layers = layers
@@ -123,7 +124,7 @@ class Sparsifier:
             copy = copies.get(_plain(name))
             if copy is None:
                 raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
-            if _digest(copy) != _digest(layer):
+            if ranks.digest(copy) != ranks.digest(layer):
                 raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
             tracked[name] = copy
         self._copies.append(tracked)
@@ -144,7 +145,7 @@ class Sparsifier:
         return {_plain(name): layer.growth for name, layer in self._layers.items() if layer.growth is not None}
 
     def _update(self) -> bool:
-        _check_not_sharded(self._layers, self.method)  # anew: fully_shard may have come after us
+        ranks.refuse_shards(self._layers, self.method)  # anew: fully_shard may have come after us
         plans = {
             name: plan
             for name, layer in self._layers.items()
@@ -164,15 +165,13 @@ class Sparsifier:
         self._updates += 1
         if self.replace_step:
             self.optimizer.zero_grad(set_to_none=True)
-        self._verify_ranks_agree()
+        ranks.verify_agreement(self._layers, self._step, self._group)
         return True
 
     def _score(self, layer: SparseLayer) -> torch.Tensor | None:
         """The layer's dense gradient, summed over ranks before anyone takes its magnitude."""
         score = layer.take_growth()
-        if score is not None and self._ranks() > 1:
-            dist.all_reduce(score, group=self._group)
-        return score
+        return None if score is None else ranks.sum_(score, self._group)
 
     def _regrow(self, name: str, plan: Regrow, score: torch.Tensor | None) -> None:
         layer = self._layers[name]
@@ -196,27 +195,6 @@ class Sparsifier:
         """The random stream of this layer and step: the same on every rank and after a resume."""
         text = f"{self.seed}/{self._step}/{_plain(name)}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-    # ---- ranks ----------------------------------------------------------------------------------------------------------
-
-    def _ranks(self) -> int:
-        return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
-
-    def _verify_ranks_agree(self) -> None:
-        if self._ranks() == 1:
-            return
-        device = next(iter(self._layers.values())).weight.device
-        digests = [int.from_bytes(_digest(layer)[:8], "little", signed=True) for layer in self._layers.values()]
-        mine = torch.tensor(digests, device=device)
-        everyone = [torch.empty_like(mine) for _ in range(self._ranks())]
-        dist.all_gather(everyone, mine, group=self._group)
-        for rank, theirs in enumerate(everyone):
-            if not torch.equal(mine, theirs):
-                first = list(self._layers)[int((mine != theirs).nonzero()[0])]
-                raise RuntimeError(
-                    f"step {self._step}: expected the same pattern on all ranks, got another one on rank {rank} than on rank "
-                    f"{dist.get_rank(self._group)} in layer {first!r}; do the ranks hold the same weights?"
-                )
 
     # ---- state and report -------------------------------------------------------------------------------------------------
 
@@ -292,20 +270,3 @@ def _plain(name: str) -> str:
     """The layer's name without what DDP, AveragedModel and torch.compile put around a model."""
     parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
     return ".".join(parts)
-
-
-def _digest(layer: SparseLayer) -> bytes:
-    """A hash of the pattern in use."""
-    pattern = layer.pattern
-    row_ptr, col_idx = pattern.row_ptr.cpu(), pattern.col_idx[: pattern.nnz].cpu()
-    return hashlib.sha256(row_ptr.numpy().tobytes() + col_idx.numpy().tobytes()).digest()
-
-
-def _check_not_sharded(layers: dict[str, SparseLayer], method: Method) -> None:
-    """FSDP2 trains sharded sparse weights, but a shard alone cannot be regrown."""
-    sharded = [name for name, layer in layers.items() if type(layer.weight.data).__name__ == "DTensor"]
-    if sharded and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"expected unsharded weights for {type(method).__name__}, got FSDP-sharded ones in {', '.join(sharded)}; a shard "
-            "cannot be regrown: use Static() here, or DistributedDataParallel"
-        )

@@ -1,17 +1,27 @@
 """What growth sees: the dense gradient of the whole step, its own copy of it, once, and only if it is finite."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from training import OPTIMIZERS, assert_same, backward, batch, chosen_layer, everything, masks, mlp, positions, push
+from training import (
+    ONE,
+    OPTIMIZERS,
+    assert_same,
+    at,
+    backward,
+    batch,
+    chosen_layer,
+    constant_rigl,
+    everything,
+    masks,
+    mlp,
+    positions,
+    push,
+)
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
-
-ONE = [[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]]  # entries at 0, 1, 4, 5
 
 
 def single(lr=0.0, **kwargs):
@@ -21,12 +31,6 @@ def single(lr=0.0, **kwargs):
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     method = sx.RigL(drop_fraction=0.25, update_interval=1, t_end=1.0, schedule="constant")
     return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
-
-
-def at(position, value):
-    gradient = torch.zeros(8)
-    gradient[position] = value
-    return gradient.view(2, 4)
 
 
 def rigl(model, kind="sgd", interval=3, **kwargs):
@@ -76,71 +80,6 @@ def test_nothing_of_an_earlier_step_is_left():
         optimizer.step()
         assert sparsifier.step() == changes
     assert positions(model[0]).tolist() == [1, 4, 5, 7]
-
-
-def summed_rigl(gradient_steps=2):
-    """Updates at 3, 6, ...; each replaces the weakest of 4 entries by the gradient of so many steps."""
-    return constant_rigl(t_end=1.0, gradient_steps=gradient_steps)
-
-
-def push_all(model, sparsifier, gradients):
-    """[did the pattern change]"""
-    changes = []
-    for gradient in gradients:
-        push(model, gradient)
-        changes.append(sparsifier.step())
-    return changes
-
-
-def test_several_steps_are_summed_before_the_magnitude():
-    model, sparsifier = summed_rigl()
-    # Of the last two steps, 7 is strongest in the sum, 2 in the first, in the last and in the sum of magnitudes.
-    gradients = [at(3, 9.0), at(2, 2.0) + at(7, 1.0), at(2, -2.0) + at(7, 1.0)]
-    assert push_all(model, sparsifier, gradients) == [False, False, True]
-    assert positions(model[0]).tolist() == [1, 4, 5, 7]
-
-
-def test_only_scored_steps_compute_a_dense_gradient():
-    model, sparsifier = summed_rigl()
-    flops = []
-    for _ in range(6):
-        flops.append(sx.count_flops(lambda: push(model, at(2, 1.0))))
-        sparsifier.step()
-    plain, armed = min(flops), max(flops)
-    assert armed > plain
-    assert flops == [plain, armed, armed] * 2
-
-
-def test_a_non_finite_step_starts_the_sum_anew():
-    model, sparsifier = summed_rigl()
-    gradients = [at(2, 1.0), at(2, float("inf")), at(2, 1.0), at(3, 2.0), at(2, 1.0)]
-    assert push_all(model, sparsifier, gradients) == [False, False, False, False, True]
-    assert positions(model[0]).tolist() == [1, 3, 4, 5]
-
-
-@pytest.mark.parametrize("copied", [False, True], ids=["state_dict", "deepcopy"])
-def test_the_sum_so_far_goes_with_the_sparsifier(copied):
-    model, sparsifier = summed_rigl()
-    push_all(model, sparsifier, [at(3, 9.0), at(2, 2.0)])
-    if copied:
-        model, sparsifier = copy.deepcopy((model, sparsifier))
-    else:
-        state = sparsifier.state_dict()
-        model, sparsifier = summed_rigl()
-        sparsifier.load_state_dict(state)
-    assert push_all(model, sparsifier, [at(7, 1.0)]) == [True]
-    assert positions(model[0]).tolist() == [1, 2, 4, 5]
-
-
-def test_a_sum_of_the_wrong_shape_is_refused():
-    model, sparsifier = summed_rigl()
-    push_all(model, sparsifier, [at(3, 9.0), at(2, 2.0)])
-    state = sparsifier.state_dict()
-    state["growth"] = {"0": torch.zeros(4, 2)}
-    with pytest.raises(ValueError, match=r"expected gradient sums of shapes \{'0': \[2, 4\]\}, got \{'0': \[4, 2\]\}"):
-        sparsifier.load_state_dict(state)
-    assert push_all(model, sparsifier, [at(7, 1.0)]) == [True]
-    assert positions(model[0]).tolist() == [1, 2, 4, 5]
 
 
 def test_forward_passes_without_backward_do_not_count():
@@ -267,13 +206,6 @@ def test_non_finite_scores_postpone_the_update(bad):
         changes.append(sparsifier.step())
     assert changes == [False, False, False, False, True, True, False]
     assert sparsifier.report().updates == 2
-
-
-def constant_rigl(**choices):
-    model = nn.Sequential(chosen_layer(torch.tensor(ONE)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    method = sx.RigL(drop_fraction=0.25, update_interval=3, schedule="constant", **choices)
-    return model, sx.Sparsifier(model, optimizer, method, total_steps=100)
 
 
 def test_a_postponed_update_survives_a_resume():

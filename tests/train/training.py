@@ -174,6 +174,24 @@ def push(model: nn.Module, gradient: torch.Tensor) -> None:
     (model(eye) * gradient.t()).sum().backward()
 
 
+ONE = [[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]]  # entries at 0, 1, 4, 5
+
+
+def at(position: int, value: float) -> torch.Tensor:
+    """A gradient [2, 4] with one element that is not 0."""
+    gradient = torch.zeros(8)
+    gradient[position] = value
+    return gradient.view(2, 4)
+
+
+def constant_rigl(**choices: Any) -> tuple[nn.Sequential, sx.Sparsifier]:
+    """The layer ONE; every third step replaces the weakest of its 4 entries."""
+    model = nn.Sequential(chosen_layer(torch.tensor(ONE)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = sx.RigL(drop_fraction=0.25, update_interval=3, schedule="constant", **choices)
+    return model, sx.Sparsifier(model, optimizer, method, total_steps=100)
+
+
 # ---- other processes -----------------------------------------------------------------------------------------------
 
 
