@@ -1,14 +1,14 @@
-"""What is measured, as data: shapes, sparsities and contenders. A row here is a row in every table."""
+"""What is measured, as data: shapes, sparsities, patterns. A row here is a row in every table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import nn
 
-import sparse_ext as sx
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
+PATTERNS = ("uniform", "skewed")
 
 
 @dataclass(frozen=True)
@@ -25,50 +25,45 @@ class Shape:
 
 SUITES: dict[str, tuple[Shape, ...]] = {
     "layer": (Shape(1024, 1024, 256), Shape(1024, 4096, 1024)),
+    "square": (Shape(512, 512, 256), Shape(1024, 1024, 1024), Shape(2048, 2048, 1024), Shape(4096, 4096, 512)),
+    # The 1 x 1 convolutions of a batch of 8 images, a token per pixel (He et al. 2015, table 1).
+    "resnet50": (Shape(256, 64, 25088), Shape(512, 128, 6272), Shape(1024, 256, 1568), Shape(512, 2048, 392)),
+    # Four images of 197 tokens (Dosovitskiy et al. 2020, table 1), and four sequences of 256.
+    "vit-b16": (Shape(768, 768, 788), Shape(768, 3072, 788), Shape(3072, 768, 788)),
+    "gpt2": (Shape(768, 2304, 1024), Shape(768, 3072, 1024), Shape(3072, 768, 1024)),
+    "llama-7b": (Shape(4096, 4096, 256), Shape(4096, 11008, 256), Shape(11008, 4096, 256)),
+    "gpu": (Shape(1024, 1024, 8192), Shape(4096, 4096, 8192), Shape(4096, 11008, 8192)),
     "smoke": (Shape(96, 64, 40),),
 }
-SPARSITIES = (0.8, 0.9, 0.95, 0.98)
+SUITES["models"] = tuple(shape for name in ("resnet50", "vit-b16", "gpt2", "llama-7b") for shape in SUITES[name])
 
 
-def _sparse_ext(shape: Shape, sparsity: float, dtype: torch.dtype, device: str) -> nn.Module:
-    return sx.SparseLinear(shape.in_features, shape.out_features, sparsity=sparsity, dtype=dtype, device=device)
+@dataclass(frozen=True)
+class Case:
+    """One layer at one sparsity."""
 
+    shape: Shape
+    sparsity: float
+    pattern: str
+    dtype: torch.dtype
+    device: str
 
-def _dense(shape: Shape, sparsity: float, dtype: torch.dtype, device: str) -> nn.Module:
-    return nn.Linear(shape.in_features, shape.out_features, dtype=dtype, device=device)
+    @property
+    def row(self) -> dict[str, Any]:
+        """As columns of a result."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {**asdict(self.shape), "sparsity": self.sparsity, "pattern": self.pattern, "dtype": dtype, "device": self.device}
 
+    def mask(self) -> torch.Tensor:
+        """Boolean [out_features, in_features] with the exact number of ones, the same for all contenders.
 
-def _sparselab(shape: Shape, sparsity: float, dtype: torch.dtype, device: str) -> nn.Module | None:
-    """SparseLab (PyPI), float32 on the CPU only; None where it is not installed."""
-    try:
-        import sparselab
-        from sparselab import ops
-    except ImportError:
-        return None
-    if dtype != torch.float32 or device != "cpu":
-        return None
-    ops._transpose_cache.clear()  # 0.2.2 keys it by id(): a new layer may meet the entry of one that is gone, and fail
-    return sparselab.SparseLinear(shape.in_features, shape.out_features, sparsity=sparsity)
-
-
-class _TorchCsr(nn.Module):
-    """PyTorch's own CSR tensor as the weight: forward and backward as autograd gives them."""
-
-    def __init__(self, shape: Shape, sparsity: float, dtype: torch.dtype, device: str) -> None:
-        super().__init__()
-        twin = sx.SparseLinear(shape.in_features, shape.out_features, sparsity=sparsity, dtype=dtype, device=device)
-        self.weight = nn.Parameter(twin.dense_weight().to_sparse_csr())
-        self.bias = nn.Parameter(twin.bias.detach())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.weight @ x.t()).t() + self.bias
-
-
-Contender = Callable[[Shape, float, torch.dtype, str], "nn.Module | None"]
-# The first is the baseline of every ratio.
-CONTENDERS: dict[str, Contender] = {
-    "dense": _dense,
-    "sparse_ext": _sparse_ext,
-    "sparselab": _sparselab,
-    "torch.sparse": _TorchCsr,
-}
+        "uniform": any position alike. "skewed": rows have very different counts, as after magnitude pruning.
+        """
+        rows, cols = self.shape.out_features, self.shape.in_features
+        generator = torch.Generator().manual_seed(0)
+        score = torch.rand(rows, cols, generator=generator)
+        if self.pattern == "skewed":
+            score = score.log() / torch.randn(rows, 1, generator=generator).exp()  # weighted sampling without replacement
+        mask = torch.zeros(rows * cols, dtype=torch.bool)
+        mask[score.flatten().topk(round((1 - self.sparsity) * rows * cols)).indices] = True
+        return mask.view(rows, cols)

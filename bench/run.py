@@ -1,91 +1,87 @@
-"""`python -m bench run`: forward + backward of one layer, every contender in the same interleaved run, rows as JSON lines."""
+"""`python -m bench run`: every contender in the same interleaved run, rows as JSON lines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .cases import CONTENDERS, SPARSITIES, SUITES, Shape
+import sparse_ext as sx
+
+from .bounds import bound_s
+from .cases import Case
+from .contenders import CONTENDERS, Operands
 from .machine import describe
-from .timing import interleaved
+from .timing import Timing, interleaved
+
+# Multiply-adds of a product, in units of tokens x entries.
+WORK = {"forward": 1, "input gradient": 1, "weight gradient": 1, "step": 3}
 
 
-def _full_step(layer: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> Callable[[], None]:
-    def step() -> None:
-        x.grad = None
-        for parameter in layer.parameters():
-            parameter.grad = None
-        layer(x).backward(dy)
-
-    return step
-
-
-def _forward(layer: nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    def forward() -> None:
-        with torch.no_grad():
-            layer(x)
-
-    return forward
-
-
-def _rows(shape: Shape, sparsity: float, dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
+def measure(case: Case, products: Iterable[str], contenders: Iterable[str], budget_s: float) -> Iterator[dict[str, Any]]:
+    """One row for each product and contender."""
     torch.manual_seed(0)
-    dy = torch.randn(shape.tokens, shape.out_features, dtype=dtype, device=device)
-    functions = {}
-    for name, make in CONTENDERS.items():
-        layer = make(shape, sparsity, dtype, device)
-        if layer is None:
-            continue
-        x = torch.randn(shape.tokens, shape.in_features, dtype=dtype, device=device, requires_grad=True)
-        functions[name] = _full_step(layer, x, dy)
-    timings = interleaved(functions, device=device, budget_s=budget_s)
-    for name, timing in timings.items():
-        yield {
-            "case": "forward+backward",
-            **asdict(shape),
-            "sparsity": sparsity,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": device,
-            "contender": name,
-            **asdict(timing),
-            "speedup": timings["dense"].median_s / timing.median_s,
-        }
+    operands = Operands(case)
+    functions = {name: CONTENDERS[name](operands) for name in contenders}
+    for product in products:
+        turns = {name: products[product] for name, products in functions.items() if product in products}
+        timings = interleaved(turns, device=case.device, budget_s=budget_s)
+        for name, timing in timings.items():
+            yield {"case": product, **case.row, "contender": name, **_figures(case, product, name, timing, timings["dense"])}
 
 
-def _overhead_rows(device: str) -> Iterator[dict[str, Any]]:
+def _figures(case: Case, product: str, name: str, timing: Timing, dense: Timing) -> dict[str, Any]:
+    """What follows from a timing; None where something is not known."""
+    figures: dict[str, Any] = {**timing.row, "speedup": dense.median_s / timing.median_s}
+    if product not in WORK:
+        return figures
+    positions = case.shape.in_features * case.shape.out_features
+    flops = 2 * WORK[product] * case.shape.tokens * positions
+    share = 1.0 if name in ("dense", "tf32") else 1 - case.sparsity
+    bound = bound_s(case, product) if name in ("sparse_ext", "auto") and case.device == "cuda" else None
+    return {
+        **figures,
+        "useful_tflops": share * flops / timing.median_s / 1e12,
+        "dense_equivalent_tflops": flops / timing.median_s / 1e12,
+        "share_of_bound": None if bound is None else bound / timing.median_s,
+    }
+
+
+def overhead(device: str) -> Iterator[dict[str, Any]]:
     """Eager overhead: a 1 x 8 layer, forward without grad."""
-    shape = Shape(8, 8, 1)
     x = torch.randn(1, 8, device=device)
-    functions = {name: _forward(CONTENDERS[name](shape, 0.5, torch.float32, device), x) for name in ("dense", "sparse_ext")}
-    timings = interleaved(functions, device=device, budget_s=2.0, turn_s=0.005)
+    layers = {"dense": nn.Linear(8, 8, device=device), "sparse_ext": sx.SparseLinear(8, 8, sparsity=0.5, device=device)}
+    with torch.no_grad():
+        functions = {name: (lambda layer=layer: layer(x)) for name, layer in layers.items()}
+        timings = interleaved(functions, device=device, budget_s=2.0, turn_s=0.005)
     for name, timing in timings.items():
-        speedup = timings["dense"].median_s / timing.median_s
         yield {
-            "case": "overhead", **asdict(shape), "sparsity": 0.5, "dtype": "float32", "device": device, "contender": name,
-            **asdict(timing), "speedup": speedup,
+            "case": "overhead", "in_features": 8, "out_features": 8, "tokens": 1, "sparsity": 0.5, "pattern": "uniform",
+            "dtype": "float32", "device": device, "contender": name, **timing.row,
+            "speedup": timings["dense"].median_s / timing.median_s,
         }  # fmt: skip
 
 
-def run(suite: str, dtype: torch.dtype, device: str, threads: list[int], out: Path, budget_s: float) -> None:
-    """Measures a suite and appends its rows to `out`."""
+def run(cases: list[Case], products: list[str], contenders: list[str], threads: list[int], out: Path, budget_s: float) -> None:
+    """Measures the cases and appends their rows to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a") as file:
         for count in threads:
             torch.set_num_threads(count)
-            machine = describe(device)
-            cases = [_rows(shape, s, dtype, device, budget_s) for shape in SUITES[suite] for s in SPARSITIES]
-            for rows in [*cases, _overhead_rows(device)]:
+            origin = describe(cases[0].device)
+            for rows in [*(measure(case, products, contenders, budget_s) for case in cases), overhead(cases[0].device)]:
                 for row in rows:
-                    file.write(json.dumps({**row, **machine}) + "\n")
-                    print(
-                        f"{row['case']:<17} {row['in_features']:>5} -> {row['out_features']:<5} {row['tokens']:>5} tokens  "
-                        f"{row['sparsity']:.0%}  {count} threads  {row['contender']:<13} {row['median_s'] * 1e3:>9.4f} ms  "
-                        f"{row['speedup']:>6.2f}x",
-                        flush=True,
-                    )
+                    file.write(json.dumps({**row, **origin}) + "\n")
+                    file.flush()
+                    print(_line(row, count), flush=True)
+
+
+def _line(row: dict[str, Any], threads: int) -> str:
+    layer = f"{row['in_features']:>5} -> {row['out_features']:<5} {row['tokens']:>5} tokens"
+    kind = f"{row['sparsity']:.0%} {row['pattern']:<7} {row['dtype']:<8} {threads} threads"
+    figures = f"{row['median_s'] * 1e3:>9.4f} ms  {row['speedup']:>6.2f}x"
+    return f"{row['case']:<15} {layer}  {kind}  {row['contender']:<12} {figures}"

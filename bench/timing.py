@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,11 @@ class Timing:
     p20_s: float
     p80_s: float
     rounds: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As columns of a result."""
+        return asdict(self)
 
 
 def _timed(function: Callable[[], object], calls: int, device: str) -> float:

@@ -55,6 +55,7 @@ class _Launchers(ModuleType):
     @staticmethod
     def csr_pack(
         dtype: int,
+        index16: bool,
         values: int,
         row_ptr: int,
         col_idx: int,
@@ -69,6 +70,7 @@ class _Launchers(ModuleType):
     @staticmethod
     def csr_unpack(
         dtype: int,
+        index16: bool,
         dense: int,
         values: int,
         row_ptr: int,

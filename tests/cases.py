@@ -137,8 +137,8 @@ ARGUMENTS = {
     "csr_spmm": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, bias) for bias in (None, p.bias)],
     "csr_spmm_t": lambda p: [(p.weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, p.shape.rows, p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.columns, p.shape.cols, p.dy, p.x)],
-    "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.pattern.col_idx)],
-    "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols)],
+    "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.columns)],
+    "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols)],
     "csr_from_mask": lambda p: [(p.mask, p.pattern.capacity)],
     "csr_transpose": lambda p: [(p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols)],
     "regrow": _regrow_arguments,
@@ -147,7 +147,7 @@ ARGUMENTS = {
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
 SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "add_outer_")
 # Operators that read column or row ids, in either width; the others take int32 only, or no ids.
-INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm")
+INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack")
 # Operators whose code on the CPU is the same for every instruction set.
 ONE_ISA = ("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose", "regrow", "add_outer_")
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]

@@ -6,8 +6,9 @@ from cases import TOLERANCE
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from sparse_ext import SparseLinear
+from sparse_ext import SparseLinear, count_flops
 from sparse_ext import functional as SF
+from sparse_ext.ops import crossover
 
 CLOSE = TOLERANCE[torch.float32]
 
@@ -147,3 +148,17 @@ def test_functional_call():
     layer, x = SparseLinear(16, 8, sparsity=0.8), torch.randn(4, 16)
     doubled = {name: 2 * parameter.detach() for name, parameter in layer.named_parameters()}
     torch.testing.assert_close(torch.func.functional_call(layer, doubled, (x,)), 2 * layer(x), **CLOSE)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9], ids=["dense", "sparse"])
+def test_auto_chooses_while_compiling(monkeypatch, density):
+    name = crossover.device_name(torch.device("cpu"))
+    table = {(name, torch.float32, product): ((0, 0, density),) for product in crossover.PRODUCTS}
+    monkeypatch.setattr(crossover, "TABLE", table)
+    layer = SparseLinear(24, 16, sparsity=0.7, layout="auto")
+    compiled = torch.compile(layer, fullgraph=True)
+    for tokens in (5, 6, 7):
+        x = torch.randn(tokens, 24)
+        flops = count_flops(lambda x=x: layer(x))
+        assert flops == 2 * tokens * (24 * 16 if density == 0.1 else layer.nnz)
+        torch.testing.assert_close(compiled(x), layer(x))

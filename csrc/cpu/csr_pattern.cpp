@@ -7,8 +7,8 @@
 
 namespace spx::cpu {
 
-template <class T>
-Status csr_pack(T* values, CsrPattern<int32_t> pattern, DenseView<const T> dense, int threads) {
+template <class T, class Index>
+Status csr_pack(T* values, CsrPattern<Index> pattern, DenseView<const T> dense, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (pattern.capacity > 1 << 16)
   for (int64_t r = 0; r < pattern.rows; ++r)
     for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) values[p] = dense.row(r)[pattern.col_idx[p]];
@@ -17,9 +17,9 @@ Status csr_pack(T* values, CsrPattern<int32_t> pattern, DenseView<const T> dense
   return kOk;
 }
 
-template <class T>
-Status csr_unpack(DenseView<T> dense, CsrView<T, int32_t> w, int threads) {
-  const CsrPattern<int32_t>& pattern = w.pattern;
+template <class T, class Index>
+Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, int threads) {
+  const CsrPattern<Index>& pattern = w.pattern;
 #pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > 1 << 16)
   for (int64_t r = 0; r < pattern.rows; ++r) {
     fill_zero(dense.row(r), dense.cols);
@@ -72,11 +72,14 @@ Status csr_transpose(CsrPatternOut out, CsrPattern<int32_t> pattern, void* works
 }
 int64_t csr_transpose_workspace(int64_t, int64_t cols, int64_t, int) { return cols * static_cast<int64_t>(sizeof(int32_t)); }
 
-#define SPX_INSTANTIATE(T)                                                    \
-  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, int); \
-  template Status csr_unpack(DenseView<T>, CsrView<T, int32_t>, int);
-SPX_INSTANTIATE(float)
-SPX_INSTANTIATE(double)
-SPX_INSTANTIATE(bf16)
+#define SPX_INSTANTIATE(T, Index)                                           \
+  template Status csr_pack(T*, CsrPattern<Index>, DenseView<const T>, int); \
+  template Status csr_unpack(DenseView<T>, CsrView<T, Index>, int);
+SPX_INSTANTIATE(float, int32_t)
+SPX_INSTANTIATE(float, uint16_t)
+SPX_INSTANTIATE(double, int32_t)
+SPX_INSTANTIATE(double, uint16_t)
+SPX_INSTANTIATE(bf16, int32_t)
+SPX_INSTANTIATE(bf16, uint16_t)
 
 }  // namespace spx::cpu

@@ -19,8 +19,8 @@ constexpr int kMaxBands = 512;  // enough blocks for the largest card; one threa
 __device__ int64_t global_warp() { return global_thread() / kWarp; }
 __device__ int64_t global_warps() { return global_threads() / kWarp; }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) csr_pack_kernel(T* values, CsrPattern<int32_t> pattern, DenseView<const T> dense) {
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads) csr_pack_kernel(T* values, CsrPattern<Index> pattern, DenseView<const T> dense) {
   for (int64_t r = global_warp(); r < pattern.rows; r += global_warps())
     for (int32_t p = pattern.row_ptr[r] + threadIdx.x % kWarp; p < pattern.row_ptr[r + 1]; p += kWarp)
       values[p] = dense.row(r)[pattern.col_idx[p]];
@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(kThreads) csr_pack_kernel(T* values, CsrPatter
 }
 
 // A block per row: zeros first, then the entries over them.
-template <class T>
-__global__ void __launch_bounds__(kThreads) csr_unpack_kernel(DenseView<T> dense, CsrView<T, int32_t> w) {
-  const CsrPattern<int32_t>& pattern = w.pattern;
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads) csr_unpack_kernel(DenseView<T> dense, CsrView<T, Index> w) {
+  const CsrPattern<Index>& pattern = w.pattern;
   const int64_t r = blockIdx.x;
   for (int64_t c = threadIdx.x; c < dense.cols; c += kThreads) dense.row(r)[c] = from_acc<T>(0);
   __syncthreads();
@@ -121,15 +121,15 @@ Bands bands_for(int64_t rows, int64_t cols, int64_t capacity) {
 
 }  // namespace
 
-template <class T>
-Status csr_pack(T* values, CsrPattern<int32_t> pattern, DenseView<const T> dense, Where where) {
+template <class T, class Index>
+Status csr_pack(T* values, CsrPattern<Index> pattern, DenseView<const T> dense, Where where) {
   const int64_t blocks = blocks_for(pattern.rows > pattern.capacity / kWarp ? pattern.rows : pattern.capacity / kWarp, kWarps);
-  return launch("csr_pack", csr_pack_kernel<T>, blocks, kThreads, where, values, pattern, dense);
+  return launch("csr_pack", csr_pack_kernel<T, Index>, blocks, kThreads, where, values, pattern, dense);
 }
 
-template <class T>
-Status csr_unpack(DenseView<T> dense, CsrView<T, int32_t> w, Where where) {
-  return launch("csr_unpack", csr_unpack_kernel<T>, dense.rows, kThreads, where, dense, w);
+template <class T, class Index>
+Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, Where where) {
+  return launch("csr_unpack", csr_unpack_kernel<T, Index>, dense.rows, kThreads, where, dense, w);
 }
 
 Status csr_from_mask(CsrPatternOut out, DenseView<const uint8_t> mask, void*, Where where) {
@@ -155,12 +155,16 @@ int64_t csr_transpose_workspace(int64_t rows, int64_t cols, int64_t capacity, Wh
   return bands_for(rows, cols, capacity).count * cols * static_cast<int64_t>(sizeof(int32_t));
 }
 
-#define INSTANTIATE(T)                                                          \
-  template Status csr_pack(T*, CsrPattern<int32_t>, DenseView<const T>, Where); \
-  template Status csr_unpack(DenseView<T>, CsrView<T, int32_t>, Where);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bf16)
-INSTANTIATE(f16)
+#define INSTANTIATE(T, Index)                                                 \
+  template Status csr_pack(T*, CsrPattern<Index>, DenseView<const T>, Where); \
+  template Status csr_unpack(DenseView<T>, CsrView<T, Index>, Where);
+INSTANTIATE(float, int32_t)
+INSTANTIATE(float, uint16_t)
+INSTANTIATE(double, int32_t)
+INSTANTIATE(double, uint16_t)
+INSTANTIATE(bf16, int32_t)
+INSTANTIATE(bf16, uint16_t)
+INSTANTIATE(f16, int32_t)
+INSTANTIATE(f16, uint16_t)
 
 }  // namespace spx::cuda

@@ -49,6 +49,24 @@ def _multiply(
     return y
 
 
+def check_matmul(
+    op: str,
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> None:
+    """What every product x W^T + bias asks of its operands."""
+    _check_columns(op, "x", x, cols, "input")
+    check_values(op, "x", x, weight=weight, bias=bias)
+    check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
+    if bias is not None and bias.shape != (row_ptr.numel() - 1,):
+        raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
+
+
 @define("csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias) -> Tensor")
 def csr_spmm(
     weight: torch.Tensor,
@@ -59,14 +77,8 @@ def csr_spmm(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """y [tokens, rows] = x W^T + bias: the forward product. Sums in float32 (float64 for float64), in column order."""
-    op = "csr_spmm"
-    _check_columns(op, "x", x, cols, "input")
-    check_values(op, "x", x, weight=weight, bias=bias)
-    check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
-    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
-    if bias is not None and bias.shape != (row_ptr.numel() - 1,):
-        raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
-    return _multiply(op, weight, row_ptr, col_idx, None, x, bias)
+    check_matmul("csr_spmm", weight, row_ptr, col_idx, cols, x, bias)
+    return _multiply("csr_spmm", weight, row_ptr, col_idx, None, x, bias)
 
 
 @csr_spmm.fake
@@ -150,7 +162,8 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
     dense = ready(dense)
     values = dense.new_empty((col_idx.numel(),))
     backend.module.csr_pack(
-        dtype, values.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dense.data_ptr(),
+        dtype, col_idx.dtype is torch.uint16,
+        values.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dense.data_ptr(),
         *dense.shape, col_idx.numel(), *backend.where(dense),
     )  # fmt: skip
     return values
@@ -176,7 +189,8 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     weight = ready(weight)
     dense = weight.new_empty((rows, cols))
     backend.module.csr_unpack(
-        dtype, dense.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
+        dtype, col_idx.dtype is torch.uint16,
+        dense.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
         rows, cols, capacity, *backend.where(weight),
     )  # fmt: skip
     return dense

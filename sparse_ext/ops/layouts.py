@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from torch.nn import functional as F
 
 from . import csr
+from .crossover import dense_is_faster
 from .types import Pattern
 
 
@@ -55,8 +57,39 @@ class Csr:
         return csr.csr_sddmm.call(pattern.offsets, pattern.columns, pattern.cols, dy, x)
 
 
-# "auto" stores CSR and is free to choose another kernel per product.
-LAYOUTS: dict[str, type[Layout]] = {"csr": Csr, "auto": Csr}
+class Auto(Csr):
+    """CSR storage; each product unpacks the matrix and multiplies densely where that was measured to be faster.
+
+    The dense product meets the zeros too: there Inf and NaN in x reach every output, as in `nn.Linear`.
+    """
+
+    name = "auto"
+
+    @staticmethod
+    def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if not _dense_is_faster("matmul", pattern, x):
+            return Csr.matmul(weight, pattern, x, bias)
+        csr.check_matmul("csr_linear", weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
+        return F.linear(x, Csr.unpack(weight, pattern), bias)
+
+    @staticmethod
+    def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor:
+        if not _dense_is_faster("matmul_t", pattern, dy):
+            return Csr.matmul_t(weight, pattern, dy)
+        return dy @ Csr.unpack(weight, pattern)
+
+    @staticmethod
+    def grad_weight(pattern: Pattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        if not _dense_is_faster("grad_weight", pattern, x):
+            return Csr.grad_weight(pattern, dy, x)
+        return Csr.pack(dy.t() @ x, pattern)
+
+
+def _dense_is_faster(product: str, pattern: Pattern, tokens: torch.Tensor) -> bool:
+    return dense_is_faster(product, tokens, pattern.rows, pattern.cols, pattern.capacity)
+
+
+LAYOUTS: dict[str, type[Layout]] = {"csr": Csr, "auto": Auto}
 
 
 def layout_named(name: str) -> type[Layout]:

@@ -1,10 +1,14 @@
 """Every row of LAYOUTS: its five verbs on the hand-computed matrix, and against the dense product."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from cases import BIAS, DW, DX, LARGE, SMALL, TOLERANCE, WEIGHT, Y_BIAS, Shape, W, X, problem
 
-from sparse_ext.ops import LAYOUTS, Pattern
+from sparse_ext import count_flops
+from sparse_ext.ops import LAYOUTS, Pattern, crossover
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -65,3 +69,65 @@ def test_pattern_is_rewritten_in_place(device):
     for a, b in zip(one.tensors, other.tensors, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(one.mask(), other.mask())
+
+
+# ---- "auto": the dense product where the table says so ----------------------------------------------------------------
+
+
+@pytest.fixture
+def all_dense(monkeypatch):
+    monkeypatch.setattr("sparse_ext.ops.layouts.dense_is_faster", lambda *_: True)
+
+
+@pytest.mark.parametrize("shape", [SMALL[0], LARGE[0]], ids=str)
+def test_auto_multiplies_densely_to_the_same_result(all_dense, shape, device, dtype):
+    if dtype == torch.float16 and device == "cpu":
+        pytest.skip("the CPU kernels have no float16")
+    test_against_the_dense_product("auto", shape, device, dtype)
+
+
+def test_auto_really_multiplies_densely(all_dense):
+    p = problem(Shape(12, 20, 5, 0.3))
+    weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
+    flops = {
+        "matmul": count_flops(lambda: LAYOUTS["auto"].matmul(weight, p.pattern, p.x, p.bias)),
+        "matmul_t": count_flops(lambda: LAYOUTS["auto"].matmul_t(weight, p.pattern, p.dy)),
+        "grad_weight": count_flops(lambda: LAYOUTS["auto"].grad_weight(p.pattern, p.dy, p.x)),
+    }
+    assert flops == dict.fromkeys(flops, 2 * 12 * 20 * 5)
+
+
+def test_auto_refuses_what_csr_refuses(all_dense):
+    p = problem(Shape(12, 20, 5, 0.3))
+    weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
+    with pytest.raises(ValueError, match=r"expected x with 20 columns .*got 19"):
+        LAYOUTS["auto"].matmul(weight, p.pattern, p.x[:, 1:], None)
+    with pytest.raises(TypeError, match=r"expected weight of dtype torch.float64 \(as x\), got torch.float32"):
+        LAYOUTS["auto"].matmul(weight, p.pattern, p.x.double(), None)
+
+
+ROWS = ((1000, 100, 0.8), (10, 1000, 0.6), (10, 100, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "positions", "density"),
+    [(1000, 100, 0.8), (999, 1000, 0.6), (999, 999, 0.4), (10, 100, 0.4), (9, 100, 0.4), (2000, 99, 0.4)],
+)
+def test_a_size_has_the_first_crossover_that_it_reaches(monkeypatch, tokens, positions, density):
+    key = (crossover.device_name(torch.device("cpu")), torch.float32, "matmul")
+    monkeypatch.setattr(crossover, "TABLE", {key: ROWS})
+    x, entries = torch.empty(tokens, 1), density * positions
+    assert not crossover.dense_is_faster("matmul", x, 1, positions, entries)
+    assert crossover.dense_is_faster("matmul", x, 1, positions, entries + 1)
+    assert not crossover.dense_is_faster("matmul_t", x, 1, positions, positions)  # not in the table
+    assert not crossover.dense_is_faster("matmul", x.double(), 1, positions, positions)
+
+
+def test_the_table_that_ships():
+    path = Path(crossover.__file__).with_name("crossover.json")
+    for (device, dtype, product), rows in crossover.load(path).items():
+        assert re.fullmatch(r"cpu (baseline|v3|v4)( bf16| amx)?|cuda \d+\.\d", device)
+        assert isinstance(dtype, torch.dtype)
+        assert product in crossover.PRODUCTS
+        assert rows == tuple(sorted(rows, reverse=True))
+        assert all(0 < density <= 1 for _, _, density in rows)

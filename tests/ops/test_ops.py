@@ -197,7 +197,7 @@ OPERANDS = {"csr_spmm": ("x", "weight", "bias"), "csr_spmm_t": ("dy", "weight"),
 
 
 @pytest.mark.parametrize("shape", [Shape(7, 5, 3, 0.5, spare=4), Shape(9, 17, 33, 1.0), MEDIUM], ids=str)
-@pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in INDEXED for name in OPERANDS[op]])
+@pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in OPERANDS for name in OPERANDS[op]])
 def test_non_finite_values_follow_the_twin(op, poisoned, shape, device, dtype):
     p = problem(shape, dtype, device)
     poison(getattr(p, poisoned), seed=1)

@@ -1,0 +1,191 @@
+"""Who is measured: for a case, the functions that compute each product. CONTENDERS is the table.
+
+Products: "forward" x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward of the layer as a
+module; "regrow": replace 30 % of the connections by score. A contender leaves out what it does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import cycle
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sparse_ext as sx
+from sparse_ext.ops import layout_named
+from sparse_ext.ops.regrow import regrow
+
+from .cases import Case
+
+Functions = dict[str, Callable[[], object]]
+COLD_BYTES = 200 << 20  # operands take turns until this much lies between two uses: four times the L2 of the largest GPU
+
+
+@dataclass
+class Operands:
+    """Random tensors, never zeros: the same for every contender."""
+
+    case: Case
+    x: torch.Tensor = field(init=False)
+    dy: torch.Tensor = field(init=False)
+    weight: torch.Tensor = field(init=False)  # dense, zeros outside of the mask
+    bias: torch.Tensor = field(init=False)
+    mask: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape, device, dtype = self.case.shape, self.case.device, self.case.dtype
+        generator = torch.Generator().manual_seed(1)
+
+        def random(*sizes: int) -> torch.Tensor:
+            return torch.randn(*sizes, generator=generator).to(device, dtype)
+
+        self.mask = self.case.mask().to(device)
+        self.x, self.dy = random(shape.tokens, shape.in_features), random(shape.tokens, shape.out_features)
+        self.weight, self.bias = random(shape.out_features, shape.in_features) * self.mask, random(shape.out_features)
+
+    def linear(self) -> nn.Linear:
+        """The dense layer."""
+        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], device="meta", dtype=self.weight.dtype)
+        layer.weight, layer.bias = nn.Parameter(self.weight.clone()), nn.Parameter(self.bias.clone())
+        return layer
+
+    def cold(self, function: Callable[[torch.Tensor, torch.Tensor], object]) -> Callable[[], object]:
+        """function(x, dy) on copies that take turns on a GPU, so that none of them is found in its cache."""
+        copies = 1
+        if self.case.device == "cuda":
+            copies += COLD_BYTES // (self.x.nbytes + self.dy.nbytes)
+        turns = cycle([(self.x.clone(), self.dy.clone()) for _ in range(copies)])
+        return lambda: function(*next(turns))
+
+
+def step(o: Operands, layer: nn.Module) -> Callable[[], object]:
+    """Forward and backward of a module, gradients of weight, bias and input."""
+
+    def run(x: torch.Tensor, dy: torch.Tensor) -> None:
+        x = x.detach().requires_grad_()
+        for parameter in layer.parameters():
+            parameter.grad = None
+        layer(x).backward(dy)
+
+    return o.cold(run)
+
+
+def dense(o: Operands) -> Functions:
+    """nn.Linear, and drop and grow on a mask with torch.topk, as simulations of sparse training do it."""
+    score = torch.randn_like(o.weight, dtype=torch.float32)
+    count = int(0.3 * o.mask.sum())
+
+    def regrow_mask() -> torch.Tensor:
+        magnitude = torch.where(o.mask, o.weight.abs(), torch.inf).flatten()
+        mask = o.mask.flatten().clone()
+        mask[magnitude.topk(count, largest=False).indices] = False
+        mask[torch.where(mask, -1.0, score.abs().flatten()).topk(count).indices] = True
+        return mask
+
+    return {
+        "forward": o.cold(lambda x, dy: F.linear(x, o.weight, o.bias)),
+        "input gradient": o.cold(lambda x, dy: dy @ o.weight),
+        "weight gradient": o.cold(lambda x, dy: dy.t() @ x),
+        "step": step(o, o.linear()),
+        "regrow": regrow_mask,
+    }
+
+
+def tf32(o: Operands) -> Functions:
+    """The dense products of float32 on a GPU's tensor cores, which round the operands to 10 bits."""
+    if o.case.device != "cuda" or o.case.dtype != torch.float32:
+        return {}
+
+    def rounded(function: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            torch.backends.cuda.matmul.allow_tf32 = True
+            function()
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+        return run
+
+    return {name: rounded(function) for name, function in dense(o).items() if name != "regrow"}
+
+
+def sparse_ext(o: Operands, layout: str = "csr") -> Functions:
+    """SparseLinear and its products."""
+    layer = sx.SparseLinear.from_dense(o.linear(), mask=o.mask, layout=layout)
+    verbs, pattern, weight = layout_named(layout), layer.pattern, layer.weight.detach()
+    score = torch.randn_like(o.weight, dtype=torch.float32)
+    count = int(0.3 * layer.nnz)
+    return {
+        "forward": o.cold(lambda x, dy: verbs.matmul(weight, pattern, x, o.bias)),
+        "input gradient": o.cold(lambda x, dy: verbs.matmul_t(weight, pattern, dy)),
+        "weight gradient": o.cold(lambda x, dy: verbs.grad_weight(pattern, dy, x)),
+        "step": step(o, layer),
+        "regrow": lambda: regrow(weight, pattern.row_ptr, pattern.col_idx, pattern.cols, score, 0, count, count),
+    }
+
+
+def auto(o: Operands) -> Functions:
+    """The same with layout="auto"."""
+    functions = sparse_ext(o, "auto")
+    del functions["regrow"]
+    return functions
+
+
+def sparselab(o: Operands) -> Functions:
+    """SparseLab (PyPI): float32 and uniform patterns on the CPU; nothing where it is not installed."""
+    case = o.case
+    if (case.dtype, case.device, case.pattern) != (torch.float32, "cpu", "uniform"):
+        return {}
+    try:
+        import sparselab
+        from sparselab import ops
+    except ImportError:
+        return {}
+    ops._transpose_cache.clear()  # 0.2.2 keys it by id(): a new layer may meet the entry of one that is gone, and fail
+    return {"step": step(o, sparselab.SparseLinear(case.shape.in_features, case.shape.out_features, sparsity=case.sparsity))}
+
+
+class _TorchCsr(nn.Module):
+    """PyTorch's own CSR tensor as the weight: forward and backward as autograd gives them."""
+
+    def __init__(self, o: Operands) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(o.weight.to_sparse_csr()), nn.Parameter(o.bias.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.weight @ x.t()).t() + self.bias
+
+
+def _runs(function: Callable[[], object]) -> bool:
+    """Whether PyTorch has this product: neither MKL nor cuSPARSE samples one in 16 bits, for example."""
+    try:
+        function()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def torch_sparse(o: Operands) -> Functions:
+    """torch.sparse CSR: cuSPARSE on a GPU, MKL on the CPU."""
+    layer = _TorchCsr(o)
+    matrix, transposed = o.weight.to_sparse_csr(), o.weight.t().contiguous().to_sparse_csr()
+    functions = {
+        "forward": o.cold(lambda x, dy: (matrix @ x.t()).t() + o.bias),
+        "input gradient": o.cold(lambda x, dy: (transposed @ dy.t()).t()),
+        "weight gradient": o.cold(lambda x, dy: torch.sparse.sampled_addmm(matrix, dy.t(), x, beta=0.0)),
+        "step": step(o, layer),
+    }
+    return {name: function for name, function in functions.items() if _runs(function)}
+
+
+# The first is the baseline of every ratio.
+CONTENDERS: dict[str, Callable[[Operands], Functions]] = {
+    "dense": dense,
+    "tf32": tf32,
+    "sparse_ext": sparse_ext,
+    "auto": auto,
+    "sparselab": sparselab,
+    "torch.sparse": torch_sparse,
+}
+PRODUCTS = ("forward", "input gradient", "weight gradient", "step", "regrow")

@@ -1,0 +1,73 @@
+"""`python -m bench crossover`: measures where the dense product becomes faster, for sparse_ext/ops/crossover.json.
+
+For each product and shape, the sparse product at several densities against unpacking and multiplying densely, in one
+interleaved run; between two densities the ratio of the times is taken to be a power of the density.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from sparse_ext.ops import crossover, layouts
+
+from .cases import Case, Shape
+from .contenders import Operands, sparse_ext
+from .timing import interleaved
+
+SHAPES = (Shape(512, 512, 64), Shape(1024, 1024, 256), Shape(2048, 2048, 1024))
+DENSITIES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+NAMES = {"forward": "matmul", "input gradient": "matmul_t", "weight gradient": "grad_weight"}
+
+
+def _always_dense(function: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with mock.patch.object(layouts, "dense_is_faster", return_value=True):
+            function()
+
+    return run
+
+
+def crossing(densities: list[float], ratios: list[float]) -> float:
+    """The density at which sparse over dense time reaches 1: if that is never, 1; if it is from the start, the first."""
+    for (d0, r0), (d1, r1) in pairwise(zip(densities, ratios, strict=True)):
+        if r0 < 1 <= r1:
+            return d0 * (d1 / d0) ** (math.log(1 / r0) / math.log(r1 / r0))
+    return 1.0 if ratios[-1] < 1 else densities[0]
+
+
+def measure(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
+    """The rows of this machine for a dtype."""
+    for shape in SHAPES:
+        ratios: dict[str, list[float]] = {product: [] for product in NAMES}
+        for density in DENSITIES:
+            operands = Operands(Case(shape, 1 - density, "uniform", dtype, device))
+            sparse, dense = sparse_ext(operands), sparse_ext(operands, "auto")
+            for product, times in ratios.items():
+                pair = {"sparse": sparse[product], "dense": _always_dense(dense[product])}
+                timings = interleaved(pair, device=device, budget_s=budget_s)
+                times.append(timings["sparse"].median_s / timings["dense"].median_s)
+        for product, times in ratios.items():
+            yield {
+                "device": crossover.device_name(torch.device(device)),
+                "dtype": str(dtype).removeprefix("torch."),
+                "product": NAMES[product],
+                "tokens": shape.tokens,
+                "positions": shape.in_features * shape.out_features,
+                "density": round(crossing(list(DENSITIES), times), 3),
+            }
+
+
+def update(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Puts rows in the place of those of the same device and dtype."""
+    new = {(row["device"], row["dtype"]) for row in rows}
+    kept = [row for row in json.loads(path.read_text()) if (row["device"], row["dtype"]) not in new]
+    lines = ",\n".join("  " + json.dumps(row) for row in [*kept, *rows])
+    path.write_text(f"[\n{lines}\n]\n")

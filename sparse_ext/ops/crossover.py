@@ -1,0 +1,57 @@
+"""Where a dense product is faster than a sparse one: measured crossovers, as data.
+
+crossover.json holds rows {device, dtype, product, tokens, positions, density}: on that device, from so many tokens and matrix
+elements on, the product is faster dense above that density, unpacking included. `python -m bench crossover` measures a machine
+and prints its rows; SPARSE_EXT_CROSSOVER names a file to read instead. What is not in the table is multiplied sparsely.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from .launch import BACKENDS
+
+PRODUCTS = ("matmul", "matmul_t", "grad_weight")
+Row = tuple[int, int, float]  # tokens, positions, density
+
+
+def load(path: Path) -> dict[tuple[str, torch.dtype, str], tuple[Row, ...]]:
+    """{(device, dtype, product): rows}, largest sizes first; a size has the first row that it reaches, or the last."""
+    table: dict[tuple[str, torch.dtype, str], list[Row]] = {}
+    for row in json.loads(path.read_text()):
+        key = (row["device"], getattr(torch, row["dtype"]), row["product"])
+        table.setdefault(key, []).append((row["tokens"], row["positions"], row["density"]))
+    return {key: tuple(sorted(rows, reverse=True)) for key, rows in table.items()}
+
+
+def cpu_name() -> str:
+    """This CPU in the table: its instruction set, and what its dense bfloat16 products run on."""
+    name = f"cpu {BACKENDS['cpu'].module.isa()}"
+    if torch.cpu._is_amx_tile_supported():
+        return f"{name} amx"
+    return f"{name} bf16" if torch.cpu._is_avx512_bf16_supported() else name
+
+
+TABLE = load(Path(os.environ.get("SPARSE_EXT_CROSSOVER") or Path(__file__).with_name("crossover.json")))
+_CPU = cpu_name()
+
+
+def device_name(device: torch.device) -> str:
+    """A device in the table: `cpu_name`, or the GPU architecture."""
+    if device.type != "cuda":
+        return _CPU
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"cuda {major}.{minor}"
+
+
+def dense_is_faster(product: str, x: torch.Tensor, rows: int, cols: int, entries: int) -> bool:
+    """Whether x [tokens, ...] times a [rows, cols] matrix with so many entries should be done densely."""
+    crossovers = TABLE.get((device_name(x.device), x.dtype, product))
+    if not crossovers:
+        return False
+    reached = (density for tokens, positions, density in crossovers if x.shape[0] >= tokens and rows * cols >= positions)
+    return entries > next(reached, crossovers[-1][2]) * rows * cols

@@ -1,0 +1,113 @@
+"""The bench itself: cases, rows, break-even, comparison and crossovers, on shapes that take no time."""
+
+import json
+
+import pytest
+import torch
+
+from bench.bounds import bound_s, terms
+from bench.cases import PATTERNS, SUITES, Case, Shape
+from bench.compare import compare
+from bench.contenders import CONTENDERS, PRODUCTS, Operands
+from bench.crossover import crossing, update
+from bench.report import break_even, table
+from bench.run import measure
+
+CASE = Case(Shape(96, 64, 40), 0.9, "uniform", torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("sparsity", [0.5, 0.98])
+def test_masks_have_the_exact_count(pattern, sparsity):
+    mask = Case(Shape(96, 64, 40), sparsity, pattern, torch.float32, "cpu").mask()
+    assert int(mask.sum()) == round((1 - sparsity) * 96 * 64)
+    counts = mask.sum(1).float()
+    assert (counts.max() > 3 * counts.median()) == (pattern == "skewed" and sparsity == 0.98)
+
+
+def test_contenders_compute_the_same():
+    operands = Operands(CASE)
+    functions = {name: CONTENDERS[name](operands) for name in ("dense", "sparse_ext", "auto", "torch.sparse")}
+    for product in ("forward", "input gradient", "weight gradient"):
+        wanted = functions["dense"][product]()
+        for name in ("sparse_ext", "auto", "torch.sparse"):
+            got = functions[name][product]()
+            if product == "weight gradient":
+                got, wanted_here = (got.values() if name == "torch.sparse" else got), wanted[operands.mask]
+            else:
+                wanted_here = wanted
+            torch.testing.assert_close(got, wanted_here, msg=lambda m, name=name: f"{name}: {m}", rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_a_case():
+    rows = list(measure(CASE, PRODUCTS, ["dense", "sparse_ext", "auto"], budget_s=0.0))
+    assert {(row["case"], row["contender"]) for row in rows} == {
+        (product, name)
+        for product in PRODUCTS
+        for name in ("dense", "sparse_ext", "auto")
+        if (product, name) != ("regrow", "auto")
+    }
+    for row in rows:
+        assert row["p20_s"] <= row["median_s"] <= row["p80_s"]
+        assert row["rounds"] >= 7
+        assert (row["speedup"] == 1.0) or row["contender"] != "dense"
+        assert json.loads(json.dumps(row)) == row
+        if row["case"] == "step" and row["contender"] == "sparse_ext":
+            assert row["useful_tflops"] == pytest.approx(3 * 2 * 40 * 0.1 * 96 * 64 / row["median_s"] / 1e12)
+            assert row["share_of_bound"] is None  # the bound is a GPU's
+    text = table([{**row, "threads": 1} for row in rows])
+    assert text.count("\n") == 3  # heading, rule, two contenders
+
+
+def test_bound_is_that_of_the_reference():
+    """kernels.md B.1: 90 %, 4096 x 4096, 8192 tokens, float32: 410 us of multiply-adds, 1643 us of shared memory."""
+    case = Case(Shape(4096, 4096, 8192), 0.9, "uniform", torch.float32, "cuda")
+    assert terms(case, "forward")["multiply-adds"] == pytest.approx(410e-6, rel=0.01)
+    assert bound_s(case, "forward") == pytest.approx(1643e-6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("speedups", "sparsity"),
+    [
+        ({0.5: 0.5, 0.75: 1.0}, 0.75),
+        ({0.5: 0.5, 0.75: 0.8, 0.9375: 1.25}, 0.875),  # half way between the densities 1/4 and 1/16, in powers of 2
+        ({0.5: 1.1, 0.9: 4.0}, None),
+        ({0.5: 0.1, 0.9: 0.9}, None),
+    ],
+)
+def test_break_even(speedups, sparsity):
+    assert break_even(speedups) == (sparsity if sparsity is None else pytest.approx(sparsity))
+
+
+@pytest.mark.parametrize(
+    ("ratios", "density"),
+    [([0.25, 1.0, 4.0], 0.2), ([0.5, 0.5, 2.0], 0.2 * 2**0.5), ([0.1, 0.2, 0.9], 1.0), ([1.2, 2.0, 4.0], 0.1)],
+)
+def test_crossing(ratios, density):
+    assert crossing([0.1, 0.2, 0.4], ratios) == pytest.approx(density)
+
+
+def test_compare_finds_what_became_slower():
+    def row(sparsity, speedup, contender="sparse_ext"):
+        return {"case": "step", "in_features": 8, "sparsity": sparsity, "contender": contender, "speedup": speedup}
+
+    old = [row(0.8, 2.0), row(0.9, 4.0), row(0.95, 8.0), row(0.8, 1.0, "dense")]
+    new = [row(0.8, 1.92), row(0.9, 3.6), row(0.98, 1.0), row(0.8, 0.1, "dense")]
+    lines, failures = compare(old, new, 0.05)
+    assert len(lines) == 2
+    assert len(failures) == 1
+    assert "4.00x -> 3.60x" in failures[0]
+
+
+def test_crossovers_replace_those_of_the_same_device_and_dtype(tmp_path):
+    path = tmp_path / "crossover.json"
+    row = {"device": "cpu v4", "dtype": "float32", "product": "matmul", "tokens": 1, "positions": 1, "density": 0.5}
+    path.write_text(json.dumps([row, {**row, "dtype": "bfloat16"}, {**row, "device": "cpu v3"}]))
+    update(path, [{**row, "density": 0.6}])
+    assert [(r["device"], r["dtype"], r["density"]) for r in json.loads(path.read_text())] == [
+        ("cpu v4", "bfloat16", 0.5), ("cpu v3", "float32", 0.5), ("cpu v4", "float32", 0.6),
+    ]  # fmt: skip
+
+
+def test_suites_name_layers():
+    assert all(shapes for shapes in SUITES.values())
