@@ -68,6 +68,6 @@ def measure(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[s
 def update(path: Path, rows: list[dict[str, Any]]) -> None:
     """Puts rows in the place of those of the same device and dtype."""
     new = {(row["device"], row["dtype"]) for row in rows}
-    kept = [row for row in json.loads(path.read_text()) if (row["device"], row["dtype"]) not in new]
+    kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if (row["device"], row["dtype"]) not in new]
     lines = ",\n".join("  " + json.dumps(row) for row in [*kept, *rows])
     path.write_text(f"[\n{lines}\n]\n")

@@ -10,7 +10,7 @@ import torch
 
 from .ops import launch
 
-ISAS = ("baseline", "v3", "v4")
+ISAS = ("baseline", "v3", "v4", "v4_bf16")
 
 
 def _version() -> str:

@@ -16,8 +16,8 @@ from sparse_ext.ops import BACKENDS, launch
 
 ROOT = Path(__file__).parent.parent
 CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
-ISAS = ("baseline", "v3", "v4")
-KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "emulated": DTYPES, "cuda": DTYPES}
+ISAS = ("baseline", "v3", "v4", "v4_bf16")
+KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfloat16,), "emulated": DTYPES, "cuda": DTYPES}
 _emulated = {}  # the module, loaded once
 
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
     def repeats(item):
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        return params.get("op") in ONE_ISA and params.get("device") in ("cpu-v3", "cpu-v4")
+        return params.get("op") in ONE_ISA and params.get("device") in ("cpu-v3", "cpu-v4", "cpu-v4_bf16")
 
     items[:] = [item for item in items if not repeats(item)]
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from cases import TOLERANCE
 
 from bench.bounds import bound_s, terms
 from bench.cases import PATTERNS, SUITES, Case, Shape
@@ -36,7 +37,7 @@ def test_contenders_compute_the_same():
                 got, wanted_here = (got.values() if name == "torch.sparse" else got), wanted[operands.mask]
             else:
                 wanted_here = wanted
-            torch.testing.assert_close(got, wanted_here, msg=lambda m, name=name: f"{name}: {m}", rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(got, wanted_here, msg=lambda m, name=name: f"{name}: {m}", **TOLERANCE[torch.float32])
 
 
 def test_rows_of_a_case():

@@ -33,40 +33,41 @@ Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int6
 }
 
 // kCount products of one row's dy with the feature rows col_idx[0 .. kCount), each left as a register of partial sums.
-template <int kVecs, int kCount, class A, class Index>
-inline void products(Vec<A>* sum, const Vec<A>* dy, const A* x_block, const Index* col_idx) {
+template <int kVecs, int kCount, class E, class Index>
+inline void products(Vec<Sum<E>>* sum, const Vec<E>* dy, const E* x_block, const Index* col_idx) {
 #pragma GCC unroll 16
   for (int i = 0; i < kCount; ++i) {
-    const Vec<A>* x = reinterpret_cast<const Vec<A>*>(x_block + static_cast<int64_t>(col_idx[i]) * (kVecs * kLanes<A>));
-    sum[i] = dy[0] * x[0];
+    const Vec<E>* x = reinterpret_cast<const Vec<E>*>(x_block + static_cast<int64_t>(col_idx[i]) * (kVecs * kLanes<E>));
+    sum[i] = Vec<Sum<E>>{};
 #pragma GCC unroll 8
-    for (int t = 1; t < kVecs; ++t) sum[i] += dy[t] * x[t];
+    for (int t = 0; t < kVecs; ++t) sum[i] = multiply_add<E>(sum[i], dy[t], x[t]);
   }
 }
 
 // Adds (kFirst: writes) this token block's share of dw[0 .. count), count < kLanes.
-template <int kVecs, bool kFirst, class A, class Index>
-inline void sample_rest(A* dw, const Vec<A>* dy, const A* x_block, const Index* col_idx, int count) {
-  constexpr int n = kLanes<A>;
-  Vec<A> sum[n];
+template <int kVecs, bool kFirst, class E, class Index>
+inline void sample_rest(Sum<E>* dw, const Vec<E>* dy, const E* x_block, const Index* col_idx, int count) {
+  constexpr int n = kLanes<E>;
+  Vec<Sum<E>> sum[n];
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) {
-    sum[i] = Vec<A>{};
+    sum[i] = Vec<Sum<E>>{};
     if (i < count) products<kVecs, 1>(sum + i, dy, x_block, col_idx + i);
   }
-  const Vec<A> total = sum_each<A>(sum);
+  const Vec<Sum<E>> total = sum_each<Sum<E>>(sum);
   for (int i = 0; i < count; ++i) dw[i] = kFirst ? total[i] : total[i] + dw[i];
 }
 
 // The same for the entries of rows [r0, r1) in tile k.
-template <int kVecs, bool kFirst, class A, class Index>
-void sample_tile(A* dw, const Index* col_idx, Cuts cuts, int64_t k, const A* dy_block, const A* x_block, int64_t r0,
+template <int kVecs, bool kFirst, class E, class Index>
+void sample_tile(Sum<E>* dw, const Index* col_idx, Cuts cuts, int64_t k, const E* dy_block, const E* x_block, int64_t r0,
                  int64_t r1) {
-  constexpr int n = kLanes<A>;
+  using A = Sum<E>;
+  constexpr int n = kLanes<E>;
   for (int64_t r = r0; r < r1; ++r) {
-    Vec<A> dy[kVecs], sum[n];
-#pragma GCC unroll 8
-    for (int t = 0; t < kVecs; ++t) dy[t] = load<A>(dy_block + r * (kVecs * n) + t * n);
+    Vec<E> dy[kVecs];
+    Vec<A> sum[n];
+    memcpy(dy, dy_block + r * (kVecs * n), sizeof dy);
     int64_t p = cuts.at[r * cuts.tiles + k];
     const int64_t end = cuts.at[r * cuts.tiles + k + 1];
     for (; p + n <= end; p += n) {
@@ -82,10 +83,11 @@ template <int kVecs, class T, class Index>
 void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy, DenseView<const T> x, char* memory,
                   const Layout& l, int threads) {
   using A = Acc<T>;
-  constexpr int kBlock = kVecs * kLanes<A>;
+  using E = Element<T>;
+  constexpr int kElements = kVecs * kLanes<E>, kBlock = kElements * kTokensPer<E>;
   const int64_t tokens = x.rows, blocks = ceil_div(tokens, kBlock), nnz = pattern.row_ptr[pattern.rows];
   A* sums = sizeof(T) == sizeof(A) ? reinterpret_cast<A*>(dw) : reinterpret_cast<A*>(memory + l.sums);
-  A* dy_block = reinterpret_cast<A*>(memory + l.dy_block);
+  E* dy_block = reinterpret_cast<E*>(memory + l.dy_block);
   const int64_t tiles = blocks < 2 ? 1 : tile_count(pattern.rows, pattern.cols, nnz, kVecs * kVecBytes);
   int32_t* own_cuts = reinterpret_cast<int32_t*>(memory + l.cuts);
   const Cuts cuts{tiles == 1 ? pattern.row_ptr : own_cuts, tiles};
@@ -97,9 +99,9 @@ void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy
     if (tiles > 1) cut_rows(own_cuts, tiles, pattern, begin, end);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * kBlock, count = min(kBlock, tokens - first);
-      A* x_block = reinterpret_cast<A*>(memory + (b & 1) * l.x_block);
-      pack_tokens<kBlock>(x_block + c0 * kBlock, x.row(first), x.cols, count, c0, c1);
-      pack_tokens<kBlock>(dy_block + begin * kBlock, dy.row(first), dy.cols, count, begin, end);
+      E* x_block = reinterpret_cast<E*>(memory + (b & 1) * l.x_block);
+      pack_tokens<kElements>(x_block + c0 * kElements, x.row(first), x.cols, count, c0, c1);
+      pack_tokens<kElements>(dy_block + begin * kElements, dy.row(first), dy.cols, count, begin, end);
 #pragma omp barrier
       for (int64_t r0 = begin; r0 < end; r0 += panel) {
         const int64_t r1 = min(end, r0 + panel);
@@ -129,7 +131,8 @@ Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseV
   threads = useful_threads(threads, (pattern.row_ptr[pattern.rows] + pattern.rows + pattern.cols) * tokens);
   const Layout l = layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(Acc<T>));
   char* memory = static_cast<char*>(workspace);
-  switch (vecs_for(tokens, sizeof(Acc<T>), kMaxVecs)) {
+  using E = Element<T>;
+  switch (vecs_for(tokens, sizeof(E) / kTokensPer<E>, kMaxVecs)) {
     case 1: sddmm_blocks<1>(dw, pattern, dy, x, memory, l, threads); break;
     case 2: sddmm_blocks<2>(dw, pattern, dy, x, memory, l, threads); break;
     case 4: sddmm_blocks<4>(dw, pattern, dy, x, memory, l, threads); break;

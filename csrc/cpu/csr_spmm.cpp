@@ -15,8 +15,9 @@
 namespace spx::cpu::SPX_ISA {
 namespace {
 
-constexpr int kMaxVecs = 4;                 // registers of tokens a row sums at once: each weight is read once for so many
-constexpr int64_t kPanelBytes = 128 << 10;  // a panel's sums, which stay in L2 while the tiles pass
+constexpr int kMaxVecs = 4;  // registers of tokens a row sums at once: each weight is read once for so many
+constexpr int64_t kPanelBytes =
+    256 << 10;  // room for a panel's sums, of which pairs need all; they stay in L2 while tiles pass
 
 constexpr int kRowsAhead = 6;  // rows between prefetching a segment and using it
 
@@ -30,45 +31,89 @@ struct Layout {
 Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, int threads) {
   const int64_t block_bytes = vecs_for(tokens, acc_bytes, kMaxVecs) * kVecBytes;
   Layout l;
-  l.panel_rows = min(rows, kPanelBytes / block_bytes);
+  const int64_t sum_bytes = 2 * block_bytes;  // of a row, where elements are pairs; half of it otherwise
+  l.panel_rows = min(rows, kPanelBytes / sum_bytes);
   l.cuts = align64(capacity * acc_bytes);
   l.threads = l.cuts + align64((rows * max_tile_count(cols, block_bytes) + 1) * static_cast<int64_t>(sizeof(int32_t)));
   l.x_block = align64(cols * block_bytes);
-  l.thread = l.x_block + align64(l.panel_rows * block_bytes);
+  l.thread = l.x_block + align64(l.panel_rows * sum_bytes);
   l.total = l.threads + l.thread * threads;
   return l;
 }
 
-template <class A, class T, class Index>
-void values_in_order(A* out, const CsrView<T, Index>& w, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) out[p] = to_acc(w.values[w.pattern.value_at(p)]);
+// As what a weight meets the elements of a block: bfloat16 where they are pairs.
+template <class E, class T>
+using Weight = std::conditional_t<std::is_same_v<E, Pair>, T, Acc<T>>;
+
+inline void put(float* out, float v) { *out = v; }
+inline void put(double* out, double v) { *out = v; }
+inline void put(float* out, bf16 v) { *out = to_acc(v); }
+inline void put(bf16* out, bf16 v) { *out = v; }
+
+template <class W, class T, class Index>
+void values_in_order(W* out, const CsrView<T, Index>& w, int64_t begin, int64_t end) {
+  for (int64_t p = begin; p < end; ++p) put(out + p, w.values[w.pattern.value_at(p)]);
 }
 
+// sum[..] += value * x_block[col] over the entries [p, end) of a row.
+template <int kVecs, class A, class Index>
+inline void add_entries(Vec<A>* sum, const A* values, const Index* col_idx, const A* x_block, int64_t p, int64_t end) {
+#pragma GCC unroll 4
+  for (; p < end; ++p) {
+    const Vec<A>* x = reinterpret_cast<const Vec<A>*>(x_block + static_cast<int64_t>(col_idx[p]) * (kVecs * kLanes<A>));
+    const A value = values[p];
+#pragma GCC unroll 8
+    for (int t = 0; t < kVecs; ++t) sum[t] += value * x[t];
+  }
+}
+
+#if defined(SPX_ISA_v4_bf16)
+// The same two entries at a time: the halves of their feature rows are interleaved, so that a 32-bit lane holds what one token has
+// in both columns. A last entry alone meets zeros of ours, never another column's Inf.
+inline void add_pair(Vec<float>* sum, Vec<Pair> weights, __m512i first, __m512i second) {
+  sum[0] = multiply_add<Pair>(sum[0], (Vec<Pair>)_mm512_unpacklo_epi16(first, second), weights);
+  sum[1] = multiply_add<Pair>(sum[1], (Vec<Pair>)_mm512_unpackhi_epi16(first, second), weights);
+}
+template <int kVecs, class Index>
+inline void add_entries(Vec<float>* sum, const bf16* values, const Index* col_idx, const Pair* x_block, int64_t p,
+                        int64_t end) {
+  constexpr int kStride = kVecs * kLanes<Pair>;
+#pragma GCC unroll 2
+  for (; p + 2 <= end; p += 2) {
+    uint32_t both;
+    memcpy(&both, values + p, sizeof both);
+    const __m512i* first = reinterpret_cast<const __m512i*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
+    const __m512i* second = reinterpret_cast<const __m512i*>(x_block + static_cast<int64_t>(col_idx[p + 1]) * kStride);
+#pragma GCC unroll 8
+    for (int t = 0; t < kVecs; ++t) add_pair(sum + 2 * t, Vec<Pair>{} + both, first[t], second[t]);
+  }
+  if (p < end) {
+    const __m512i* first = reinterpret_cast<const __m512i*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
+#pragma GCC unroll 8
+    for (int t = 0; t < kVecs; ++t) add_pair(sum + 2 * t, Vec<Pair>{} + values[p].bits, first[t], __m512i{});
+  }
+}
+#endif
+
 // sums[r - r0] = (kFirst: bias[r], otherwise what it was) + value * x_block[col] over the entries of row r in tile k.
-template <int kVecs, bool kFirst, class A, class T, class Index>
-void multiply_tile(A* sums, const Index* col_idx, Cuts cuts, int64_t k, const A* values, const A* x_block, const T* bias,
+template <int kVecs, bool kFirst, class E, class W, class T, class Index>
+void multiply_tile(Sum<E>* sums, const Index* col_idx, Cuts cuts, int64_t k, const W* values, const E* x_block, const T* bias,
                    int64_t r0, int64_t r1) {
-  constexpr int kStride = kVecs * kLanes<A>;
+  using A = Sum<E>;
+  constexpr int kSums = kVecs * kTokensPer<E>;
   for (int64_t r = r0; r < r1; ++r) {
     // Segments of one tile lie a row apart, which no hardware prefetcher follows.
     const int64_t ahead = cuts.at[min(r + kRowsAhead, r1 - 1) * cuts.tiles + k];
     __builtin_prefetch(values + ahead);
-    __builtin_prefetch(values + ahead + 64 / sizeof(A));
+    __builtin_prefetch(values + ahead + 64 / sizeof(W));
     __builtin_prefetch(col_idx + ahead);
-    Vec<A>* out = reinterpret_cast<Vec<A>*>(sums + (r - r0) * kStride);
-    Vec<A> sum[kVecs];
+    Vec<A>* out = reinterpret_cast<Vec<A>*>(sums + (r - r0) * (kSums * kLanes<A>));
+    Vec<A> sum[kSums];
 #pragma GCC unroll 8
-    for (int t = 0; t < kVecs; ++t) sum[t] = kFirst ? Vec<A>{} + (bias ? to_acc(bias[r]) : A(0)) : out[t];
-    const int64_t end = cuts.at[r * cuts.tiles + k + 1];
-#pragma GCC unroll 4
-    for (int64_t p = cuts.at[r * cuts.tiles + k]; p < end; ++p) {
-      const Vec<A>* x = reinterpret_cast<const Vec<A>*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
-      const A value = values[p];
+    for (int t = 0; t < kSums; ++t) sum[t] = kFirst ? Vec<A>{} + (bias ? to_acc(bias[r]) : A(0)) : out[t];
+    add_entries<kVecs>(sum, values, col_idx, x_block, cuts.at[r * cuts.tiles + k], cuts.at[r * cuts.tiles + k + 1]);
 #pragma GCC unroll 8
-      for (int t = 0; t < kVecs; ++t) sum[t] += value * x[t];
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < kVecs; ++t) out[t] = sum[t];
+    for (int t = 0; t < kSums; ++t) out[t] = sum[t];
   }
 }
 
@@ -76,12 +121,14 @@ template <int kVecs, class T, class Index>
 void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> x, const T* bias, char* memory, const Layout& l,
                  int threads) {
   using A = Acc<T>;
-  constexpr int kBlock = kVecs * kLanes<A>;
+  using E = Element<T>;
+  using W = Weight<E, T>;
+  constexpr int kElements = kVecs * kLanes<E>, kBlock = kElements * kTokensPer<E>;
   const CsrPattern<Index>& pattern = w.pattern;
   const int64_t nnz = pattern.row_ptr[pattern.rows], tokens = x.rows, blocks = ceil_div(tokens, kBlock);
-  const bool in_order = sizeof(T) == sizeof(A) && pattern.slot == nullptr;
-  A* ordered = reinterpret_cast<A*>(memory);
-  const A* values = in_order ? reinterpret_cast<const A*>(w.values) : ordered;
+  const bool in_order = sizeof(T) == sizeof(W) && pattern.slot == nullptr;
+  W* ordered = reinterpret_cast<W*>(memory);
+  const W* values = in_order ? reinterpret_cast<const W*>(w.values) : ordered;
   // Finding the cuts costs about a quarter of a block's products.
   const int64_t tiles = blocks < 2 ? 1 : tile_count(pattern.rows, pattern.cols, nnz, kVecs * kVecBytes);
   int32_t* own_cuts = reinterpret_cast<int32_t*>(memory + l.cuts);
@@ -94,14 +141,14 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
     if (!in_order) values_in_order(ordered, w, nnz * id / team, nnz * (id + 1) / team);
     if (tiles > 1) cut_rows(own_cuts, tiles, pattern, pattern.rows * id / team, pattern.rows * (id + 1) / team);
 #pragma omp barrier
-    A* x_block = reinterpret_cast<A*>(memory + l.threads + id * l.thread);
+    E* x_block = reinterpret_cast<E*>(memory + l.threads + id * l.thread);
     A* sums = reinterpret_cast<A*>(memory + l.threads + id * l.thread + l.x_block);
     for (int64_t piece = id; piece < token_groups * row_groups; piece += team) {
       const int64_t group = piece % token_groups, part = piece / token_groups;
       const int64_t begin = row_cut(pattern, part, row_groups), end = row_cut(pattern, part + 1, row_groups);
       for (int64_t b = blocks * group / token_groups; b < blocks * (group + 1) / token_groups; ++b) {
         const int64_t first = b * kBlock, count = min(kBlock, tokens - first);
-        pack_tokens<kBlock>(x_block, x.row(first), x.cols, count, 0, x.cols);
+        pack_tokens<kElements>(x_block, x.row(first), x.cols, count, 0, x.cols);
         for (int64_t r0 = begin; r0 < end; r0 += l.panel_rows) {
           const int64_t r1 = min(end, r0 + l.panel_rows);
           multiply_tile<kVecs, true>(sums, pattern.col_idx, cuts, 0, values, x_block, bias, r0, r1);
@@ -125,7 +172,8 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
   const Layout l = layout(p.rows, p.cols, p.capacity, tokens, sizeof(Acc<T>), threads);
   alignas(64) char stack[kStackBytes];
   char* memory = workspace ? static_cast<char*>(workspace) : stack;
-  switch (vecs_for(tokens, sizeof(Acc<T>), kMaxVecs)) {
+  using E = Element<T>;
+  switch (vecs_for(tokens, sizeof(E) / kTokensPer<E>, kMaxVecs)) {
     case 1: spmm_blocks<1>(y, w, x, bias, memory, l, threads); break;
     case 2: spmm_blocks<2>(y, w, x, bias, memory, l, threads); break;
     default: spmm_blocks<kMaxVecs>(y, w, x, bias, memory, l, threads);

@@ -8,8 +8,8 @@
 namespace spx::cpu {
 namespace {
 
-enum Isa { kBaseline, kV3, kV4 };
-constexpr const char* kNames[] = {"baseline", "v3", "v4"};
+enum Isa { kBaseline, kV3, kV4, kV4Bf16, kIsas };
+constexpr const char* kNames[] = {"baseline", "v3", "v4", "v4_bf16"};
 
 bool available(int isa) {
   switch (isa) {
@@ -19,13 +19,18 @@ bool available(int isa) {
     case kV4:
       return available(kV3) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case kV4Bf16: return available(kV4) && __builtin_cpu_supports("avx512bf16");
 #endif
     default: return false;
   }
 }
 
 Isa& chosen() {
-  static Isa isa = available(kV4) ? kV4 : available(kV3) ? kV3 : kBaseline;
+  static Isa isa = [] {
+    int best = kIsas - 1;
+    while (!available(best)) --best;
+    return static_cast<Isa>(best);
+  }();
   return isa;
 }
 
@@ -34,7 +39,7 @@ Isa& chosen() {
 const char* isa() { return kNames[chosen()]; }
 
 bool use_isa(const char* name) {
-  for (int i = kBaseline; i <= kV4; ++i) {
+  for (int i = kBaseline; i < kIsas; ++i) {
     if (strcmp(name, kNames[i]) == 0 && available(i)) {
       chosen() = static_cast<Isa>(i);
       return true;
@@ -44,11 +49,12 @@ bool use_isa(const char* name) {
 }
 
 #if defined(SPX_HAVE_v3)
-#define SPX_DISPATCH(call)          \
-  switch (chosen()) {               \
-    case kV4: return v4::call;      \
-    case kV3: return v3::call;      \
-    default: return baseline::call; \
+#define SPX_DISPATCH(call)              \
+  switch (chosen()) {                   \
+    case kV4Bf16: return v4_bf16::call; \
+    case kV4: return v4::call;          \
+    case kV3: return v3::call;          \
+    default: return baseline::call;     \
   }
 #else
 #define SPX_DISPATCH(call) return baseline::call

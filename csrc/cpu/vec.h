@@ -9,9 +9,13 @@
 
 #include "common/types.h"
 
+#if defined(SPX_ISA_v4_bf16)
+#include <immintrin.h>  // the one instruction that GCC's vector extensions do not reach
+#endif
+
 namespace spx::cpu::SPX_ISA {
 
-#if defined(SPX_ISA_v4)
+#if defined(SPX_ISA_v4) || defined(SPX_ISA_v4_bf16)
 constexpr int kVecBytes = 64;
 #elif defined(SPX_ISA_v3)
 constexpr int kVecBytes = 32;
@@ -23,7 +27,15 @@ template <class A>
 struct VecOf {
   typedef A type __attribute__((vector_size(kVecBytes), may_alias));
 };
-// One register of A, which is float or double.
+// Two bfloat16 of neighbouring tokens, the first in the low half.
+struct Pair {
+  uint32_t bits;
+};
+template <>
+struct VecOf<Pair> {
+  typedef uint32_t type __attribute__((vector_size(kVecBytes), may_alias));
+};
+// One register of A, which is float, double or Pair.
 template <class A>
 using Vec = typename VecOf<A>::type;
 template <class A>
@@ -85,6 +97,29 @@ inline void store(T* p, Vec<A> v) {
     const Half half = __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0u), Half);
     memcpy(p, &half, sizeof half);
   }
+}
+
+// In which products of E are summed.
+template <class E>
+struct SumOf {
+  using type = E;
+};
+template <>
+struct SumOf<Pair> {
+  using type = float;
+};
+template <class E>
+using Sum = typename SumOf<E>::type;
+
+// sum + a * b, lane by lane; of pairs both products are added.
+template <class E>
+inline Vec<Sum<E>> multiply_add(Vec<Sum<E>> sum, Vec<E> a, Vec<E> b) {
+#if defined(SPX_ISA_v4_bf16)
+  if constexpr (std::is_same_v<E, Pair>)
+    return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  else
+#endif
+    return sum + a * b;
 }
 
 // ---- shuffles ---------------------------------------------------------------------------------------------------------

@@ -29,11 +29,8 @@ def load(path: Path) -> dict[tuple[str, torch.dtype, str], tuple[Row, ...]]:
 
 
 def cpu_name() -> str:
-    """This CPU in the table: its instruction set, and what its dense bfloat16 products run on."""
-    name = f"cpu {BACKENDS['cpu'].module.isa()}"
-    if torch.cpu._is_amx_tile_supported():
-        return f"{name} amx"
-    return f"{name} bf16" if torch.cpu._is_avx512_bf16_supported() else name
+    """This CPU in the table: its instruction set, and whether dense bfloat16 products run on AMX."""
+    return f"cpu {BACKENDS['cpu'].module.isa()}{' amx' if torch.cpu._is_amx_tile_supported() else ''}"
 
 
 TABLE = load(Path(os.environ.get("SPARSE_EXT_CROSSOVER") or Path(__file__).with_name("crossover.json")))

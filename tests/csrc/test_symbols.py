@@ -16,12 +16,21 @@ ROOT = Path(__file__).parent.parent.parent
 CSRC = ROOT / "csrc"
 KERNELS = ("csr_spmm", "csr_sddmm")
 # What CMake gives every file in a release build.
-FLAGS = ("-std=gnu++17", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fopenmp")
+FLAGS = (
+    "-std=gnu++17",
+    "-O3",
+    "-DNDEBUG",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-fopenmp",
+)
 
 
 def isa_flags():
     """{instruction set: its own flags}, as CMakeLists.txt writes them."""
-    calls = re.findall(r"^\s*add_cpu_kernels\((v\d+) (.+)\)$", (ROOT / "CMakeLists.txt").read_text(), re.M)
+    calls = re.findall(r"^\s*add_cpu_kernels\((v\w+) (.+)\)$", (ROOT / "CMakeLists.txt").read_text(), re.M)
     return {isa: flags.split() for isa, flags in calls}
 
 
@@ -39,12 +48,12 @@ def foreign_weak_symbols(source, isa, folder):
 
 
 def test_cmake_names_the_instruction_sets():
-    assert set(isa_flags()) == {"v3", "v4"}
+    assert set(isa_flags()) == {"v3", "v4", "v4_bf16"}
     sources = re.search(r"set\(CPU_KERNELS ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text()).group(1)
     assert sorted(Path(name).stem for name in sources.split()) == sorted(KERNELS)
 
 
-@pytest.mark.parametrize("isa", ["v3", "v4"])
+@pytest.mark.parametrize("isa", ["v3", "v4", "v4_bf16"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_weak_symbol_leaves_the_namespace(kernel, isa, tmp_path):
     assert not foreign_weak_symbols(CSRC / "cpu" / f"{kernel}.cpp", isa, tmp_path)

@@ -126,7 +126,7 @@ def test_a_size_has_the_first_crossover_that_it_reaches(monkeypatch, tokens, pos
 def test_the_table_that_ships():
     path = Path(crossover.__file__).with_name("crossover.json")
     for (device, dtype, product), rows in crossover.load(path).items():
-        assert re.fullmatch(r"cpu (baseline|v3|v4)( bf16| amx)?|cuda \d+\.\d", device)
+        assert re.fullmatch(r"cpu (baseline|v3|v4|v4_bf16)( amx)?|cuda \d+\.\d", device)
         assert isinstance(dtype, torch.dtype)
         assert product in crossover.PRODUCTS
         assert rows == tuple(sorted(rows, reverse=True))
