@@ -54,7 +54,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = wheel.namelist()
     assert all(name.startswith(("sparse_ext/", "sparse_ext-")) for name in names)
     assert sum(name.endswith(".so") for name in names) == 1
-    assert {"sparse_ext/py.typed", "sparse_ext/_C.pyi"} <= set(names)
+    assert {"sparse_ext/py.typed", "sparse_ext/_C.pyi", "sparse_ext/ops/crossover.json"} <= set(names)
 
 
 def test_binary_needs_system_libraries_only(binary):
