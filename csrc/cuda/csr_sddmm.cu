@@ -6,6 +6,7 @@
 //         dy and x pass through shared memory, kTokens tokens at a time, as they lie: rows and columns contiguous
 #include "launch.cuh"
 #include "scan.cuh"
+#include "search.cuh"
 
 namespace spx::cuda {
 namespace {
@@ -16,19 +17,6 @@ constexpr int kCols = 64;
 constexpr int kTokens = 32;                           // two tiles of doubles: 32 KB of the 48 KB of static shared memory
 constexpr int kPerThread = kRows * kCols / kThreads;  // a full tile fits: any density, any distribution
 static_assert(kRows <= kThreads);
-
-// The first of the ascending columns [p, end) that is not below `col`.
-template <class Index>
-__device__ int32_t lower_bound(const Index* col_idx, int32_t p, int32_t end, int64_t col) {
-  while (p < end) {
-    const int32_t middle = p + (end - p) / 2;
-    if (int64_t{col_idx[middle]} < col)
-      p = middle + 1;
-    else
-      end = middle;
-  }
-  return p;
-}
 
 // tile[token, i] = m[token0 + token, first + i] for what lies inside of m. The rest is left as it is: it is never read.
 template <int kWidth, class T>

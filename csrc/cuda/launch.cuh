@@ -83,7 +83,12 @@ __device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) 
 
 __device__ inline float to_acc(float v) { return v; }
 __device__ inline double to_acc(double v) { return v; }
-__device__ inline float to_acc(bf16 v) { return __bfloat162float(__nv_bfloat16(__nv_bfloat16_raw{v.bits})); }
+__device__ inline float to_acc(bf16 v) {  // of the upper half of a word it is one instruction; __bfloat162float is two
+  const uint32_t bits = uint32_t{v.bits} << 16;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
 __device__ inline float to_acc(f16 v) { return __half2float(__half(__half_raw{v.bits})); }
 
 // from_acc<T>: rounds to nearest, ties to even.

@@ -1,9 +1,10 @@
-"""What nvcc makes of csrc/cuda, without a GPU: every file compiles for every architecture, no kernel spills."""
+"""What nvcc makes of csrc/cuda, without a GPU: every file compiles for every architecture, no kernel spills, loads are wide."""
 
 import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,15 @@ KERNELS = sorted(path.stem for path in (CSRC / "cuda").glob("*.cu") if path.stem
 ARCHS = ("sm_80", "sm_90a")
 MAX_REGISTERS = 128  # two blocks of 256 threads fit a multiprocessor
 
+# csr_spmm by its mangled type: {type: (the instructions that its design promises, registers of the small tile)}. Registers are
+# those of nvcc 13.0 and a few more; the large tile needs MAX_REGISTERS.
+SPMM = {
+    "f": ({"LDG.E.128", "STS.128", "LDS.128", "FFMA"}, 96),
+    "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 96),
+    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 112),
+    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 112),
+}
+
 
 def find_nvcc():
     if "CUDA_HOME" in os.environ and "CUDACXX" not in os.environ:
@@ -21,17 +31,28 @@ def find_nvcc():
     return shutil.which(os.environ.get("CUDACXX", "nvcc"))
 
 
+def find_cuobjdump():
+    """The toolkit's, or that of the wheel nvidia-cuda-cuobjdump."""
+    wheel = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "cuobjdump"
+    return shutil.which("cuobjdump") or shutil.which(wheel)
+
+
 @pytest.fixture(scope="module")
-def resources(tmp_path_factory):
+def cubins(tmp_path_factory):
+    """The folder of FILE.ARCH.cubin; resources fills it."""
+    return tmp_path_factory.mktemp("cubin")
+
+
+@pytest.fixture(scope="module")
+def resources(cubins):
     """{(file, arch): {kernel: {"registers", "spilled", "stack"}}}, from what ptxas reports while compiling."""
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("no nvcc on this machine (set CUDA_HOME or CUDACXX)")
-    folder = tmp_path_factory.mktemp("cubin")
 
     def compile_one(case):
         file, arch = case
-        cubin = folder / f"{file}.{arch}.cubin"
+        cubin = cubins / f"{file}.{arch}.cubin"
         command = [nvcc, "-std=c++17", f"-I{CSRC}", "-cubin", f"-arch={arch}", "-Xptxas=-v", "-o", cubin]
         result = subprocess.run([*command, CSRC / "cuda" / f"{file}.cu"], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -59,3 +80,39 @@ def test_no_spills(resources, file, arch):
     assert kernels, f"ptxas reported no kernel of {file}.cu"
     bad = {name: use for name, use in kernels.items() if use["spilled"] or use["stack"] or use["registers"] > MAX_REGISTERS}
     assert not bad
+
+
+@pytest.fixture(scope="module")
+def spmm(resources, cubins):
+    """{arch: {kernel: its instructions}} of csr_spmm.cu."""
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is None:
+        pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
+
+    def instructions(arch):
+        command = [cuobjdump, "-sass", cubins / f"csr_spmm.{arch}.cubin"]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        functions = re.findall(r"Function : (\w+)(.*?)(?=Function : |\Z)", listing, re.S)
+        return {name: set(re.findall(r"\*/ +(?:@!?U?P\w+ )?([A-Z][\w.]*)", body)) for name, body in functions}
+
+    return {arch: instructions(arch) for arch in ARCHS}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", SPMM)
+def test_spmm_is_made_of_wide_accesses(spmm, dtype, arch):
+    kernels = [used for name, used in spmm[arch].items() if f"csr_spmm_kernelI{dtype}" in name]
+    assert kernels, f"no csr_spmm kernel for {dtype}"
+    for used in kernels:
+        assert SPMM[dtype][0] <= used
+        assert not {name for name in used if re.match(r"(LDL|STL|ATOM|RED)\b", name)}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", SPMM)
+def test_spmm_registers(resources, dtype, arch):
+    registers = [
+        use["registers"] for name, use in resources["csr_spmm", arch].items() if f"csr_spmm_kernelI{dtype}Li4E" in name
+    ]
+    assert len(registers) == 1
+    assert registers[0] <= SPMM[dtype][1]
