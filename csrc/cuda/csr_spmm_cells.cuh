@@ -44,11 +44,9 @@ struct Cells {
             (rows + kCellThreads) * int64_t{sizeof(int32_t)};
   }
 
-  // The first group of cell i (counted row by row), whose first entry is p. Every cell before may waste all but one entry of a
-  // group: with that much room no cell has to know how full the others are.
-  static SPX_HOST_DEVICE int64_t group_at(int64_t p, int64_t i) {
-    return (p + (i + 1) * (kGroupEntries<T> - 1)) / kGroupEntries<T>;
-  }
+  // The first group of cell i (counted row by row), whose first entry is p. Each cell before may waste all but one entry of a
+  // group: with that much room, none has to know how full the others are.
+  static SPX_HOST_DEVICE int64_t group_at(int64_t p, int64_t i) { return (p + i * (kGroupEntries<T> - 1)) / kGroupEntries<T>; }
 };
 
 // order, for the rows [row0, row0 + rows_per_block). Rows behind the last one count as the shortest.
