@@ -1,4 +1,4 @@
-"""Command line: `python -m bench run | report | compare | crossover`; each explains itself with --help."""
+"""Command line: `python -m bench run | report | compare | crossover | bounds`; each explains itself with --help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from sparse_ext.ops import crossover as library
 
-from . import crossover
+from . import bounds, crossover
 from .cases import PATTERNS, SPARSITIES, SUITES, Case
 from .compare import compare
 from .contenders import CONTENDERS, PRODUCTS
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     comparer.add_argument("old", type=Path)
     comparer.add_argument("new", type=Path)
     comparer.add_argument("--fail-above", type=_share, default=0.05, help="such as 5%%")
+    commands.add_parser("bounds", help="print what an H200 allows for 4096 x 4096 and 8192 tokens")
     return parser
 
 
@@ -71,6 +72,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     rows = load(arguments.file)
+    if arguments.plots:
+        arguments.plots.mkdir(parents=True, exist_ok=True)
     for product in PRODUCTS:
         if any(row["case"] == product for row in rows):
             print(f"\n{product}: times as fast as dense\n\n{table(rows, product)}")
@@ -96,9 +99,14 @@ def _crossover(arguments: argparse.Namespace) -> None:
     crossover.update(arguments.out, rows)
 
 
+def _bounds(arguments: argparse.Namespace) -> None:
+    print(bounds.table())
+
+
 def main() -> None:
     arguments = _parser().parse_args()
-    {"run": _run, "report": _report, "compare": _compare, "crossover": _crossover}[arguments.command](arguments)
+    commands = {"run": _run, "report": _report, "compare": _compare, "crossover": _crossover, "bounds": _bounds}
+    commands[arguments.command](arguments)
 
 
 if __name__ == "__main__":

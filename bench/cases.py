@@ -60,10 +60,10 @@ class Case:
         "uniform": any position alike. "skewed": rows have very different counts, as after magnitude pruning.
         """
         rows, cols = self.shape.out_features, self.shape.in_features
-        generator = torch.Generator().manual_seed(0)
-        score = torch.rand(rows, cols, generator=generator)
-        if self.pattern == "skewed":
-            score = score.log() / torch.randn(rows, 1, generator=generator).exp()  # weighted sampling without replacement
-        mask = torch.zeros(rows * cols, dtype=torch.bool)
+        generator = torch.Generator(self.device).manual_seed(0)
+        score = torch.rand(rows, cols, generator=generator, device=self.device)
+        if self.pattern == "skewed":  # weighted sampling without replacement
+            score = score.log() / torch.randn(rows, 1, generator=generator, device=self.device).exp()
+        mask = torch.zeros(rows * cols, dtype=torch.bool, device=self.device)
         mask[score.flatten().topk(round((1 - self.sparsity) * rows * cols)).indices] = True
         return mask.view(rows, cols)

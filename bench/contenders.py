@@ -37,12 +37,12 @@ class Operands:
 
     def __post_init__(self) -> None:
         shape, device, dtype = self.case.shape, self.case.device, self.case.dtype
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator(device).manual_seed(1)
 
         def random(*sizes: int) -> torch.Tensor:
-            return torch.randn(*sizes, generator=generator).to(device, dtype)
+            return torch.randn(*sizes, generator=generator, device=device).to(dtype)
 
-        self.mask = self.case.mask().to(device)
+        self.mask = self.case.mask()
         self.x, self.dy = random(shape.tokens, shape.in_features), random(shape.tokens, shape.out_features)
         self.weight, self.bias = random(shape.out_features, shape.in_features) * self.mask, random(shape.out_features)
 

@@ -1,7 +1,8 @@
 """`python -m bench crossover`: measures where the dense product becomes faster, for sparse_ext/ops/crossover.json.
 
-For each product and shape, the sparse product at several densities against unpacking and multiplying densely, in one
-interleaved run; between two densities the ratio of the times is taken to be a power of the density.
+For each product and shape, at several densities: the three products of a step all sparse, against the same with this one
+unpacked and multiplied densely, in one interleaved run. In their company, because alone a product finds its operands in a
+cache that the others would have filled. Between two densities the ratio of the times is taken to be a power of the density.
 """
 
 from __future__ import annotations
@@ -19,18 +20,24 @@ import torch
 from sparse_ext.ops import crossover, layouts
 
 from .cases import Case, Shape
-from .contenders import Operands, sparse_ext
+from .contenders import Functions, Operands, sparse_ext
 from .timing import interleaved
 
-SHAPES = (Shape(512, 512, 64), Shape(1024, 1024, 256), Shape(2048, 2048, 1024))
-DENSITIES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+SHAPES = (
+    *(Shape(width, width, tokens) for tokens in (64, 256, 1024) for width in (512, 1024, 2048)),
+    Shape(4096, 4096, 256),
+)
+DENSITIES = (0.1, 0.2, 0.35, 0.5, 0.75)
 NAMES = {"forward": "matmul", "input gradient": "matmul_t", "weight gradient": "grad_weight"}
 
 
-def _always_dense(function: Callable[[], object]) -> Callable[[], object]:
+def _step(functions: Functions, dense: str | None) -> Callable[[], object]:
+    """The three products of layout "auto", one of them dense."""
+
     def run() -> None:
-        with mock.patch.object(layouts, "dense_is_faster", return_value=True):
-            function()
+        with mock.patch.object(layouts, "dense_is_faster", side_effect=lambda product, *_: product == dense):
+            for product in NAMES:
+                functions[product]()
 
     return run
 
@@ -48,10 +55,9 @@ def measure(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[s
     for shape in SHAPES:
         ratios: dict[str, list[float]] = {product: [] for product in NAMES}
         for density in DENSITIES:
-            operands = Operands(Case(shape, 1 - density, "uniform", dtype, device))
-            sparse, dense = sparse_ext(operands), sparse_ext(operands, "auto")
+            functions = sparse_ext(Operands(Case(shape, 1 - density, "uniform", dtype, device)), "auto")
             for product, times in ratios.items():
-                pair = {"sparse": sparse[product], "dense": _always_dense(dense[product])}
+                pair = {"sparse": _step(functions, None), "dense": _step(functions, NAMES[product])}
                 timings = interleaved(pair, device=device, budget_s=budget_s)
                 times.append(timings["sparse"].median_s / timings["dense"].median_s)
         for product, times in ratios.items():

@@ -1,11 +1,14 @@
 """The bench itself: cases, rows, break-even, comparison and crossovers, on shapes that take no time."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from cases import TOLERANCE
 
+from bench import bounds
 from bench.bounds import bound_s, terms
 from bench.cases import PATTERNS, SUITES, Case, Shape
 from bench.compare import compare
@@ -112,3 +115,9 @@ def test_crossovers_replace_those_of_the_same_device_and_dtype(tmp_path):
 
 def test_suites_name_layers():
     assert all(shapes for shapes in SUITES.values())
+
+
+def test_bounds_in_the_docs_are_those_of_the_bench():
+    text = (Path(__file__).parent.parent / "docs" / "gpu-kernels.md").read_text()
+    found = re.search(r"^<!-- table: .*?-->\n(.*?)^<!-- end of table -->", text, re.M | re.S)
+    assert found.group(1).strip() == bounds.table()

@@ -153,7 +153,7 @@ def test_functional_call():
 @pytest.mark.parametrize("density", [0.1, 0.9], ids=["dense", "sparse"])
 def test_auto_chooses_while_compiling(monkeypatch, density):
     name = crossover.device_name(torch.device("cpu"))
-    table = {(name, torch.float32, product): ((0, 0, density),) for product in crossover.PRODUCTS}
+    table = {(name, torch.float32, product): ((5, 384, density),) for product in crossover.PRODUCTS}
     monkeypatch.setattr(crossover, "TABLE", table)
     layer = SparseLinear(24, 16, sparsity=0.7, layout="auto")
     compiled = torch.compile(layer, fullgraph=True)

@@ -13,8 +13,8 @@ out=${OUT:-out}
 python=${PYTHON:-python3}
 build=${SPARSE_EXT_BUILD_DIR:-build/gpu}
 case $mode in
-  full) budget=525 pytest_args=(-k "not emulated") dtypes=(bfloat16 float32) bench_args=(--budget 3) ;;
-  quick) budget=170 pytest_args=(-k "cuda and not emulated" -m "not slow") dtypes=(bfloat16) bench_args=(--budget 0.5) ;;
+  full) budget=525 pytest_args=(-k "not emulated") dtypes=(bfloat16 float32) bench_args=(--budget 0.3 --sparsity 0.8 0.9 0.95 0.98) ;;
+  quick) budget=170 pytest_args=(-k "cuda and not emulated" -m "not slow") dtypes=(bfloat16) bench_args=(--budget 0.1 --sparsity 0.9 0.98) ;;
   *) echo "expected full or quick, got '$mode'" >&2; exit 2 ;;
 esac
 mkdir -p "$out"
@@ -92,7 +92,8 @@ if [[ $mode == full ]]; then
   sanitize racecheck 60
 fi
 for dtype in "${dtypes[@]}"; do
-  step bench 75 "$python" -m bench run --device cuda --dtype "$dtype" "${bench_args[@]}" --out "$out/bench.jsonl"
+  step bench 75 "$python" -m bench run --suite gpu --device cuda --dtype "$dtype" --out "$out/bench.jsonl" \
+    --products forward "input gradient" "weight gradient" step regrow --contenders tf32 sparse_ext torch.sparse "${bench_args[@]}"
   judge $?
 done
 say "result: $([[ $failed == 0 ]] && echo ok || echo FAILED) in $SECONDS s, $mode, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"

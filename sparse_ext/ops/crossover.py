@@ -1,13 +1,15 @@
 """Where a dense product is faster than a sparse one: measured crossovers, as data.
 
-crossover.json holds rows {device, dtype, product, tokens, positions, density}: on that device, from so many tokens and matrix
-elements on, the product is faster dense above that density, unpacking included. `python -m bench crossover` measures a machine
-and prints its rows; SPARSE_EXT_CROSSOVER names a file to read instead. What is not in the table is multiplied sparsely.
+crossover.json holds rows {device, dtype, product, tokens, positions, density}: on that device, with so many tokens and matrix
+elements, the product is faster dense above that density, unpacking included. The row of the nearest size counts, by ratios.
+`python -m bench crossover` measures a machine and writes its rows; SPARSE_EXT_CROSSOVER names a file to read instead. A device
+or dtype that is not in the table is multiplied sparsely.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -20,12 +22,12 @@ Row = tuple[int, int, float]  # tokens, positions, density
 
 
 def load(path: Path) -> dict[tuple[str, torch.dtype, str], tuple[Row, ...]]:
-    """{(device, dtype, product): rows}, largest sizes first; a size has the first row that it reaches, or the last."""
+    """{(device, dtype, product): rows}."""
     table: dict[tuple[str, torch.dtype, str], list[Row]] = {}
     for row in json.loads(path.read_text()):
         key = (row["device"], getattr(torch, row["dtype"]), row["product"])
         table.setdefault(key, []).append((row["tokens"], row["positions"], row["density"]))
-    return {key: tuple(sorted(rows, reverse=True)) for key, rows in table.items()}
+    return {key: tuple(rows) for key, rows in table.items()}
 
 
 def cpu_name() -> str:
@@ -50,5 +52,10 @@ def dense_is_faster(product: str, x: torch.Tensor, rows: int, cols: int, entries
     crossovers = TABLE.get((device_name(x.device), x.dtype, product))
     if not crossovers:
         return False
-    reached = (density for tokens, positions, density in crossovers if x.shape[0] >= tokens and rows * cols >= positions)
-    return entries > next(reached, crossovers[-1][2]) * rows * cols
+    tokens, positions = max(1, x.shape[0]), max(1, rows * cols)
+    nearest, crossing = math.inf, 1.0
+    for t, p, density in crossovers:  # a loop, which torch.compile follows; min(key=...) it does not
+        distance = max(t / tokens, tokens / t) * max(p / positions, positions / p)
+        if distance < nearest:
+            nearest, crossing = distance, density
+    return entries > crossing * positions
