@@ -83,7 +83,7 @@ def plot_speedups(rows: Rows, case: str, out: Path) -> Path:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     path = out / f"{case.replace(' ', '-')}.png"
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
     return path
 
 
@@ -108,7 +108,7 @@ def plot_roofline(rows: Rows, out: Path) -> Path | None:
     axes.grid(alpha=0.3)
     axes.legend()
     path = out / "roofline.png"
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
     return path
 
 
