@@ -77,8 +77,14 @@ def plot_speedups(rows: Rows, case: str, out: Path) -> Path:
             densities = [1 - s for s in sparsities]
             axes.plot(densities, values, marker=".", label=f"{name} (even at {_break_even_cell(speedups)})")
         axes.axhline(1, color="black", linewidth=1)
-        axes.set(xscale="log", yscale="log", xlabel="density", ylabel="times as fast as dense")
+        axes.set(xscale="log", yscale="log", xlabel="zeros", ylabel="times as fast as dense")
         axes.invert_xaxis()
+        shown = sorted({sparsity for speedups in contenders.values() for sparsity in speedups})
+        axes.set_xticks([1 - s for s in shown], labels=[f"{s:.0%}" for s in shown])
+        low, high = axes.get_ylim()
+        powers = [2.0**n for n in range(-6, 8) if low <= 2.0**n <= high]
+        axes.set_yticks(powers, labels=[f"{power:g}x" for power in powers])
+        axes.minorticks_off()
         axes.set_title(f"{layer} tokens, {dtype}, {threads} threads", fontsize=9)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
