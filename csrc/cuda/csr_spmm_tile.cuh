@@ -4,7 +4,7 @@
 //   tile   feature-major: kTokensPerLane neighbouring tokens of one column are what a lane reads at once, a warp reads a column
 //   banks  neither turning the tile nor reading it has conflicts: see Share::store
 #pragma once
-#include "launch.cuh"
+#include "words.cuh"
 
 namespace spx::cuda {
 
@@ -27,25 +27,6 @@ struct Tile {
   static __device__ int place(int col) { return (col * kWarp + col / kPieceCols) * kLaneBytes; }
 };
 
-// Neighbouring elements that are loaded and stored at once. They stay words until they are used: as 16-bit elements they would
-// take a register each.
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T)) Words {
-  uint32_t word[kCount * sizeof(T) / sizeof(uint32_t)];
-
-  __device__ T operator[](int i) const {
-    T v;
-    if constexpr (sizeof(T) == sizeof(uint16_t)) {  // by a shift, which to_acc(bf16) then undoes: one instruction
-      const auto half = static_cast<uint16_t>(word[i / 2] >> i % 2 * 16);
-      memcpy(&v, &half, sizeof v);
-    } else {
-      memcpy(&v, reinterpret_cast<const char*>(word) + i * sizeof v, sizeof v);
-    }
-    return v;
-  }
-  __device__ void set(int i, T v) { memcpy(reinterpret_cast<char*>(word) + i * sizeof(T), &v, sizeof(T)); }
-};
-
 template <class T>
 using Tokens = Words<T, Tile<T>::kTokensPerLane>;  // of one column: what a lane reads or writes of a tile
 template <class T>
@@ -64,22 +45,9 @@ struct Share {
 
   // What lies outside of x becomes 0: no entry asks for a column there, no result for a token.
   __device__ void load(DenseView<const T> x, int64_t token0, int64_t col0) {
-    const bool aligned = x.cols % Tile::kPieceCols == 0;
 #pragma unroll
-    for (int u = 0; u < kUnits; ++u) {
-      const int64_t token = token0 + lane_of(u) * Tile::kTokensPerLane, col = col0 + piece_of(u) * Tile::kPieceCols;
-#pragma unroll
-      for (int t = 0; t < Tile::kTokensPerLane; ++t) {
-        const T* from = x.row(token + t) + col;
-        const bool inside = token + t < x.rows && col < x.cols;
-        if (inside && aligned) {
-          piece[u][t] = *reinterpret_cast<const Piece<T>*>(from);
-        } else {
-#pragma unroll
-          for (int c = 0; c < Tile::kPieceCols; ++c) piece[u][t].set(c, inside && col + c < x.cols ? from[c] : T{});
-        }
-      }
-    }
+    for (int u = 0; u < kUnits; ++u)
+      load_words(piece[u], x, token0 + lane_of(u) * Tile::kTokensPerLane, col0 + piece_of(u) * Tile::kPieceCols);
   }
 
   // Turns it: tile[column][lane ^ piece]. Without the swizzle, lanes that hold a column of 8 neighbouring pieces would write to

@@ -9,6 +9,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "kernels.h"
 
 namespace spx::cuda {
@@ -21,6 +23,27 @@ struct LaunchRecord {
   dim3 grid, block;
 };
 LaunchRecord& last_launch();
+
+__device__ inline float to_acc(float v) { return v; }
+__device__ inline double to_acc(double v) { return v; }
+__device__ inline float to_acc(bf16 v) {  // of the upper half of a word it is one instruction; __bfloat162float is two
+  const uint32_t bits = uint32_t{v.bits} << 16;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
+__device__ inline float to_acc(f16 v) { return __half2float(__half(__half_raw{v.bits})); }
+
+// from_acc<T>: rounds to nearest, ties to even.
+template <class T>
+__device__ inline T from_acc(Acc<T> v) {
+  if constexpr (sizeof(T) == sizeof(Acc<T>))
+    return v;
+  else if constexpr (std::is_same_v<T, bf16>)
+    return {static_cast<__nv_bfloat16_raw>(__float2bfloat16_rn(v)).x};
+  else
+    return {static_cast<__half_raw>(__float2half_rn(v)).x};
+}
 
 }  // namespace spx::cuda
 
@@ -53,6 +76,24 @@ __device__ __forceinline__ T shfl_down(T v, int delta) {
 __device__ __forceinline__ unsigned ballot(bool v) { return __ballot_sync(kFullMask, v); }
 __device__ __forceinline__ int popcount(unsigned v) { return __popc(v); }
 
+// d += a b on the tensor cores: 16 x 16 elements of T times 16 x 8, two to a word, sums in float32. Of the lane 4 * i + j:
+//   a  rows i, i + 8, i, i + 8    columns 2j and 2j + 1; in the last two words 2j + 8 and 2j + 9
+//   b  column i                   rows 2j and 2j + 1; in the last word 2j + 8 and 2j + 9
+//   d  rows i, i, i + 8, i + 8    columns 2j, 2j + 1, 2j, 2j + 1
+template <class T>
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#define SPX_MMA(type)                                                                 \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+  if constexpr (std::is_same_v<T, bf16>)
+    SPX_MMA("bf16");
+  else
+    SPX_MMA("f16");
+#undef SPX_MMA
+}
+
 }  // namespace spx::cuda
 #else
 #include "emulator.h"  // the same names on the host
@@ -80,27 +121,6 @@ __device__ inline T scan_add(T v) {
 
 // The lanes below this one, as a mask.
 __device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) - 1u; }
-
-__device__ inline float to_acc(float v) { return v; }
-__device__ inline double to_acc(double v) { return v; }
-__device__ inline float to_acc(bf16 v) {  // of the upper half of a word it is one instruction; __bfloat162float is two
-  const uint32_t bits = uint32_t{v.bits} << 16;
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
-__device__ inline float to_acc(f16 v) { return __half2float(__half(__half_raw{v.bits})); }
-
-// from_acc<T>: rounds to nearest, ties to even.
-template <class T>
-__device__ inline T from_acc(Acc<T> v) {
-  if constexpr (sizeof(T) == sizeof(Acc<T>))
-    return v;
-  else if constexpr (std::is_same_v<T, bf16>)
-    return {static_cast<__nv_bfloat16_raw>(__float2bfloat16_rn(v)).x};
-  else
-    return {static_cast<__half_raw>(__float2half_rn(v)).x};
-}
 
 // This thread's number in the grid and the number of threads: the grid-stride loops. Blocks and grids are one-dimensional.
 __device__ inline int64_t global_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }

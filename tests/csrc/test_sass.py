@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ SPMM = {
     "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 96),
     "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 112),
     "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 112),
+}
+# csr_sddmm on tensor cores by its mangled type. It needs MAX_REGISTERS.
+SDDMM_MMA = {
+    "NS_4bf16E": {"HMMA.16816.F32.BF16", "LDG.E.128", "STS.128", "LDS.128"},
+    "NS_3f16E": {"HMMA.16816.F32", "LDG.E.128", "STS.128", "LDS.128"},
 }
 
 
@@ -83,29 +89,40 @@ def test_no_spills(resources, file, arch):
 
 
 @pytest.fixture(scope="module")
-def spmm(resources, cubins):
-    """{arch: {kernel: its instructions}} of csr_spmm.cu."""
+def instructions(resources, cubins):
+    """instructions(file, arch): {kernel: its instructions}."""
     cuobjdump = find_cuobjdump()
     if cuobjdump is None:
         pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
 
-    def instructions(arch):
-        command = [cuobjdump, "-sass", cubins / f"csr_spmm.{arch}.cubin"]
+    @cache
+    def listed(file, arch):
+        command = [cuobjdump, "-sass", cubins / f"{file}.{arch}.cubin"]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         functions = re.findall(r"Function : (\w+)(.*?)(?=Function : |\Z)", listing, re.S)
         return {name: set(re.findall(r"\*/ +(?:@!?U?P\w+ )?([A-Z][\w.]*)", body)) for name, body in functions}
 
-    return {arch: instructions(arch) for arch in ARCHS}
+    return listed
+
+
+def assert_made_of(instructions, kernel, wanted):
+    kernels = [used for name, used in instructions.items() if kernel in name]
+    assert kernels, f"no kernel {kernel}"
+    for used in kernels:
+        assert wanted <= used
+        assert not {name for name in used if re.match(r"(LDL|STL|ATOM|RED)\b", name)}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", SPMM)
-def test_spmm_is_made_of_wide_accesses(spmm, dtype, arch):
-    kernels = [used for name, used in spmm[arch].items() if f"csr_spmm_kernelI{dtype}" in name]
-    assert kernels, f"no csr_spmm kernel for {dtype}"
-    for used in kernels:
-        assert SPMM[dtype][0] <= used
-        assert not {name for name in used if re.match(r"(LDL|STL|ATOM|RED)\b", name)}
+def test_spmm_is_made_of_wide_accesses(instructions, dtype, arch):
+    assert_made_of(instructions("csr_spmm", arch), f"csr_spmm_kernelI{dtype}", SPMM[dtype][0])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", SDDMM_MMA)
+def test_sddmm_runs_on_tensor_cores(instructions, dtype, arch):
+    assert_made_of(instructions("csr_sddmm", arch), f"csr_sddmm_mma_kernelI{dtype}", SDDMM_MMA[dtype])
 
 
 @pytest.mark.parametrize("arch", ARCHS)

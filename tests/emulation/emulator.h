@@ -172,4 +172,28 @@ inline unsigned ballot(bool v, const char* file = __builtin_FILE(), int line = _
 }
 inline int popcount(unsigned v) { return __builtin_popcount(v); }
 
+// As on the device, where launch.cuh says which lane holds what. A lane makes the four products of its two rows and two columns.
+template <class T>
+void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* file = __builtin_FILE(),
+                 int line = __builtin_LINE()) {
+  const int row = lane_id() / 4, col = lane_id() % 4 * 2;
+  const auto element = [](const uint64_t* lanes, int lane, int i) {  // the i-th of the four that a lane gave
+    const auto bits = static_cast<uint16_t>(lanes[lane] >> 16 * i);
+    T v;
+    memcpy(&v, &bits, sizeof v);
+    return to_acc(v);
+  };
+  float rows[2][16], cols[2][16];
+  for (int half = 0; half < 2; ++half) {
+    const uint64_t* lanes = emulator::exchange(a[2 * half] | uint64_t{a[2 * half + 1]} << 32, file, line);
+    for (int k = 0; k < 8; ++k)
+      for (int i = 0; i < 2; ++i) rows[i][8 * half + k] = element(lanes, 4 * row + k / 2, 2 * i + k % 2);
+  }
+  const uint64_t* lanes = emulator::exchange(b[0] | uint64_t{b[1]} << 32, file, line);
+  for (int k = 0; k < 16; ++k)
+    for (int i = 0; i < 2; ++i) cols[i][k] = element(lanes, 4 * (col + i) + k % 8 / 2, k / 8 * 2 + k % 2);
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 16; ++k) d[i] += rows[i / 2][k] * cols[i % 2][k];
+}
+
 }  // namespace spx::cuda

@@ -25,32 +25,35 @@ def cuda_include():
 
 
 @pytest.fixture(scope="module", params=["plain", "sanitized"])
-def faults(request, tmp_path_factory):
+def build(request, tmp_path_factory):
+    """build(stem): the program made of stem.cu, the emulator and csrc/cuda/device.cu."""
     include, compiler = cuda_include(), shutil.which("g++")
     if include is None or compiler is None or os.uname().machine != "x86_64":
         pytest.skip("the emulator needs g++ on x86-64 and the CUDA toolkit's headers")
-    sources = [HERE / "faults.cu", CUDA / "device.cu", HERE / "emulator.cpp", HERE / "shared.cpp", HERE / "runtime.cpp"]
-    program = tmp_path_factory.mktemp("emulator") / "faults"
-    flags = [
-        "-O1",
-        "-g",
-        "-std=gnu++17",
-        "-Wno-unknown-pragmas",
-        f"-I{CUDA}",
-        f"-I{CUDA.parent}",
-        f"-I{HERE}",
-        "-isystem",
-        include,
-    ]
+    flags = ["-O1", "-g", "-std=gnu++17", "-Wno-unknown-pragmas"]
+    flags += [f"-I{CUDA}", f"-I{CUDA.parent}", f"-I{HERE}", "-isystem", include]
     if request.param == "sanitized":
         flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-    subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
+
+    def make(stem):
+        sources = [HERE / f"{stem}.cu", CUDA / "device.cu", HERE / "emulator.cpp", HERE / "shared.cpp", HERE / "runtime.cpp"]
+        program = tmp_path_factory.mktemp("emulator") / stem
+        subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
+        return program
+
+    make.sanitized = request.param == "sanitized"
+    return make
+
+
+@pytest.fixture(scope="module")
+def faults(build):
+    program = build("faults")
 
     def run(fault, seed=0):
         env = {"SPARSE_EXT_EMULATION_SEED": str(seed), "ASAN_OPTIONS": "detect_leaks=0"}
         return subprocess.run([program, fault], capture_output=True, text=True, env=env)
 
-    run.sanitized = request.param == "sanitized"
+    run.sanitized = build.sanitized
     return run
 
 
@@ -105,3 +108,10 @@ def test_overrun_of_global_memory(faults):
 
 def test_the_same_seed_gives_the_same_run(faults):
     assert faults("no_barrier", 3).stdout == faults("no_barrier", 3).stdout
+
+
+def test_mma_is_a_plain_product(build):
+    program = build("mma")
+    for dtype in ("bf16", "f16"):
+        result = subprocess.run([program, dtype], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (0, "ok\n"), result

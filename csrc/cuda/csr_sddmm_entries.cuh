@@ -1,0 +1,54 @@
+// The entries of a pattern inside one tile of the matrix: what a block of csr_sddmm writes. They are counted row by row, so that
+// threads share them evenly, however they are distributed.
+#pragma once
+#include "scan.cuh"
+#include "search.cuh"
+
+namespace spx::cuda {
+
+// How many tiles there are along a side; at least one, so that of an empty matrix the unused entries are still cleared.
+inline int64_t tiles_along(int64_t size, int64_t tile) { return size > 0 ? ceil_div(size, tile) : 1; }
+
+// dw behind nnz, by the whole grid.
+template <class T, class Index>
+__device__ inline void clear_unused(T* dw, const CsrPattern<Index>& pattern) {
+  for (int64_t p = pattern.row_ptr[pattern.rows] + global_thread(); p < pattern.capacity; p += global_threads())
+    dw[p] = from_acc<T>(0);
+}
+
+template <int kRows>
+struct TileEntries {
+  Shared<int32_t> first;   // [kRows] a row's first entry inside the tile
+  Shared<int32_t> before;  // [kRows] how many entries of the tile lie in rows above
+
+  // Finds them and returns how many there are. Every thread of the block calls it; `scratch` has a slot per warp.
+  template <class Index>
+  __device__ int32_t find(const CsrPattern<Index>& pattern, int64_t row0, int64_t col0, int cols,
+                          Shared<int32_t> scratch) const {
+    const int row = threadIdx.x;
+    int32_t begin = 0, end = 0, count = 0;
+    if (row < kRows && row0 + row < pattern.rows) {
+      const int32_t row_end = pattern.row_ptr[row0 + row + 1];
+      begin = lower_bound(pattern.col_idx, pattern.row_ptr[row0 + row], row_end, col0);
+      end = lower_bound(pattern.col_idx, begin, row_end, col0 + cols);
+    }
+    const int32_t above = block_scan<int32_t>(end - begin, scratch, &count);
+    if (row < kRows) {
+      first[row] = begin;
+      before[row] = above;
+    }
+    __syncthreads();
+    return count;
+  }
+
+  // Which entry of the pattern the e-th of the tile is; its row in the tile goes to *row.
+  __device__ int32_t at(int e, int* row) const {
+    int low = 0;  // the last row with before[row] <= e
+    for (int step = kRows / 2; step > 0; step /= 2)
+      if (before[low + step] <= e) low += step;
+    *row = low;
+    return first[low] + e - before[low];
+  }
+};
+
+}  // namespace spx::cuda

@@ -1,0 +1,44 @@
+// Neighbouring elements of a matrix that are loaded, kept and stored at once.
+#pragma once
+#include "launch.cuh"
+
+namespace spx::cuda {
+
+// They stay words until they are used: as 16-bit elements they would take a register each.
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T)) Words {
+  uint32_t word[kCount * sizeof(T) / sizeof(uint32_t)];
+
+  __device__ T operator[](int i) const {
+    T v;
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {  // by a shift, which to_acc(bf16) then undoes: one instruction
+      const auto half = static_cast<uint16_t>(word[i / 2] >> i % 2 * 16);
+      memcpy(&v, &half, sizeof v);
+    } else {
+      memcpy(&v, reinterpret_cast<const char*>(word) + i * sizeof v, sizeof v);
+    }
+    return v;
+  }
+  __device__ void set(int i, T v) { memcpy(reinterpret_cast<char*>(word) + i * sizeof(T), &v, sizeof(T)); }
+};
+
+// to[r] = m[row + r, col] and its neighbours, 0 for what lies outside of m; col is a multiple of kCount. One load where the rows
+// of m are aligned for it, else one element at a time.
+template <class T, int kCount, int kRows>
+__device__ __forceinline__ void load_words(Words<T, kCount> (&to)[kRows], DenseView<const T> m, int64_t row, int64_t col) {
+  if (m.cols % kCount == 0) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      to[r] = {};
+      if (row + r < m.rows && col < m.cols) to[r] = *reinterpret_cast<const Words<T, kCount>*>(m.row(row + r) + col);
+    }
+  } else {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) to[r].set(i, row + r < m.rows && col + i < m.cols ? m.row(row + r)[col + i] : T{});
+    }
+  }
+}
+
+}  // namespace spx::cuda

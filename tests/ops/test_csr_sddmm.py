@@ -1,0 +1,91 @@
+"""The tiles of csr_sddmm: every way a matrix and its tokens can lie across them."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from cases import ARGUMENTS, INDEX_DTYPES, TOLERANCE, Shape, name_of, problem
+
+from sparse_ext.ops import OPS, reference
+
+# On CUDA a block has 128 x 128 positions and 32 tokens at a time, or 64 x 64 where the type or the pattern wants CUDA cores.
+ACROSS = (
+    Shape(136, 264, 70, 0.3),  # a little more than a multiple of everything, rows of dy and x aligned for 128-bit loads
+    Shape(132, 136, 33, 0.3),  # those of x alone
+    Shape(136, 139, 33, 0.3, spare=9),  # those of dy alone
+    Shape(128, 128, 64, 1.0),  # exactly one of everything, full
+    Shape(65, 129, 15, 1.0),  # fewer tokens than one mma takes
+    Shape(9, 17, 1570, 0.5, spare=300),  # three shares of tokens, the last one shorter
+    Shape(260, 136, 17, 0.05, skew=True),  # full rows, and rows that skip tiles
+    Shape(70, 2048, 37, 0.00002, spare=2),  # so sparse that every type takes CUDA cores
+)
+
+
+@contextmanager
+def new_tensors_are_nan():
+    """What an operator does not write shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def assert_agrees(arguments, dtype):
+    want = reference.csr_sddmm(*(a.cpu() if isinstance(a, torch.Tensor) else a for a in arguments))
+    with new_tensors_are_nan():
+        got = OPS["csr_sddmm"](*arguments)
+    torch.testing.assert_close(got.cpu(), want, equal_nan=True, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("index", INDEX_DTYPES, ids=name_of)
+@pytest.mark.parametrize("shape", ACROSS, ids=str)
+def test_across_tiles(shape, index, device, dtype):
+    for arguments in ARGUMENTS["csr_sddmm"](problem(shape, dtype, device, index)):
+        assert_agrees(arguments, dtype)
+
+
+def with_mask(mask, p):
+    row_ptr, col_idx = OPS["csr_from_mask"](mask, int(mask.sum()) + 3)
+    return row_ptr, col_idx, mask.shape[1], p.dy, p.x
+
+
+def test_tiles_without_entries(device, dtype):
+    """Entries in two of nine tiles only, in the corners of those."""
+    p = problem(Shape(260, 262, 35, 0.5), dtype, device)
+    mask = torch.zeros(260, 262, dtype=torch.bool, device=device)
+    for corner in ((0, 0), (127, 127), (63, 64), (64, 63), (256, 256), (259, 261)):
+        mask[corner] = True
+    assert_agrees(with_mask(mask, p), dtype)
+
+
+def test_non_finite_values_stay_in_their_row_and_column(device, dtype):
+    """Of a tile that is computed whole, beyond the edges of the matrix and of the tokens."""
+    p = problem(Shape(140, 133, 35, 0.4), dtype, device)
+    p.dy[[0, 34, 20], [0, 139, 129]] = torch.tensor([float("inf"), float("nan"), float("-inf")], device=device).to(dtype)
+    p.x[[34, 0, 7], [132, 0, 64]] = torch.tensor([float("nan"), float("-inf"), float("inf")], device=device).to(dtype)
+    assert_agrees(with_mask(p.mask, p), dtype)
+
+
+def test_every_token_counts_once(device, dtype):
+    """Alone it gives its product: tokens lie in another order in registers, the same for both operands."""
+    p = problem(Shape(9, 17, 72, 0.9), dtype, device)
+    p.dy[:] = torch.arange(72, device=device).to(dtype)[:, None] + 1
+    for token in range(72):
+        p.x.zero_()
+        p.x[token] = 1
+        row_ptr, *others = with_mask(p.mask, p)
+        got, nnz = OPS["csr_sddmm"](row_ptr, *others), int(row_ptr[-1])
+        assert (got[:nnz] == token + 1).all()
+        assert (got[nnz:] == 0).all()
+
+
+def test_sums_are_kept_in_float32(device, dtype):
+    """1 + 2 ** -11 does not fit 16 bits, but 1024 of those 2 ** -11 add up."""
+    tokens = 1025
+    x = torch.full((tokens, 3), 2.0**-11, device=device, dtype=dtype)
+    x[0] = 1.0
+    dy = torch.ones(tokens, 2, device=device, dtype=dtype)
+    mask = torch.ones(2, 3, dtype=torch.bool, device=device)
+    row_ptr, col_idx = OPS["csr_from_mask"](mask, 6)
+    assert (OPS["csr_sddmm"](row_ptr, col_idx, 3, dy, x) == 1.5).all()
