@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparse_ext.ops import OPS, Pattern
+from sparse_ext.ops import OPS, Pattern, reference
 
 inf, nan = float("inf"), float("nan")
 
@@ -151,6 +151,12 @@ INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack")
 # Operators whose code on the CPU is the same for every instruction set.
 ONE_ISA = ("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose", "regrow", "add_outer_")
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
+
+
+def assert_agrees(op, arguments, dtype):
+    """Of an operator with one result: it is the twin's."""
+    want = getattr(reference, op)(*(a.cpu() if isinstance(a, torch.Tensor) else a for a in arguments))
+    torch.testing.assert_close(OPS[op](*arguments).cpu(), want, equal_nan=True, **TOLERANCE[dtype])
 
 
 # ---- by hand: one small matrix through every operator ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from cases import TOLERANCE
 
 from bench import bounds
 from bench.bounds import bound_s, terms
-from bench.cases import PATTERNS, SUITES, Case, Shape
+from bench.cases import PATTERNS, Case, Shape
 from bench.compare import compare
 from bench.contenders import CONTENDERS, PRODUCTS, Operands
 from bench.crossover import crossing, update
@@ -111,10 +111,6 @@ def test_crossovers_replace_those_of_the_same_device_and_dtype(tmp_path):
     assert [(r["device"], r["dtype"], r["density"]) for r in json.loads(path.read_text())] == [
         ("cpu v4", "bfloat16", 0.5), ("cpu v3", "float32", 0.5), ("cpu v4", "float32", 0.6),
     ]  # fmt: skip
-
-
-def test_suites_name_layers():
-    assert all(shapes for shapes in SUITES.values())
 
 
 def test_bounds_in_the_docs_are_those_of_the_bench():

@@ -36,6 +36,15 @@ struct AccOf<double> {
 template <class T>
 using Acc = typename AccOf<T>::type;
 
+// The storage types of both devices, with both widths of column indices: M(T, Index). CUDA kernels have f16, too.
+#define SPX_FOR_EACH_TYPE(M) \
+  M(float, int32_t)          \
+  M(float, uint16_t)         \
+  M(double, int32_t)         \
+  M(double, uint16_t)        \
+  M(bf16, int32_t)           \
+  M(bf16, uint16_t)
+
 // Internal linkage: see cpu/vec.h on weak symbols. memset(to, 0, ...) for `count` elements; nothing at a null pointer, which an empty tensor has, is fine here.
 template <class T>
 static inline void fill_zero(T* to, int64_t count) {

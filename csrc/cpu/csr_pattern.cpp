@@ -75,11 +75,6 @@ int64_t csr_transpose_workspace(int64_t, int64_t cols, int64_t, int) { return co
 #define SPX_INSTANTIATE(T, Index)                                           \
   template Status csr_pack(T*, CsrPattern<Index>, DenseView<const T>, int); \
   template Status csr_unpack(DenseView<T>, CsrView<T, Index>, int);
-SPX_INSTANTIATE(float, int32_t)
-SPX_INSTANTIATE(float, uint16_t)
-SPX_INSTANTIATE(double, int32_t)
-SPX_INSTANTIATE(double, uint16_t)
-SPX_INSTANTIATE(bf16, int32_t)
-SPX_INSTANTIATE(bf16, uint16_t)
+SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 
 }  // namespace spx::cpu

@@ -34,11 +34,11 @@ Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int6
 
 // kCount products of one row's dy with the feature rows col_idx[0 .. kCount), each left as a register of partial sums.
 template <int kVecs, int kCount, class E, class Index>
-inline void products(Vec<Sum<E>>* sum, const Vec<E>* dy, const E* x_block, const Index* col_idx) {
+inline void products(Vec<Acc<E>>* sum, const Vec<E>* dy, const E* x_block, const Index* col_idx) {
 #pragma GCC unroll 16
   for (int i = 0; i < kCount; ++i) {
     const Vec<E>* x = reinterpret_cast<const Vec<E>*>(x_block + static_cast<int64_t>(col_idx[i]) * (kVecs * kLanes<E>));
-    sum[i] = Vec<Sum<E>>{};
+    sum[i] = Vec<Acc<E>>{};
 #pragma GCC unroll 8
     for (int t = 0; t < kVecs; ++t) sum[i] = multiply_add<E>(sum[i], dy[t], x[t]);
   }
@@ -46,23 +46,23 @@ inline void products(Vec<Sum<E>>* sum, const Vec<E>* dy, const E* x_block, const
 
 // Adds (kFirst: writes) this token block's share of dw[0 .. count), count < kLanes.
 template <int kVecs, bool kFirst, class E, class Index>
-inline void sample_rest(Sum<E>* dw, const Vec<E>* dy, const E* x_block, const Index* col_idx, int count) {
+inline void sample_rest(Acc<E>* dw, const Vec<E>* dy, const E* x_block, const Index* col_idx, int count) {
   constexpr int n = kLanes<E>;
-  Vec<Sum<E>> sum[n];
+  Vec<Acc<E>> sum[n];
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) {
-    sum[i] = Vec<Sum<E>>{};
+    sum[i] = Vec<Acc<E>>{};
     if (i < count) products<kVecs, 1>(sum + i, dy, x_block, col_idx + i);
   }
-  const Vec<Sum<E>> total = sum_each<Sum<E>>(sum);
+  const Vec<Acc<E>> total = sum_each<Acc<E>>(sum);
   for (int i = 0; i < count; ++i) dw[i] = kFirst ? total[i] : total[i] + dw[i];
 }
 
 // The same for the entries of rows [r0, r1) in tile k.
 template <int kVecs, bool kFirst, class E, class Index>
-void sample_tile(Sum<E>* dw, const Index* col_idx, Cuts cuts, int64_t k, const E* dy_block, const E* x_block, int64_t r0,
+void sample_tile(Acc<E>* dw, const Index* col_idx, Cuts cuts, int64_t k, const E* dy_block, const E* x_block, int64_t r0,
                  int64_t r1) {
-  using A = Sum<E>;
+  using A = Acc<E>;
   constexpr int n = kLanes<E>;
   for (int64_t r = r0; r < r1; ++r) {
     Vec<E> dy[kVecs];
@@ -147,11 +147,6 @@ int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_
 
 #define SPX_INSTANTIATE(T, Index) \
   template Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, int);
-SPX_INSTANTIATE(float, int32_t)
-SPX_INSTANTIATE(float, uint16_t)
-SPX_INSTANTIATE(double, int32_t)
-SPX_INSTANTIATE(double, uint16_t)
-SPX_INSTANTIATE(bf16, int32_t)
-SPX_INSTANTIATE(bf16, uint16_t)
+SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 
 }  // namespace spx::cpu::SPX_ISA

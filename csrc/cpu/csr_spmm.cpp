@@ -45,14 +45,15 @@ Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int6
 template <class E, class T>
 using Weight = std::conditional_t<std::is_same_v<E, Pair>, T, Acc<T>>;
 
-inline void put(float* out, float v) { *out = v; }
-inline void put(double* out, double v) { *out = v; }
-inline void put(float* out, bf16 v) { *out = to_acc(v); }
-inline void put(bf16* out, bf16 v) { *out = v; }
-
 template <class W, class T, class Index>
 void values_in_order(W* out, const CsrView<T, Index>& w, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) put(out + p, w.values[w.pattern.value_at(p)]);
+  for (int64_t p = begin; p < end; ++p) {
+    const T value = w.values[w.pattern.value_at(p)];
+    if constexpr (std::is_same_v<W, T>)
+      out[p] = value;
+    else
+      out[p] = to_acc(value);
+  }
 }
 
 // sum[..] += value * x_block[col] over the entries [p, end) of a row.
@@ -97,9 +98,9 @@ inline void add_entries(Vec<float>* sum, const bf16* values, const Index* col_id
 
 // sums[r - r0] = (kFirst: bias[r], otherwise what it was) + value * x_block[col] over the entries of row r in tile k.
 template <int kVecs, bool kFirst, class E, class W, class T, class Index>
-void multiply_tile(Sum<E>* sums, const Index* col_idx, Cuts cuts, int64_t k, const W* values, const E* x_block, const T* bias,
+void multiply_tile(Acc<E>* sums, const Index* col_idx, Cuts cuts, int64_t k, const W* values, const E* x_block, const T* bias,
                    int64_t r0, int64_t r1) {
-  using A = Sum<E>;
+  using A = Acc<E>;
   constexpr int kSums = kVecs * kTokensPer<E>;
   for (int64_t r = r0; r < r1; ++r) {
     // Segments of one tile lie a row apart, which no hardware prefetcher follows.
@@ -188,11 +189,6 @@ int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t
 
 #define SPX_INSTANTIATE(T, Index) \
   template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, int);
-SPX_INSTANTIATE(float, int32_t)
-SPX_INSTANTIATE(float, uint16_t)
-SPX_INSTANTIATE(double, int32_t)
-SPX_INSTANTIATE(double, uint16_t)
-SPX_INSTANTIATE(bf16, int32_t)
-SPX_INSTANTIATE(bf16, uint16_t)
+SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 
 }  // namespace spx::cpu::SPX_ISA

@@ -78,11 +78,6 @@ int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_
 #define SPX_INSTANTIATE(T, Index)                                                                        \
   template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where); \
   template Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where);
-SPX_INSTANTIATE(float, int32_t)
-SPX_INSTANTIATE(float, uint16_t)
-SPX_INSTANTIATE(double, int32_t)
-SPX_INSTANTIATE(double, uint16_t)
-SPX_INSTANTIATE(bf16, int32_t)
-SPX_INSTANTIATE(bf16, uint16_t)
+SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 
 }  // namespace spx::cpu

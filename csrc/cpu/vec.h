@@ -27,7 +27,7 @@ template <class A>
 struct VecOf {
   typedef A type __attribute__((vector_size(kVecBytes), may_alias));
 };
-// Two bfloat16 of neighbouring tokens, the first in the low half.
+// Two bfloat16 of neighbouring tokens, the first in the low half; Acc<Pair> is float.
 struct Pair {
   uint32_t bits;
 };
@@ -99,21 +99,9 @@ inline void store(T* p, Vec<A> v) {
   }
 }
 
-// In which products of E are summed.
-template <class E>
-struct SumOf {
-  using type = E;
-};
-template <>
-struct SumOf<Pair> {
-  using type = float;
-};
-template <class E>
-using Sum = typename SumOf<E>::type;
-
 // sum + a * b, lane by lane; of pairs both products are added.
 template <class E>
-inline Vec<Sum<E>> multiply_add(Vec<Sum<E>> sum, Vec<E> a, Vec<E> b) {
+inline Vec<Acc<E>> multiply_add(Vec<Acc<E>> sum, Vec<E> a, Vec<E> b) {
 #if defined(SPX_ISA_v4_bf16)
   if constexpr (std::is_same_v<E, Pair>)
     return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);

@@ -158,12 +158,7 @@ int64_t csr_transpose_workspace(int64_t rows, int64_t cols, int64_t capacity, Wh
 #define INSTANTIATE(T, Index)                                                 \
   template Status csr_pack(T*, CsrPattern<Index>, DenseView<const T>, Where); \
   template Status csr_unpack(DenseView<T>, CsrView<T, Index>, Where);
-INSTANTIATE(float, int32_t)
-INSTANTIATE(float, uint16_t)
-INSTANTIATE(double, int32_t)
-INSTANTIATE(double, uint16_t)
-INSTANTIATE(bf16, int32_t)
-INSTANTIATE(bf16, uint16_t)
+SPX_FOR_EACH_TYPE(INSTANTIATE)
 INSTANTIATE(f16, int32_t)
 INSTANTIATE(f16, uint16_t)
 

@@ -13,6 +13,8 @@ from .checks import check_dtype, check_entries, check_index, check_range, check_
 from .launch import ACC_BYTES, address, backend_of, ready, workspace
 from .library import define
 
+_COLUMN_DTYPES = (torch.uint16, torch.int32)
+
 
 def _check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: str) -> None:
     if tensor.dim() != 2 or tensor.shape[1] != columns:
@@ -59,9 +61,19 @@ def check_matmul(
     bias: torch.Tensor | None,
 ) -> None:
     """What every product x W^T + bias asks of its operands."""
+    # The usual case at once, by the cheap attributes: for tiny layers the checks below are a tenth of the call.
+    rows, capacity, dtype = row_ptr.numel() - 1, col_idx.numel(), x.dtype
+    if (
+        (x.is_cpu and weight.is_cpu and row_ptr.is_cpu and col_idx.is_cpu)
+        and (x.dim() == 2 and weight.dim() == 1 and row_ptr.dim() == 1 and col_idx.dim() == 1)
+        and (x.shape[1] == cols and weight.numel() == capacity and rows >= 0)
+        and (weight.dtype is dtype and row_ptr.dtype is torch.int32 and col_idx.dtype in _COLUMN_DTYPES)
+        and (bias is None or (bias.is_cpu and bias.dtype is dtype and bias.dim() == 1 and bias.numel() == rows))
+    ):
+        return
     _check_columns(op, "x", x, cols, "input")
     check_values(op, "x", x, weight=weight, bias=bias)
-    check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
     check_entries(op, "col_idx", col_idx.numel(), weight=weight)
     if bias is not None and bias.shape != (row_ptr.numel() - 1,):
         raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
@@ -84,7 +96,7 @@ def csr_spmm(
 @csr_spmm.fake
 def _(weight, row_ptr, col_idx, cols, x, bias):
     check_values("csr_spmm", "x", x, weight=weight, bias=bias)
-    check_index("csr_spmm", x.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index("csr_spmm", x, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 
 
@@ -101,7 +113,7 @@ def csr_spmm_t(
     op = "csr_spmm_t"
     _check_columns(op, "dy", dy, rows, "output")
     check_values(op, "dy", dy, weight=weight)
-    check_index(op, dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    check_index(op, dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
     check_slots(op, slot, weight.numel())
     return _multiply(op, weight, col_ptr, row_idx, slot, dy, None)
@@ -110,7 +122,7 @@ def csr_spmm_t(
 @csr_spmm_t.fake
 def _(weight, col_ptr, row_idx, slot, rows, dy):
     check_values("csr_spmm_t", "dy", dy, weight=weight)
-    check_index("csr_spmm_t", dy.device, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    check_index("csr_spmm_t", dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     return dy.new_empty((dy.shape[0], col_ptr.shape[0] - 1))
 
 
@@ -123,7 +135,7 @@ def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
     check_values(op, "dy", dy, x=x)
-    check_index(op, x.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, x)
@@ -144,7 +156,7 @@ def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch
 @csr_sddmm.fake
 def _(row_ptr, col_idx, cols, dy, x):
     check_values("csr_sddmm", "dy", dy, x=x)
-    check_index("csr_sddmm", x.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index("csr_sddmm", x, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((col_idx.shape[0],))
 
 
@@ -154,7 +166,7 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
     op = "csr_pack"
     if dense.dim() != 2 or dense.shape[0] != row_ptr.numel() - 1:
         raise ValueError(f"{op}: expected dense with {row_ptr.numel() - 1} rows, got shape {tuple(dense.shape)}")
-    check_index(op, dense.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index(op, dense, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, dense.shape[1])
     backend = backend_of(op, dense)
@@ -171,7 +183,7 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
 
 @csr_pack.fake
 def _(dense, row_ptr, col_idx):
-    check_index("csr_pack", dense.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index("csr_pack", dense, row_ptr=row_ptr, col_idx=col_idx)
     return dense.new_empty((col_idx.shape[0],))
 
 
@@ -179,7 +191,7 @@ def _(dense, row_ptr, col_idx):
 def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> torch.Tensor:
     """The matrix with its zeros, [rows, cols]."""
     op, rows = "csr_unpack", row_ptr.numel() - 1
-    check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index(op, weight, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     capacity = col_idx.numel()
     check_entries(op, "col_idx", capacity, weight=weight)
@@ -198,7 +210,7 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
 
 @csr_unpack.fake
 def _(weight, row_ptr, col_idx, cols):
-    check_index("csr_unpack", weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index("csr_unpack", weight, row_ptr=row_ptr, col_idx=col_idx)
     return weight.new_empty((row_ptr.shape[0] - 1, cols))
 
 
@@ -240,7 +252,7 @@ def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tu
     Entries are ordered by column, then row; slot says where each one's value is. Behind nnz all are 0.
     """
     op = "csr_transpose"
-    check_index(op, row_ptr.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index(op, row_ptr, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     if col_idx.dtype != torch.int32:
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")

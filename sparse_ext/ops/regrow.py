@@ -62,7 +62,7 @@ def regrow(
         where it is new or unused. A position dropped and grown at once keeps its entry.
     """
     op, rows, capacity = "regrow", row_ptr.numel() - 1, col_idx.numel()
-    check_index(op, weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index(op, weight, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     if col_idx.dtype != torch.int32:
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
@@ -90,7 +90,7 @@ def regrow(
 
 @regrow.fake
 def _(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
-    check_index("regrow", weight.device, row_ptr=row_ptr, col_idx=col_idx)
+    check_index("regrow", weight, row_ptr=row_ptr, col_idx=col_idx)
     if score is not None:
         _check_score("regrow", weight, score, row_ptr.shape[0] - 1, cols)
     return torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)

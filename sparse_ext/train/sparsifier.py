@@ -90,11 +90,11 @@ class Sparsifier:
         pad_state_(self.optimizer, layer.weight, old)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_growth": self._growth()}
+        return {**self.__dict__, "growth": self._growth()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a copy: copied layers are never armed."""
-        growth = state.pop("_growth")
+        growth = state.pop("growth")
         self.__dict__.update(state)
         self._arm(growth)
 

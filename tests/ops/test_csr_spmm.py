@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cases import ARGUMENTS, INDEX_DTYPES, TOLERANCE, Shape, name_of, problem
+from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, problem
 
-from sparse_ext.ops import OPS, reference
+from sparse_ext.ops import OPS
 
 # On CUDA a block has 64 rows, or up to 256 where there are many; 64 or 128 tokens; and 64 or 128 columns at a time.
 ACROSS = (
@@ -15,11 +15,6 @@ ACROSS = (
     Shape(64, 128, 128, 0.02),  # exactly one of everything, with empty rows
 )
 MANY = Shape(257, 136, 8193, 0.05, skew=True)  # enough tiles for the large ones
-
-
-def assert_agrees(op, arguments, dtype):
-    want = getattr(reference, op)(*(a.cpu() if isinstance(a, torch.Tensor) else a for a in arguments))
-    torch.testing.assert_close(OPS[op](*arguments).cpu(), want, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("index", INDEX_DTYPES, ids=name_of)

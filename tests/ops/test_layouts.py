@@ -81,8 +81,6 @@ def all_dense(monkeypatch):
 
 @pytest.mark.parametrize("shape", [SMALL[0], LARGE[0]], ids=str)
 def test_auto_multiplies_densely_to_the_same_result(all_dense, shape, device, dtype):
-    if dtype == torch.float16 and device == "cpu":
-        pytest.skip("the CPU kernels have no float16")
     test_against_the_dense_product("auto", shape, device, dtype)
 
 
