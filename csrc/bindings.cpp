@@ -28,6 +28,11 @@ CsrPattern<Index> pattern_at(int64_t rows, int64_t cols, int64_t capacity, Ptr r
   return {rows, cols, capacity, at<const int32_t>(row_ptr), at<const Index>(col_idx), at<const int32_t>(slot)};
 }
 
+template <class A>
+Candidates<A> candidates_at(int64_t capacity, Ptr at_entry, Ptr score, Ptr position, Ptr count) {
+  return {capacity, at<A>(at_entry), at<A>(score), at<int64_t>(position), at<int64_t>(count)};
+}
+
 [[noreturn]] void throw_unsupported(const char* op, int dtype) {
   throw std::invalid_argument(std::string(op) + ": no kernel for dtype code " + std::to_string(dtype) + " on this device");
 }

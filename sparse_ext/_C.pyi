@@ -115,6 +115,30 @@ class _Launchers(ModuleType):
     @staticmethod
     def csr_transpose_workspace(rows: int, cols: int, capacity: int, where: int, /) -> int: ...
     @staticmethod
+    def regrow_candidates(
+        dtype: int,
+        at_entry: int,
+        score: int,
+        position: int,
+        count: int,
+        row_ptr: int,
+        col_idx: int,
+        tile: int,
+        first_row: int,
+        tile_rows: int,
+        seed: int,
+        rows: int,
+        cols: int,
+        capacity: int,
+        candidates: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def regrow_candidates_workspace(tile_rows: int, cols: int, candidates: int, acc_bytes: int, where: int, /) -> int: ...
+    @staticmethod
     def regrow(
         dtype: int,
         new_row_ptr: int,
@@ -123,20 +147,24 @@ class _Launchers(ModuleType):
         values: int,
         row_ptr: int,
         col_idx: int,
+        at_entry: int,
         score: int,
+        position: int,
+        count: int,
         seed: int,
         drop: int,
         grow: int,
         rows: int,
         cols: int,
         capacity: int,
+        candidates: int,
         workspace: int,
         device: int,
         where: int,
         /,
     ) -> None: ...
     @staticmethod
-    def regrow_workspace(rows: int, cols: int, capacity: int, where: int, /) -> int: ...
+    def regrow_workspace(rows: int, capacity: int, candidates: int, where: int, /) -> int: ...
 
 class _Cpu(_Launchers):
     @staticmethod

@@ -1,6 +1,6 @@
 """What the tests run on: shapes, tolerances and hand-computed answers. The only place for rtol and atol.
 
-Order of trust: a row that a human can check (HAND, REGROW, SHARES), then the twin in reference.py, then properties.
+Order of trust: a row that a human can check (HAND, REGROW), then the twin in reference.py, then properties.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparse_ext.ops import OPS, Pattern, reference
+from sparse_ext.ops import OPS, Candidates, Pattern, reference
 
 inf, nan = float("inf"), float("nan")
 
@@ -132,24 +132,64 @@ def _regrow_arguments(p: Problem):
     return [(*index, score, 123456789012, *count) for score in (p.score, None) for count in sorted(counts)]
 
 
+def _candidates(p: Problem, wanted: int):
+    """Before the first tile."""
+    return Candidates.none_yet(p.weight, p.pattern.capacity, wanted, p.score.dtype).tensors
+
+
+def _candidates_arguments(p: Problem):
+    """The first tile, of the upper rows; the second one, for the list that the first has left; more room than needed."""
+    index, half, some = (p.pattern.row_ptr, p.pattern.col_idx), p.shape.rows // 2, p.mask.numel() // 3
+    left = tuple(tensor.cpu() for tensor in _candidates(p, some))
+    reference.regrow_candidates_(*left, *(tensor.cpu() for tensor in index), p.score[:half].cpu(), 0)
+    left = tuple(tensor.to(p.score.device) for tensor in left)
+    everything = (*_candidates(p, p.mask.numel() + 3), *index, p.score, 0)
+    return [(*_candidates(p, some), *index, p.score[:half], 0), (*left, *index, p.score[half:], half), everything]
+
+
+def _streamed_arguments(p: Problem):
+    streamed = []
+    for weight, row_ptr, col_idx, cols, score, _, drop, grow in _regrow_arguments(p):
+        if score is not None:
+            best = tuple(tensor.cpu() for tensor in _candidates(p, grow))
+            reference.regrow_candidates_(*best, row_ptr.cpu(), col_idx.cpu(), score.cpu(), 0)
+            streamed.append((weight, row_ptr, col_idx, cols, *(tensor.to(weight.device) for tensor in best), drop, grow))
+    return streamed
+
+
+def _passes(p: Problem):
+    return torch.zeros(1, dtype=torch.int64, device=p.score.device)
+
+
 # Every operator's arguments for a problem. OPS names the operators: one without a row here fails its tests by KeyError.
 ARGUMENTS = {
     "csr_spmm": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, bias) for bias in (None, p.bias)],
     "csr_spmm_t": lambda p: [(p.weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, p.shape.rows, p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.columns, p.shape.cols, p.dy, p.x)],
+    "densified_matmul": lambda p: [
+        (p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, bias) for bias in (None, p.bias)
+    ],
+    "densified_matmul_t": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.dy)],
+    "densified_grad_weight": lambda p: ARGUMENTS["csr_sddmm"](p),
     "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.columns)],
     "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols)],
     "csr_from_mask": lambda p: [(p.mask, p.pattern.capacity)],
     "csr_transpose": lambda p: [(p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols)],
     "regrow": _regrow_arguments,
-    "add_outer_": lambda p: [(p.score.clone(), p.dy, p.x)],
+    "regrow_candidates_": _candidates_arguments,
+    "regrow_streamed": _streamed_arguments,
+    "add_outer_": lambda p: [(p.score.clone(), _passes(p), p.dy, p.x)],
+    "stream_outer_": lambda p: [
+        (*_candidates(p, p.mask.numel() // 3), _passes(p), p.pattern.row_ptr, p.pattern.col_idx, p.dy, p.x)
+    ],
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
-SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "add_outer_")
+TORCH_SUMS = ("densified_matmul", "densified_matmul_t", "densified_grad_weight", "add_outer_", "stream_outer_")
+SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", *TORCH_SUMS)
 # Operators that read column or row ids, in either width; the others take int32 only, or no ids.
-INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack")
+INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS[:3])
 # Operators whose code on the CPU is the same for every instruction set.
-ONE_ISA = ("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose", "regrow", "add_outer_")
+ONE_ISA = tuple(op for op in OPS if op not in ("csr_spmm", "csr_spmm_t", "csr_sddmm"))
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 
@@ -182,12 +222,18 @@ HAND = {
     "csr_spmm": [((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)), ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,))],
     "csr_spmm_t": [((WEIGHT, COL_PTR, ROW_IDX, SLOT, 3, X), (DX,))],
     "csr_sddmm": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
+    "densified_matmul": [((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)), ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,))],
+    "densified_matmul_t": [((WEIGHT, ROW_PTR, COL_IDX, 3, X), (DX,))],
+    "densified_grad_weight": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
     "csr_pack": [((W, ROW_PTR, COL_IDX), (WEIGHT,))],
     "csr_unpack": [((WEIGHT, ROW_PTR, COL_IDX, 3), (W,))],
     "csr_from_mask": [(([[True, False, True], [False] * 3, [False, True, False]], 4), (ROW_PTR, COL_IDX))],
     "csr_transpose": [((ROW_PTR, COL_IDX, 3), (COL_PTR, ROW_IDX, SLOT))],
-    "add_outer_": [(([[1.0] * 3] * 3, X, X), ([[v + 1 for v in row] for row in OUTER],))],
-    "regrow": [],  # REGROW, below
+    "add_outer_": [(([[1.0] * 3] * 3, [0], X, X), ([[v + 1 for v in row] for row in OUTER],))],
+    "stream_outer_": [],  # test_regrow.py
+    "regrow_candidates_": [],  # REGROW, below, as all of the rest
+    "regrow_streamed": [],
+    "regrow": [],
 }
 
 
@@ -244,30 +290,6 @@ del _
 # Updates in a row: 1,000 on a CPU; the emulator shows the same in fewer.
 UPDATES = {"cpu": 1000, "emulated": 40, "cuda": 1000}
 
-
-# ---- by hand: sharing a sparsity among layers ------------------------------------------------------------------------
-#
-# a [2, 2], b [4, 2], c [8, 4]: N = 4, 8, 32; raw = 4/4, 6/8, 12/32, so raw * N = 4, 6, 12.
-#   S = 0.5:  22 non-zeros to share, epsilon = 22 / 22 = 1
-#   S = 0.25: 33 to share, epsilon = 33 / 22 = 1.5 overfills a; then (30 - 1) / 18 overfills b; then (24 - 1 - 2) / 12 = 7/4
-# k [4, 2, 3, 3], c [8, 4]: N = 72, 32; 52 non-zeros at S = 0.5
-#   er:  raw = 6/8, 12/32; epsilon = 52 / (54 + 12) = 26/33
-#   erk: raw = 12/72, 12/32; epsilon = 52 / (12 + 12) = 13/6
-LINEARS = {"a": (2, 2), "b": (4, 2), "c": (8, 4)}
-CONV = {"k": (4, 2, 3, 3), "c": (8, 4)}
-SHARES = {
-    "uniform": [(LINEARS, 0.75, {"a": 0.25, "b": 0.25, "c": 0.25}), (CONV, 0.5, {"k": 0.5, "c": 0.5})],
-    "er": [
-        (LINEARS, 0.5, {"a": 1.0, "b": 0.75, "c": 0.375}),
-        (LINEARS, 0.25, {"a": 1.0, "b": 1.0, "c": 21 / 32}),
-        (CONV, 0.5, {"k": 13 / 22, "c": 13 / 44}),
-    ],
-    "erk": [
-        (LINEARS, 0.5, {"a": 1.0, "b": 0.75, "c": 0.375}),
-        (LINEARS, 0.25, {"a": 1.0, "b": 1.0, "c": 21 / 32}),
-        (CONV, 0.5, {"k": 13 / 36, "c": 13 / 16}),
-    ],
-}
 
 # Philox4x32-10, Random123 1.14, examples/kat_vectors: (counter, key, result).
 PHILOX = (

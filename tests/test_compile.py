@@ -27,7 +27,7 @@ def outcome(model, layers, x):
     y = model(x)
     y.square().sum().backward()
     grads = [parameter.grad.clone() for layer in layers for parameter in layer.parameters()]
-    growth = [layer.take_growth() for layer in layers]
+    growth = [layer.growth and layer.take_growth().kept for layer in layers]
     return [y.detach(), x.grad, *grads], growth
 
 
@@ -73,6 +73,22 @@ def test_growth_is_armed_and_taken_between_compiled_steps():
         if step % 2:
             torch.testing.assert_close(growth[0], (2 * got[0]).T @ x, **CLOSE)
     assert counter.frame_count <= 2
+
+
+def test_streamed_growth_has_one_program():
+    """Its candidates have one length, though a schedule grows fewer and fewer."""
+    layer, counter = SparseLinear(16, 8, sparsity=0.5), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for candidates in (9, 7, 5, 2):
+        x = torch.randn(6, 16)
+        layer.arm_growth(candidates=candidates)
+        compiled(x).sum().backward()
+        growth = layer.take_growth()
+        assert int(growth.passes) == 1
+        dense = torch.ones(8, 6) @ x
+        torch.testing.assert_close(growth.kept.score, dense.view(-1)[growth.kept.position], **CLOSE)
+        outcome(compiled, [layer], x)
+    assert counter.frame_count <= 2  # armed and not
 
 
 def test_batches_of_any_size_share_a_program():

@@ -200,11 +200,12 @@ def test_debug_mode_reads_every_index(op, spoil, monkeypatch):
     monkeypatch.setattr(checks, "DEBUG", True)
     change, message = SPOIL[spoil]
     p = problem(Shape(4, 5, 3, 1.0))
-    for arguments in ARGUMENTS[op](p):
+    calls = ARGUMENTS[op](p)
+    for arguments in calls:
         OPS[op](*arguments)
     for index in (p.pattern.col_idx, p.columns, p.row_ids):
         change(index)
-    for arguments in ARGUMENTS[op](p):
+    for arguments in calls:
         with pytest.raises(ValueError, match=f"^{op}: expected column.*{message}"):
             OPS[op](*arguments)
 

@@ -27,6 +27,9 @@ SPX_HOST_DEVICE Philox4 philox4x32(uint64_t seed, uint64_t counter) {
 }
 
 // The i-th 32-bit number of the stream `seed`: four neighbours share one Philox block.
-SPX_HOST_DEVICE uint32_t random_u32(uint64_t seed, uint64_t i) { return philox4x32(seed, i >> 2).x[i & 3]; }
+SPX_HOST_DEVICE uint32_t random_u32(uint64_t seed, uint64_t i) {
+  const Philox4 four = philox4x32(seed, i >> 2);
+  return i & 2 ? (i & 1 ? four.x[3] : four.x[2]) : (i & 1 ? four.x[1] : four.x[0]);  // an index would put them on the stack
+}
 
 }  // namespace spx

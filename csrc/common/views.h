@@ -48,4 +48,19 @@ struct CsrView {
   const T* values;
 };
 
+// The best that growth can choose from outside a pattern (regrow_candidates): nobody stores the dense score.
+//
+//   at_entry  [capacity of the pattern]  the score at each entry, should it be dropped
+//   score     [capacity]  of the candidates; null, as at_entry: random growth, where the position says it all
+//   position  [capacity]  r * cols + c of the candidates, ascending
+//   count     [1]         how many candidates there are; what lies behind them is untouched
+template <class A>
+struct Candidates {
+  int64_t capacity;
+  A* at_entry;
+  A* score;
+  int64_t* position;
+  int64_t* count;
+};
+
 }  // namespace spx

@@ -1,193 +1,292 @@
-// Drop and grow with exact counts (Evci et al. 2020, "Rigging the Lottery", Algorithm 1): the pattern and the slot map.
+// Drop and grow with exact counts: the new pattern and the slot map (contract: launchers.inc).
 //
-//   keep   the nnz - drop entries of largest |weight|: a selection over the entries, marked in a bitmap of the matrix
-//   grow   the `grow` unmarked positions of largest score: a selection over rows * cols positions, in the same bitmap
-//   then   the bitmap, row by row, is the new pattern; an entry that was in the old one says where
-// Ties go to the lower linear index (select.cuh), so CPU, CUDA and all ranks get the same bits. nnz is known on the device
-// only.
+//   merge   one list of entries and candidates in linear order: an item's place is its own number and that of the others below
+//   keep    radix select over |weight| (select.cuh): a histogram, then the bin of the k-th key finely
+//   drop    kept is what is above the k-th key, and of its equals the first in linear order; the histogram of all other scores
+//   grow    the bin of the k-th score finely
+//   place   compacts the merged list (compact.cuh): what is chosen, in linear order, is the new pattern
+//   rows    row_ptr, from where rows begin in the merged list
+// Everything is as large as the pattern and the candidates, never rows * cols. nnz is known on the device only. Seven launches
+// (float64: two passes of two more for each selection).
+//
+// Prediction for 4096 x 4096 float32 on an H200, 10 % entries, 3 % candidates: 60 MB, most of it in L2, 12 us; seven launches,
+// 14 us; loads that wait for each other (searches, look-back, the last blocks) 5 us. Together about 30 us.
 #include "common/random.h"
 #include "common/select.h"
-#include "launch.cuh"
+#include "compact.cuh"
+#include "growth.cuh"
 #include "scan.cuh"
+#include "search.cuh"
 #include "select.cuh"
 
 namespace spx::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kBits = 32;  // positions per word of the bitmap; bit i % kBits of word i / kBits is position r * cols + c == i
+constexpr int kBlocks = 2;  // on a multiprocessor, at least: said to ptxas, which otherwise saves registers and spills
+static_assert(kThreads == kSelectThreads && kThreads == kCompactThreads);
+constexpr int kGroups = 1;  // a chunk has 1024 items: there are few
+constexpr int64_t kChunk = kChunkItems<kGroups>;
+constexpr int64_t kBatch = 256;  // neighbours that a warp merges: they share the search for where they begin
 
-// The old entries, by |weight|.
-template <class T>
-struct Entries {
-  using Key = spx::Key<T>;
-  static constexpr int kKeyBits = 8 * sizeof(T);
-  CsrView<T, int32_t> old;
-  unsigned* bitmap;
-
-  __device__ bool get(int64_t p, Key* key) const {
-    if (p >= old.pattern.row_ptr[old.pattern.rows]) return false;
-    *key = magnitude_key(old.values[p]);
-    return true;
-  }
-  __device__ void take(int64_t p0, unsigned lanes) const {
-    if (!(lanes >> threadIdx.x % kWarp & 1)) return;
-    const int64_t p = p0 + threadIdx.x % kWarp;
-    int64_t row = 0, end = old.pattern.rows;  // the last row that begins at or before p
-    while (end - row > 1) {
-      const int64_t middle = row + (end - row) / 2;
-      if (old.pattern.row_ptr[middle] <= p)
-        row = middle;
-      else
-        end = middle;
-    }
-    const int64_t i = row * old.pattern.cols + old.pattern.col_idx[p];
-    atomicOr(&bitmap[i / kBits], 1u << i % kBits);  // neighbours in a row share words
-  }
-};
-
-// The positions that are not kept, by their score.
-template <class T>
-struct Scores {
-  using Key = spx::Key<T>;
-  static constexpr int kKeyBits = 8 * sizeof(T);
-  const T* score;
-  unsigned* bitmap;
-
-  __device__ bool get(int64_t i, Key* key) const {
-    *key = magnitude_key(score[i]);
-    return !(bitmap[i / kBits] >> i % kBits & 1);
-  }
-  __device__ void take(int64_t i0, unsigned lanes) const {
-    if (threadIdx.x % kWarp == 0) bitmap[i0 / kBits] |= lanes;  // i0 is a multiple of kBits: no other warp has this word
-  }
-};
-
-// The same positions in random order.
-struct Draws {
-  using Key = uint32_t;
-  static constexpr int kKeyBits = 32;
-  uint64_t seed;
-  unsigned* bitmap;
-
-  __device__ bool get(int64_t i, Key* key) const {
-    *key = random_u32(seed, static_cast<uint64_t>(i));
-    return !(bitmap[i / kBits] >> i % kBits & 1);
-  }
-  __device__ void take(int64_t i0, unsigned lanes) const {
-    if (threadIdx.x % kWarp == 0) bitmap[i0 / kBits] |= lanes;
-  }
-};
-static_assert(kBits == kWarp && kChunk % kBits == 0, "a warp's 32 items are one word of the bitmap");
-
-// The workspace. `selections`: keep, grow.
 struct Workspace {
-  Selection* selections;
-  unsigned long long* histogram;
-  int64_t* equals;
-  unsigned* bitmap;
-  int64_t words, bytes;
+  Select keep, grow;  // they share the fine counters
+  Counter *tickets, *drop_status, *place_status;
+  Counter *clear, *clear_end;
+  int64_t* row_begin;  // [rows + 1] in the merged list
+  uint32_t* draw;      // [capacity] random growth: what at_entry is otherwise
+  int32_t* merged;     // [capacity + candidates] an entry p as p, a candidate i as ~i
+  int32_t* rank;       // how many were chosen before every four of the merged list
+  uint8_t* chosen;     // which of the four are
+  uint8_t* kept;       // which of every four entries are
+  int64_t bytes;
 
-  Workspace(void* base, int64_t rows, int64_t cols, int64_t capacity) {
-    const int64_t positions = rows * cols, most = positions > capacity ? positions : capacity;
-    words = ceil_div(positions, kBits);
-    selections = static_cast<Selection*>(base);
-    histogram = reinterpret_cast<unsigned long long*>(selections + 2);
-    equals = reinterpret_cast<int64_t*>(histogram + kDigits);
-    bitmap = reinterpret_cast<unsigned*>(equals + select_chunks(most) + 1);
-    bytes = reinterpret_cast<char*>(bitmap + words) - static_cast<char*>(base);
+  Workspace(void* base, int64_t rows, int64_t capacity, int64_t candidates) {
+    const int64_t items = ceil_div(capacity + candidates, kFour) * kFour, entries = ceil_div(capacity, kFour) * kFour;
+    merged = static_cast<int32_t*>(base);  // first: vectors need 16 bytes
+    draw = reinterpret_cast<uint32_t*>(merged + items);
+    clear = reinterpret_cast<Counter*>(draw + entries);
+    keep.top = clear;
+    grow.top = keep.top + kTopDigits;
+    keep.coarse = grow.coarse = grow.top + kTopDigits;
+    keep.fine = grow.fine = keep.coarse + kSegments;
+    tickets = keep.fine + kFineDigits;
+    keep.done = grow.done = reinterpret_cast<unsigned*>(tickets + 2);
+    drop_status = tickets + 3;
+    place_status = drop_status + ceil_div(capacity, kChunk);
+    clear_end = place_status + ceil_div(items, kChunk);
+    keep.selection = reinterpret_cast<Selection*>(clear_end);
+    grow.selection = keep.selection + 1;
+    row_begin = reinterpret_cast<int64_t*>(keep.selection + 2);
+    rank = reinterpret_cast<int32_t*>(row_begin + rows + 1);
+    chosen = reinterpret_cast<uint8_t*>(rank + items / kFour);
+    kept = chosen + items / kFour;
+    bytes = reinterpret_cast<char*>(kept + entries / kFour) - static_cast<char*>(base);
   }
 };
 
-__global__ void __launch_bounds__(kThreads)
-    regrow_begin_kernel(Workspace work, const int32_t* row_ptr, int64_t rows, int64_t cols, int64_t drop, int64_t grow) {
-  for (int64_t i = global_thread(); i < work.words; i += global_threads()) work.bitmap[i] = 0;
-  for (int64_t d = global_thread(); d < kDigits; d += global_threads()) work.histogram[d] = 0;
-  if (global_thread() != 0) return;
-  const int64_t keep = row_ptr[rows] > drop ? row_ptr[rows] - drop : 0, free = rows * cols - keep;
-  work.selections[0] = {0, keep};
-  work.selections[1] = {0, grow < free ? grow : free};
+template <class T>
+constexpr int kWeightBits = 8 * sizeof(T) - 1;  // of a magnitude_key
+
+// Entries [p0, p1) to their places, by one warp.
+template <class A>
+__device__ void merge_entries(const Workspace& work, const CsrPattern<int32_t>& old, const Candidates<A>& best, uint64_t seed,
+                              int64_t p0, int64_t p1) {
+  const int64_t count = *best.count;
+  const auto begins_by = [&](int64_t p) { return [&, p](int64_t r) { return old.row_ptr[r] <= p; }; };
+  const int64_t row0 = warp_search(0, old.rows, begins_by(p0)) - 1, row1 = warp_search(row0, old.rows, begins_by(p1 - 1));
+  const int64_t low = row0 * old.cols + old.col_idx[p0], high = (row1 - 1) * old.cols + old.col_idx[p1 - 1];
+  const int64_t i0 = warp_search(0, count, [&](int64_t i) { return best.position[i] < low; });
+  const int64_t i1 = warp_search(i0, count, [&](int64_t i) { return best.position[i] < high; });
+  for (int64_t p = p0 + threadIdx.x % kWarp; p < p1; p += kWarp) {
+    const int64_t position = row_of(old.row_ptr, row0, row1, p) * old.cols + old.col_idx[p];
+    work.merged[p + lower_bound(best.position, i0, i1, position)] = static_cast<int32_t>(p);
+    if (!best.at_entry) work.draw[p] = random_u32(seed, static_cast<uint64_t>(position));
+  }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    regrow_count_kernel(int32_t* row_ptr, const unsigned* bitmap, int64_t rows, int64_t cols) {
-  for (int64_t r = global_thread() / kWarp; r < rows; r += global_threads() / kWarp) {
-    const int64_t begin = r * cols, end = begin + cols;
-    int32_t count = 0;
-    for (int64_t word = begin / kBits + threadIdx.x % kWarp; word * kBits < end; word += kWarp) {
-      unsigned bits = bitmap[word];
-      if (word * kBits < begin) bits &= ~0u << begin % kBits;              // the row above
-      if ((word + 1) * kBits > end) bits &= ~0u >> (kBits - end % kBits);  // the row below
-      count += popcount(bits);
+// By whole warps: batches of entries, batches of candidates, and the rows' begins.
+template <class A>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    regrow_merge_kernel(Workspace work, CsrPattern<int32_t> old, Candidates<A> best, uint64_t seed, int64_t drop,
+                        int64_t grow) {
+  for (auto* word = work.clear + global_thread(); word < work.clear_end; word += global_threads()) *word = 0;
+  const int64_t nnz = old.row_ptr[old.rows], count = *best.count, lane = threadIdx.x % kWarp;
+  if (global_thread() == 0) {
+    const int64_t keep = nnz > drop ? nnz - drop : 0, rest = nnz - keep + count;
+    *work.keep.selection = {0, keep, nnz, 0};
+    *work.grow.selection = {0, grow < rest ? grow : rest, rest, 0};
+  }
+  const int64_t warps = global_threads() / kWarp, warp = global_thread() / kWarp;
+  for (int64_t p = warp * kBatch; p < nnz; p += warps * kBatch)
+    merge_entries(work, old, best, seed, p, p + kBatch < nnz ? p + kBatch : nnz);
+  for (int64_t i = global_thread(); i < count; i += global_threads()) {
+    const int64_t position = best.position[i], r = position / old.cols;
+    const int32_t p = lower_bound(old.col_idx, old.row_ptr[r], old.row_ptr[r + 1], position - r * old.cols);
+    work.merged[i + p] = ~static_cast<int32_t>(i);
+  }
+  for (int64_t r0 = warp * kWarp; r0 <= old.rows; r0 += warps * kWarp) {
+    const int64_t low = r0 * old.cols, high = low + kWarp * old.cols, r = r0 + lane;
+    const int64_t i0 = warp_search(0, count, [&](int64_t i) { return best.position[i] < low; });
+    const int64_t i1 = warp_search(i0, count, [&](int64_t i) { return best.position[i] < high; });
+    if (r <= old.rows) work.row_begin[r] = old.row_ptr[r] + lower_bound(best.position, i0, i1, r * old.cols);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kBlocks) regrow_keep_kernel(Workspace work, CsrView<T, int32_t> old) {
+  SPX_SHARED(unsigned, counts, kTopDigits);
+  begin_top(counts);
+  const int64_t nnz = old.pattern.row_ptr[old.pattern.rows];
+  for (int64_t p0 = global_thread() * kFour; p0 < nnz; p0 += global_threads() * kFour) {
+    T weight[kFour];
+    const unsigned exist = load_four(weight, old.values, p0, nnz);
+    for (int e = 0; e < kFour; ++e)
+      if (exist >> e & 1) count_top(counts, magnitude_key(weight[e]), top_digit(kWeightBits<T>));
+  }
+  end_top(work.keep, counts, top_digit(kWeightBits<T>));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    regrow_keep_fine_kernel(Workspace work, CsrView<T, int32_t> old, Digit digit) {
+  const int64_t nnz = old.pattern.row_ptr[old.pattern.rows];
+  const auto kth = static_cast<Key<T>>(work.keep.selection->key);
+  for (int64_t chunk = blockIdx.x; chunk * kChunk < nnz; chunk += gridDim.x) {
+    T weight[kFour];
+    const unsigned exist = load_four(weight, old.values, first_item<kGroups>(chunk), nnz);
+    Key<T> key[kFour];
+    unsigned agree = 0;
+    for (int e = 0; e < kFour; ++e) {
+      key[e] = magnitude_key(weight[e]);
+      agree |= (agrees(key[e], kth, digit) ? 1u : 0u) << e;
     }
-    count = reduce_add(count);
-    if (threadIdx.x % kWarp == 0) row_ptr[r + 1] = count;
+    count_fine(work.keep, key, exist & agree, digit);
   }
+  end_fine(work.keep, digit);
 }
 
-// The entry of `pattern` at row r, column c, or -1.
-__device__ int32_t find_entry(const CsrPattern<int32_t>& pattern, int64_t r, int32_t c) {
-  int32_t p = pattern.row_ptr[r], end = pattern.row_ptr[r + 1];
-  while (p < end) {
-    const int32_t middle = p + (end - p) / 2;
-    if (pattern.col_idx[middle] == c) return middle;
-    if (pattern.col_idx[middle] < c)
-      p = middle + 1;
-    else
-      end = middle;
-  }
-  return -1;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    regrow_place_kernel(CsrPatternOut out, CsrPattern<int32_t> old, const unsigned* bitmap) {
-  for (int64_t r = global_thread() / kWarp; r < out.rows; r += global_threads() / kWarp) {
-    int64_t q = out.row_ptr[r];
-    for (int64_t c0 = 0; c0 < out.cols; c0 += kWarp) {
-      const int64_t c = c0 + threadIdx.x % kWarp, i = r * out.cols + c;
-      const bool is_entry = c < out.cols && bitmap[i / kBits] >> i % kBits & 1;
-      const unsigned entries = ballot(is_entry);
-      if (is_entry) {
-        const int64_t at = q + popcount(entries & lanes_below());
-        out.col_idx[at] = static_cast<int32_t>(c);
-        out.slot[at] = find_entry(old, r, static_cast<int32_t>(c));
-      }
-      q += popcount(entries);
+template <class T, bool kRandom>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    regrow_drop_kernel(Workspace work, CsrView<T, int32_t> old, Growable<Acc<T>, kRandom> growable) {
+  constexpr Digit kDigit = top_digit(kGrowthBits<Acc<T>, kRandom>);
+  SPX_SHARED(unsigned, counts, kTopDigits);
+  begin_top(counts);
+  clear_fine(work.grow);
+  const int64_t nnz = old.pattern.row_ptr[old.pattern.rows], count = *growable.best.count;
+  const Selection s = *work.keep.selection;
+  const auto kth = static_cast<Key<T>>(s.key);
+  for (int64_t chunk = next_chunk(work.tickets); chunk * kChunk < nnz; chunk = next_chunk(work.tickets)) {
+    const int64_t p = first_item<kGroups>(chunk);
+    T weight[kFour];
+    const unsigned exist = load_four(weight, old.values, p, nnz);
+    unsigned sure[kGroups] = {}, equal[kGroups] = {}, kept = 0;
+    for (int e = 0; e < kFour; ++e) {
+      const Key<T> key = magnitude_key(weight[e]);
+      sure[0] |= (exist >> e & 1 && key > kth ? 1u : 0u) << e;
+      equal[0] |= (exist >> e & 1 && key == kth ? 1u : 0u) << e;
     }
+    compact<kGroups>(work.drop_status, chunk, sure, equal, s.missing,
+                     [&](int, int e, int64_t, bool taken) { kept |= (taken ? 1u : 0u) << e; });
+    if (exist) work.kept[p / kFour] = static_cast<uint8_t>(kept);
+    for (int e = 0; e < kFour; ++e)
+      if ((exist & ~kept) >> e & 1) count_top(counts, growable.entry_key(p + e), kDigit);
   }
-  for (int64_t q = out.row_ptr[out.rows] + global_thread(); q < out.capacity; q += global_threads()) {
+  for (int64_t i = global_thread(); i < count; i += global_threads()) count_top(counts, growable.candidate_key(i), kDigit);
+  end_top(work.grow, counts, kDigit);
+}
+
+template <class A, bool kRandom>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    regrow_grow_fine_kernel(Workspace work, Growable<A, kRandom> growable, const int32_t* nnz_at, Digit digit) {
+  using Key = GrowthKey<A, kRandom>;
+  const int64_t nnz = *nnz_at, count = *growable.best.count;
+  const auto kth = static_cast<Key>(work.grow.selection->key);
+  for (int64_t p0 = int64_t{blockIdx.x} * kThreads; p0 < nnz; p0 += global_threads()) {
+    const int64_t p = p0 + threadIdx.x;
+    const bool dropped = p < nnz && !growable.is_kept(p);
+    const Key key[1] = {dropped ? growable.entry_key(p) : Key{0}};
+    count_fine(work.grow, key, dropped && agrees(key[0], kth, digit), digit);
+  }
+  for (int64_t i0 = int64_t{blockIdx.x} * kThreads; i0 < count; i0 += global_threads()) {
+    const int64_t i = i0 + threadIdx.x;
+    const Key key[1] = {i < count ? growable.candidate_key(i) : Key{0}};
+    count_fine(work.grow, key, i < count && agrees(key[0], kth, digit), digit);
+  }
+  end_fine(work.grow, digit);
+}
+
+template <class A, bool kRandom>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    regrow_place_kernel(CsrPatternOut out, Workspace work, CsrPattern<int32_t> old, Growable<A, kRandom> growable) {
+  const int64_t nnz = old.row_ptr[old.rows], total = nnz + *growable.best.count;
+  const Selection s = *work.grow.selection, keep = *work.keep.selection;
+  const auto kth = static_cast<GrowthKey<A, kRandom>>(s.key);
+  for (int64_t chunk = next_chunk(work.tickets + 1); chunk * kChunk < total; chunk = next_chunk(work.tickets + 1)) {
+    const int64_t m = first_item<kGroups>(chunk);
+    int32_t item[kFour];
+    const unsigned exist = load_four(item, work.merged, m, total);
+    unsigned sure[kGroups] = {}, equal[kGroups] = {}, chosen = 0;
+    for (int e = 0; e < kFour; ++e) {
+      if (!(exist >> e & 1)) continue;
+      const bool is_entry = item[e] >= 0, is_kept = is_entry && growable.is_kept(item[e]);
+      const auto key = is_kept ? kth : is_entry ? growable.entry_key(item[e]) : growable.candidate_key(~item[e]);
+      sure[0] |= (is_kept || key > kth ? 1u : 0u) << e;
+      equal[0] |= (!is_kept && key == kth ? 1u : 0u) << e;
+    }
+    compact<kGroups>(work.place_status, chunk, sure, equal, s.missing, [&](int, int e, int64_t at, bool taken) {
+      if (e == 0 && exist) work.rank[m / kFour] = static_cast<int32_t>(at);
+      if (!taken) return;
+      chosen |= 1u << e;
+      out.slot[at] = item[e] >= 0 ? item[e] : -1;
+      out.col_idx[at] = item[e] >= 0 ? old.col_idx[item[e]] : static_cast<int32_t>(growable.best.position[~item[e]] % old.cols);
+    });
+    if (exist) work.chosen[m / kFour] = static_cast<uint8_t>(chosen);
+  }
+  const int64_t new_nnz = keep.above + keep.missing + s.above + s.missing;
+  for (int64_t q = new_nnz + global_thread(); q < out.capacity; q += global_threads()) {
     out.col_idx[q] = 0;
     out.slot[q] = -1;
   }
 }
 
+template <class A>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    regrow_rows_kernel(CsrPatternOut out, Workspace work, const int32_t* nnz, Candidates<A> best) {
+  const Selection grown = *work.grow.selection, keep = *work.keep.selection;
+  const int64_t total = *nnz + *best.count, new_nnz = keep.above + keep.missing + grown.above + grown.missing;
+  for (int64_t r = global_thread(); r <= out.rows; r += global_threads()) {
+    const int64_t m = work.row_begin[r];
+    const int64_t q = m < total ? work.rank[m / kFour] + popcount(work.chosen[m / kFour] & ((1u << m % kFour) - 1)) : new_nnz;
+    out.row_ptr[r] = static_cast<int32_t>(q);
+  }
+}
+
+int64_t count_blocks(int64_t items) {
+  const int64_t blocks = blocks_for(items, kChunk);
+  return blocks < kCountBlocks ? blocks : kCountBlocks;
+}
+
+template <class T, bool kRandom>
+Status run(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> best, uint64_t seed, int64_t drop, int64_t grow,
+           void* workspace, Where where) {
+  using A = Acc<T>;
+  const int64_t rows = out.rows, capacity = old.pattern.capacity, items = capacity + best.capacity;
+  const int32_t* nnz = old.pattern.row_ptr + rows;
+  const Workspace work(workspace, rows, capacity, best.capacity);
+  const Growable<A, kRandom> growable = {work.draw, work.kept, best, seed};
+  const int64_t merge_blocks = blocks_for(items > rows ? items : rows, kThreads);
+  SPX_TRY(launch("regrow_merge", regrow_merge_kernel<A>, merge_blocks > kClearBlocks ? merge_blocks : kClearBlocks, kThreads,
+                 where, work, old.pattern, best, seed, drop, grow));
+  SPX_TRY(launch("regrow_keep", regrow_keep_kernel<T>, count_blocks(capacity), kThreads, where, work, old));
+  SPX_TRY(fine_passes(work.keep, top_digit(kWeightBits<T>), where, [&](Digit digit, bool) {
+    return launch("regrow_keep_fine", regrow_keep_fine_kernel<T>, count_blocks(capacity), kThreads, where, work, old, digit);
+  }));
+  SPX_TRY(launch("regrow_drop", regrow_drop_kernel<T, kRandom>, count_blocks(items), kThreads, where, work, old, growable));
+  SPX_TRY(fine_passes(work.grow, top_digit(kGrowthBits<A, kRandom>), where, [&](Digit digit, bool) {
+    return launch("regrow_grow_fine", regrow_grow_fine_kernel<A, kRandom>, count_blocks(items), kThreads, where, work, growable,
+                  nnz, digit);
+  }));
+  SPX_TRY(launch("regrow_place", regrow_place_kernel<A, kRandom>, blocks_for(items, kChunk), kThreads, where, out, work,
+                 old.pattern, growable));
+  return launch("regrow_rows", regrow_rows_kernel<A>, blocks_for(rows + 1, kThreads), kThreads, where, out, work, nnz, best);
+}
+
 }  // namespace
 
 template <class T>
-Status regrow(CsrPatternOut out, CsrView<T, int32_t> old, const Acc<T>* score, uint64_t seed, int64_t drop, int64_t grow,
+Status regrow(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> best, uint64_t seed, int64_t drop, int64_t grow,
               void* workspace, Where where) {
-  const int64_t rows = out.rows, cols = out.cols, positions = rows * cols;
-  const Workspace work(workspace, rows, cols, old.pattern.capacity);
-  SPX_TRY(launch("regrow_begin", regrow_begin_kernel, blocks_for(work.words, kThreads), kThreads, where, work,
-                 old.pattern.row_ptr, rows, cols, drop, grow));
-  SPX_TRY(select(Entries<T>{old, work.bitmap}, old.pattern.capacity, work.selections, work.histogram, work.equals, where));
-  if (score)
-    SPX_TRY(select(Scores<Acc<T>>{score, work.bitmap}, positions, work.selections + 1, work.histogram, work.equals, where));
-  else
-    SPX_TRY(select(Draws{seed, work.bitmap}, positions, work.selections + 1, work.histogram, work.equals, where));
-  const int64_t row_blocks = blocks_for(rows, kWarps);
-  SPX_TRY(launch("regrow_count", regrow_count_kernel, row_blocks, kThreads, where, out.row_ptr, work.bitmap, rows, cols));
-  SPX_TRY(counts_to_offsets(out.row_ptr, rows, where));
-  return launch("regrow_place", regrow_place_kernel, row_blocks, kThreads, where, out, old.pattern, work.bitmap);
+  return best.at_entry ? run<T, false>(out, old, best, seed, drop, grow, workspace, where)
+                       : run<T, true>(out, old, best, seed, drop, grow, workspace, where);
 }
 
-int64_t regrow_workspace(int64_t rows, int64_t cols, int64_t capacity, Where) {
-  return Workspace(nullptr, rows, cols, capacity).bytes;
+int64_t regrow_workspace(int64_t rows, int64_t capacity, int64_t candidates, Where) {
+  return Workspace(nullptr, rows, capacity, candidates).bytes;
 }
 
 #define INSTANTIATE(T) \
-  template Status regrow(CsrPatternOut, CsrView<T, int32_t>, const Acc<T>*, uint64_t, int64_t, int64_t, void*, Where);
+  template Status regrow(CsrPatternOut, CsrView<T, int32_t>, Candidates<Acc<T>>, uint64_t, int64_t, int64_t, void*, Where);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bf16)

@@ -1,13 +1,12 @@
-// The k items of largest key, exactly; among equal keys the lower index wins.
+// The k-th largest key, exactly: radix select whose passes end by themselves, without a kernel between them.
 //
-//   Items   a device type with
-//             static constexpr int kKeyBits;  using Key              keys are below 2^kKeyBits
-//             __device__ bool get(int64_t i, Key* key) const          false: item i does not take part
-//             __device__ void take(int64_t i0, unsigned lanes) const  items i0 + lane are selected, for the set bits of `lanes`
-//           get and take of 32 neighbours are called by one warp, get before take
-//   radix select: a pass histograms kDigitBits bits of the keys that can still be the k-th, from the top, and finds the digit
-//   in which the k-th lies. Then a warp per chunk counts its equals of the k-th key, and a last pass takes what was selected
-//   k is known on the device only. Integer atomics; no block waits for another: every step is a launch
+//   top    kTopBits of the key, counted in shared memory: for passes over many items
+//   fine   the next kFineBits, counted in global memory: only of the items that agree with the k-th so far, which are few.
+//          Coarse counters find the segment, so that of the fine ones a segment is read
+//   so 32 bits take two passes; 64 bits take two more of the fine kind
+//   the last block of a pass finds the digit in which the k-th lies. Digit 0 is not counted, it has what the others have not: a
+//   score of zeros costs no atomics
+// k is known on the device only. Integer atomics; no block waits for another. Counters start at 0.
 #pragma once
 #include "launch.cuh"
 #include "scan.cuh"
@@ -15,113 +14,162 @@
 namespace spx::cuda {
 
 constexpr int kSelectThreads = 256;
-constexpr int kDigitBits = 11;  // three passes for 32 bits; a block's counters fill 8 KB
-constexpr int kDigits = 1 << kDigitBits;
-constexpr int kDigitsPerThread = kDigits / kSelectThreads;
-constexpr int kChunk = 1024;                                  // items of a warp
-constexpr int kBlockItems = kChunk * kSelectThreads / kWarp;  // items of a block
+constexpr int kCountBlocks = 528;  // four on each multiprocessor of an H200; each adds its counters to the global ones once
+constexpr int kClearBlocks = 256;  // at least, where the counters are cleared: 4 MB
+constexpr int kTopBits = 13;       // 32 KB of counters
+constexpr int kTopDigits = 1 << kTopBits;
+constexpr int kFineBits = 19;
+constexpr int kFineDigits = 1 << kFineBits;
+constexpr int kSegmentBits = 9;  // a coarse counter counts a segment of fine ones
+constexpr int kSegments = kFineDigits >> kSegmentBits;
 
-// Where a selection stands. All of it lives in device memory.
+using Counter = unsigned long long;
+
 struct Selection {
   uint64_t key;     // the bits of the k-th largest key that are known
-  int64_t missing;  // how many of the items that equal those bits are still to be selected
+  int64_t missing;  // how many of the items that equal those bits are to be selected
+  int64_t equal;    // how many there are; at first, all items
+  int64_t above;    // items above: all selected
 };
 
-// One pass: counts the digit at `shift` of the keys that agree with the k-th in its known bits.
-template <class Items>
-__global__ void __launch_bounds__(kSelectThreads) select_count_kernel(unsigned long long* histogram, Items items, int64_t n,
-                                                                      const Selection* selection, int shift, uint64_t known) {
-  SPX_SHARED(unsigned, counts, kDigits);
-  for (int d = threadIdx.x; d < kDigits; d += kSelectThreads) counts[d] = 0;
-  __syncthreads();
-  const uint64_t wanted = selection->key & known;
-  for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    typename Items::Key key;
-    if (items.get(i, &key) && (key & known) == wanted) atomicAdd(&counts[(key >> shift) % kDigits], 1u);
-  }
-  __syncthreads();
-  for (int d = threadIdx.x; d < kDigits; d += kSelectThreads) {
-    const unsigned count = counts[d];
-    if (count) atomicAdd(&histogram[d], static_cast<unsigned long long>(count));
-  }
+// The digits of keys of `bits` bits: [shift, shift + width).
+struct Digit {
+  int shift, width;
+};
+SPX_HOST_DEVICE constexpr Digit top_digit(int bits) {
+  return bits > kTopBits ? Digit{bits - kTopBits, kTopBits} : Digit{0, bits};
+}
+SPX_HOST_DEVICE constexpr Digit fine_digit(Digit last) {
+  return last.shift > kFineBits ? Digit{last.shift - kFineBits, kFineBits} : Digit{0, last.shift};
 }
 
-// Finds the digit of the k-th key and clears the histogram for the next pass. One block.
-static __global__ void __launch_bounds__(kSelectThreads)
-    select_digit_kernel(unsigned long long* histogram, Selection* selection, int shift) {
+// One selection, in device memory.
+struct Select {
+  Selection* selection;
+  Counter *top, *coarse, *fine;  // [kTopDigits], [kSegments], [kFineDigits]
+  unsigned* done;                // blocks of the running pass that have counted; 0 between passes
+};
+
+// Whether this is the last block of the grid to come here: it sees what all others have written.
+__device__ inline bool is_last_block(unsigned* done) {
+  SPX_SHARED(unsigned, last, 1);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const unsigned is_last = atomicAdd(done, 1u) == gridDim.x - 1;
+    if (is_last) *done = 0;
+    last[0] = is_last;
+  }
+  __syncthreads();
+  __threadfence();
+  const unsigned is_last = last[0];
+  return is_last;
+}
+
+// Finds the digit of the k-th key among `digits` counters. One block.
+__device__ inline void find_digit(Selection* selection, const Counter* counters, int digits, int shift) {
   SPX_SHARED(int64_t, scratch, kSelectThreads / kWarp);
-  const int64_t missing = selection->missing;
-  const int top = kDigits - 1 - threadIdx.x * kDigitsPerThread;  // thread 0 has the largest digits
-  int64_t count[kDigitsPerThread], sum = 0;
-  for (int i = 0; i < kDigitsPerThread; ++i) {
-    sum += count[i] = static_cast<int64_t>(histogram[top - i]);
-    histogram[top - i] = 0;
-  }
-  int64_t total;
-  int64_t above = block_scan<int64_t>(sum, scratch, &total);  // items of larger digits; also: all have read `missing`
-  if (missing <= 0) {  // nothing is selected: a key that none is above, with no equals taken
-    if (threadIdx.x == 0) selection->key |= static_cast<uint64_t>(kDigits - 1) << shift;
-    return;
-  }
-  for (int i = 0; i < kDigitsPerThread; above += count[i++])
-    if (above < missing && missing <= above + count[i]) {  // true in one place
-      selection->key |= static_cast<uint64_t>(top - i) << shift;
-      selection->missing = missing - above;
+  const Selection known = *selection;
+  const int each = (digits + kSelectThreads - 1) / kSelectThreads;
+  const int top = digits - 1 - static_cast<int>(threadIdx.x) * each;  // thread 0 has the largest digits
+  int64_t sum = 0, counted;
+  for (int d = top; d > top - each && d > 0; --d) sum += static_cast<int64_t>(counters[d]);
+  int64_t above = block_scan<int64_t>(sum, scratch, &counted);  // items of larger digits; also: all have read *selection
+  if (known.missing <= 0) {                                     // nothing is selected: a key that none is above
+    if (threadIdx.x == 0) *selection = {known.key | static_cast<uint64_t>(digits - 1) << shift, 0, 0, known.above};
+  } else {
+    for (int d = top; d > top - each && d >= 0; --d) {
+      const int64_t count = d ? static_cast<int64_t>(counters[d]) : known.equal - counted;
+      if (above < known.missing && known.missing <= above + count)  // true in one place
+        *selection = {known.key | static_cast<uint64_t>(d) << shift, known.missing - above, count, known.above + above};
+      above += count;
     }
+  }
+  __syncthreads();
 }
 
-// equals[chunk + 1] = items of the chunk whose key is the k-th
-template <class Items>
-__global__ void __launch_bounds__(kSelectThreads)
-    select_equals_kernel(int64_t* equals, Items items, int64_t n, const Selection* selection) {
-  const int64_t chunk = global_thread() / kWarp;
-  int64_t count = 0;
-  for (int step = 0; step < kChunk; step += kWarp) {
-    const int64_t i = chunk * kChunk + step + threadIdx.x % kWarp;
-    typename Items::Key key;
-    if (i < n && items.get(i, &key)) count += key == selection->key;
-  }
-  count = reduce_add(count);
-  if (threadIdx.x % kWarp == 0 && chunk * kChunk < n) equals[chunk + 1] = count;
+__device__ inline void begin_top(Shared<unsigned> counts) {
+  for (int d = threadIdx.x; d < kTopDigits; d += kSelectThreads) counts[d] = 0;
+  __syncthreads();
 }
 
-template <class Items>
-__global__ void __launch_bounds__(kSelectThreads)
-    select_take_kernel(const int64_t* equals, Items items, int64_t n, const Selection* selection) {
-  const int64_t chunk = global_thread() / kWarp;
-  if (chunk * kChunk >= n) return;  // the whole warp
-  int64_t before = equals[chunk];   // equals of lower index
-  for (int step = 0; step < kChunk; step += kWarp) {
-    const int64_t i0 = chunk * kChunk + step, i = i0 + threadIdx.x % kWarp;
-    typename Items::Key key;
-    const bool takes_part = i < n && items.get(i, &key);
-    const unsigned equal = ballot(takes_part && key == selection->key);
-    const bool is_equal = equal >> threadIdx.x % kWarp & 1;
-    const unsigned taken = ballot(
-        takes_part && (key > selection->key || (is_equal && before + popcount(equal & lanes_below()) < selection->missing)));
-    if (taken) items.take(i0, taken);
-    before += popcount(equal);
+template <class Key>
+__device__ inline void count_top(Shared<unsigned> counts, Key key, Digit digit) {
+  const auto d = static_cast<unsigned>(key >> digit.shift);
+  if (d) atomicAdd(&counts[d], 1u);
+}
+
+// True in the last block, after it has found the digit. Every thread of the grid calls it.
+__device__ inline bool end_top(const Select& select, Shared<unsigned> counts, Digit digit) {
+  __syncthreads();
+  for (int d = threadIdx.x; d < kTopDigits; d += kSelectThreads) {
+    const unsigned count = counts[d];
+    if (count) atomicAdd(&select.top[d], Counter{count});
+  }
+  if (!is_last_block(select.done)) return false;
+  find_digit(select.selection, select.top, 1 << digit.width, digit.shift);
+  return true;
+}
+
+// Whether the key agrees with the k-th above the digit.
+template <class Key>
+__device__ inline bool agrees(Key key, Key kth, Digit digit) {
+  return (key ^ kth) >> digit.shift >> digit.width == 0;
+}
+
+// Counts keys that agree with the k-th so far, those with a bit in `counted`. Called by whole warps: where many lanes have
+// some, those that agree with the first one's add once, as equal keys would queue up at one counter.
+template <int kKeys, class Key>
+__device__ __forceinline__ void count_fine(const Select& select, const Key (&key)[kKeys], unsigned counted, Digit digit) {
+  constexpr int kMany = 8;
+  const int lane = threadIdx.x % kWarp, lanes = popcount(ballot(counted != 0));
+  if (lanes == 0) return;  // the usual case
+#pragma unroll
+  for (int e = 0; e < kKeys; ++e) {
+    const auto d = static_cast<unsigned>(key[e] >> digit.shift) & ((1u << digit.width) - 1);
+    bool adds = counted >> e & 1 && d != 0;
+    unsigned count = 1;
+    if (lanes >= kMany) {
+      const unsigned all = ballot(adds);
+      const int leader = all ? popcount((all & (0u - all)) - 1) : 0;
+      const unsigned first = shfl_idx(d, leader), same = ballot(adds && d == first);
+      if (d == first) count = static_cast<unsigned>(popcount(same));
+      adds = adds && (d != first || lane == leader);
+    }
+    if (adds) {
+      atomicAdd(&select.fine[d], Counter{count});
+      atomicAdd(&select.coarse[d >> kSegmentBits], Counter{count});
+    }
   }
 }
 
-inline int64_t select_chunks(int64_t n) { return ceil_div(n, kChunk); }
+// Every thread of the grid calls it.
+__device__ inline void end_fine(const Select& select, Digit digit) {
+  if (!is_last_block(select.done)) return;
+  if (digit.width <= kSegmentBits) return find_digit(select.selection, select.fine, 1 << digit.width, digit.shift);
+  find_digit(select.selection, select.coarse, 1 << (digit.width - kSegmentBits), digit.shift + kSegmentBits);
+  const uint64_t found = select.selection->key >> digit.shift & ((1u << digit.width) - 1);  // its lower bits are still 0
+  __syncthreads();
+  find_digit(select.selection, select.fine + found, 1 << kSegmentBits, digit.shift);
+}
 
-// Selects selection->missing of `n` items; selection->key is 0, the histogram is clear and stays so.
-// equals: [select_chunks(n) + 1]
-template <class Items>
-Status select(Items items, int64_t n, Selection* selection, unsigned long long* histogram, int64_t* equals, Where where) {
-  const int64_t blocks = ceil_div(n, kBlockItems);
-  uint64_t known = 0;
-  for (int bits = Items::kKeyBits; bits > 0; bits -= kDigitBits) {
-    const int shift = bits > kDigitBits ? bits - kDigitBits : 0;
-    SPX_TRY(launch("select_count", select_count_kernel<Items>, blocks_for(n, kBlockItems), kSelectThreads, where, histogram,
-                   items, n, selection, shift, known));
-    SPX_TRY(launch("select_digit", select_digit_kernel, 1, kSelectThreads, where, histogram, selection, shift));
-    known = ~uint64_t{0} << shift;
+// Between two fine passes. Every thread of the grid calls it.
+__device__ inline void clear_fine(const Select& select) {
+  for (int64_t d = global_thread(); d < kFineDigits; d += global_threads()) select.fine[d] = 0;
+  for (int64_t d = global_thread(); d < kSegments; d += global_threads()) select.coarse[d] = 0;
+}
+
+static __global__ void __launch_bounds__(kSelectThreads) select_clear_kernel(Select select) { clear_fine(select); }
+
+// fine_pass(digit) for all digits behind the top one; the counters are clear before each.
+template <class F>
+Status fine_passes(const Select& select, Digit digit, Where where, F fine_pass) {
+  for (bool first = true; digit.shift > 0; first = false) {
+    digit = fine_digit(digit);
+    if (!first) SPX_TRY(launch("select_clear", select_clear_kernel, kCountBlocks, kSelectThreads, where, select));
+    SPX_TRY(fine_pass(digit, first));
   }
-  SPX_TRY(launch("select_equals", select_equals_kernel<Items>, blocks, kSelectThreads, where, equals, items, n, selection));
-  SPX_TRY(counts_to_offsets(equals, select_chunks(n), where));
-  return launch("select_take", select_take_kernel<Items>, blocks, kSelectThreads, where, equals, items, n, selection);
+  return kOk;
 }
 
 }  // namespace spx::cuda

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ext.ops import Pattern, accumulate_dense_grad, check_pattern, layout_named
+from sparse_ext.ops import Candidates, Pattern, check_pattern, layout_named, observe_dense_grad
+
+from .growth import Scores
 
 DEFAULT_SPARSITY = 0.9
 
@@ -41,6 +43,7 @@ class SparseLayer(nn.Module):
     bias: nn.Parameter | None
     row_ptr: torch.Tensor
     col_idx: torch.Tensor
+    _seen: tuple[int, int]
 
     def __init__(
         self,
@@ -67,7 +70,8 @@ class SparseLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
         self.register_buffer("row_ptr", torch.zeros(rows + 1, dtype=torch.int32, device=device))
         self.register_buffer("col_idx", torch.zeros(room, dtype=torch.int32, device=device))
-        self._growth: torch.Tensor | None = None
+        self._growth: Scores | None = None
+        self._uses = self._room = 0
         self._refresh()
 
     # ---- reading ------------------------------------------------------------------------------------------------------
@@ -114,21 +118,20 @@ class SparseLayer(nn.Module):
             self.row_ptr.zero_()
             self.col_idx.zero_()
             self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
-        self._seen = self._pattern.versions()
+        self._pattern_changed()
 
     def catch_up(self) -> None:
-        """Derives anew if someone wrote another pattern into the buffers (DDP's broadcast, an average of models).
-
-        DDP broadcasts buffers before every forward, nearly always the ones that are there: comparing costs less than deriving.
-        """
+        """Derives anew if someone wrote another pattern into the buffers (DDP's broadcast, an average of models)."""
+        # DDP broadcasts before every forward, nearly always what is there: comparing costs less than deriving.
         if self._seen != (now := self._pattern.versions()):
-            self._pattern.catch_up_()
+            if self._pattern.catch_up_():
+                self._pattern_changed()
             self._seen = now
 
     def write_pattern_(self, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> None:
-        """Takes over another pattern of the same shape and capacity, in place; the caller moves the values."""
+        """Takes over another pattern of the same shape, in place; the caller moves the values."""
         self._pattern.write_(row_ptr, col_idx)
-        self._seen = self._pattern.versions()
+        self._pattern_changed()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
         super()._apply(fn, recurse)
@@ -140,7 +143,7 @@ class SparseLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._growth = None
+        self._growth, self._uses = None, 0
         self._refresh()
 
     @torch.no_grad()
@@ -195,30 +198,42 @@ class SparseLayer(nn.Module):
     # ---- growth: what an armed step keeps of the dense weight gradient ----------------------------------------------------
 
     @property
-    def growth(self) -> torch.Tensor | None:
-        """The dense gradient [rows, cols] summed so far by the armed passes (None: not armed)."""
+    def growth(self) -> Scores | None:
+        """What the armed passes have left so far (None: not armed)."""
         return self._growth
 
-    def arm_growth(self, start: torch.Tensor | None = None) -> None:
-        """From now on backward passes add the dense weight gradient to a buffer of their own, until `take_growth`.
+    def arm_growth(self, start: torch.Tensor | None = None, *, candidates: int | None = None) -> None:
+        """From now on backward passes also compute the dense weight gradient, until `take_growth`.
 
-        The sum goes on from `start` [rows, cols]; by default from what the buffer holds, or 0.
+        They add it to a buffer that begins with `start` [rows, cols], or goes on, or begins with 0. Given a number of
+        candidates nothing dense is kept: the one pass that may then come leaves the scores that growth of so many entries can
+        choose from. A change of the pattern after it disarms.
         """
-        if start is None and self._growth is not None:
-            return
-        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-        self._growth = torch.zeros(self._shape, dtype=dtype, device=self.weight.device)
-        if start is not None:
-            self._growth.copy_(start)
+        if candidates is not None:
+            self._room = max(self._room, candidates)  # one length for all updates, for compiled code
+            self._growth = Scores.streamed(self.weight, self._pattern, self._room)
+        elif start is not None or self._growth is None or isinstance(self._growth.kept, Candidates):
+            self._growth = Scores.summed(self.weight, self._shape, start)
 
-    def take_growth(self) -> torch.Tensor | None:
-        """The summed dense gradient [rows, cols] of the armed passes (None: not armed); frees the buffer."""
+    def take_growth(self) -> Scores | None:
+        """What the armed passes have left (None: not armed); the layer forgets it."""
         growth, self._growth = self._growth, None
         return growth
 
-    def _observed(self, y: torch.Tensor, x: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-        """y, whose backward also adds to an armed layer's buffer."""
-        return accumulate_dense_grad(y, x, total) if torch.is_grad_enabled() else y
+    def take_uses(self) -> int:
+        """How often the layer was called with gradients enabled since the last `take_uses`; 0 inside compiled code."""
+        uses, self._uses = self._uses, 0
+        return uses
+
+    def _pattern_changed(self) -> None:
+        self._seen = self._pattern.versions()
+        if self._growth is not None and isinstance(self._growth.kept, Candidates):  # those of another pattern
+            begun = self.weight.is_meta or int(self._growth.passes) > 0
+            self._growth = None if begun else Scores.streamed(self.weight, self._pattern, self._room)
+
+    def _observed(self, y: torch.Tensor, x: torch.Tensor, growth: Scores) -> torch.Tensor:
+        """y, whose backward also fills what an armed layer keeps."""
+        return observe_dense_grad(y, x, *growth.into) if torch.is_grad_enabled() else y
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class SparseLinear(SparseLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             self.catch_up()
+            self._uses += torch.is_grad_enabled()
         y = csr_linear(x, self.weight, self.bias, self._pattern, self.layout)
         return y if self._growth is None else self._observed(y, x, self._growth)
 

@@ -1,26 +1,29 @@
 """Floor 1: the operators. The only importer of `_C`; everything above goes through here."""
 
 from . import csr, reference, regrow
-from .autograd import LinearFunction, SampledFunction, accumulate_dense_grad
+from .autograd import LinearFunction, SampledFunction
 from .checks import check_pattern
 from .launch import BACKENDS
 from .layouts import LAYOUTS, Csr, Layout, layout_named
 from .library import OPS
+from .outer import observe_dense_grad
+from .regrow import Candidates
 from .types import Pattern
 
 __all__ = [
     "BACKENDS",
     "LAYOUTS",
     "OPS",
+    "Candidates",
     "Csr",
     "Layout",
     "LinearFunction",
     "Pattern",
     "SampledFunction",
-    "accumulate_dense_grad",
     "check_pattern",
     "csr",
     "layout_named",
+    "observe_dense_grad",
     "reference",
     "regrow",
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -47,15 +48,24 @@ def device_name(device: torch.device) -> str:
     return f"cuda {major}.{minor}"
 
 
+def nearest_crossing(rows: tuple[Row, ...], tokens: int, positions: int) -> float:
+    """The density of the row of the nearest size."""
+    nearest, crossing = math.inf, 1.0
+    for t, p, density in rows:  # a loop, which torch.compile follows; min(key=...) it does not
+        distance = max(t / tokens, tokens / t) * max(p / positions, positions / p)
+        if distance < nearest:
+            nearest, crossing = distance, density
+    return crossing
+
+
+_nearest_crossing = lru_cache(maxsize=4096)(nearest_crossing)  # sizes repeat; the loop takes as long as a small product
+
+
 def dense_is_faster(product: str, x: torch.Tensor, rows: int, cols: int, entries: int) -> bool:
     """Whether x [tokens, ...] times a [rows, cols] matrix with so many entries should be done densely."""
     crossovers = TABLE.get((device_name(x.device), x.dtype, product))
     if not crossovers:
         return False
     tokens, positions = max(1, x.shape[0]), max(1, rows * cols)
-    nearest, crossing = math.inf, 1.0
-    for t, p, density in crossovers:  # a loop, which torch.compile follows; min(key=...) it does not
-        distance = max(t / tokens, tokens / t) * max(p / positions, positions / p)
-        if distance < nearest:
-            nearest, crossing = distance, density
-    return entries > crossing * positions
+    nearest = nearest_crossing if torch.compiler.is_compiling() else _nearest_crossing
+    return entries > nearest(crossovers, tokens, positions) * positions

@@ -16,7 +16,8 @@ from .library import define
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
 
 
-def _check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: str) -> None:
+def check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: str) -> None:
+    """[any, columns]; `what` names the features that the columns are."""
     if tensor.dim() != 2 or tensor.shape[1] != columns:
         got = tensor.shape[1] if tensor.dim() == 2 else f"shape {tuple(tensor.shape)}"
         raise ValueError(f"{op}: expected {name} with {columns} columns (weight has {columns} {what} features), got {got}")
@@ -71,7 +72,7 @@ def check_matmul(
         and (bias is None or (bias.is_cpu and bias.dtype is dtype and bias.dim() == 1 and bias.numel() == rows))
     ):
         return
-    _check_columns(op, "x", x, cols, "input")
+    check_columns(op, "x", x, cols, "input")
     check_values(op, "x", x, weight=weight, bias=bias)
     check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
     check_entries(op, "col_idx", col_idx.numel(), weight=weight)
@@ -111,7 +112,7 @@ def csr_spmm_t(
 ) -> torch.Tensor:
     """dx [tokens, cols] = dy W: the input gradient, through the transposed view (col_ptr [cols + 1], row_idx, slot)."""
     op = "csr_spmm_t"
-    _check_columns(op, "dy", dy, rows, "output")
+    check_columns(op, "dy", dy, rows, "output")
     check_values(op, "dy", dy, weight=weight)
     check_index(op, dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
@@ -130,8 +131,8 @@ def _(weight, col_ptr, row_idx, slot, rows, dy):
 def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
     op, rows = "csr_sddmm", row_ptr.numel() - 1
-    _check_columns(op, "x", x, cols, "input")
-    _check_columns(op, "dy", dy, rows, "output")
+    check_columns(op, "x", x, cols, "input")
+    check_columns(op, "dy", dy, rows, "output")
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
     check_values(op, "dy", dy, x=x)

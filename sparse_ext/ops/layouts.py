@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch.nn import functional as F
 
-from . import csr
+from . import csr, densified
 from .crossover import dense_is_faster
 from .types import Pattern
 
@@ -69,20 +68,19 @@ class Auto(Csr):
     def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if not _dense_is_faster("matmul", pattern, x):
             return Csr.matmul(weight, pattern, x, bias)
-        csr.check_matmul("csr_linear", weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
-        return F.linear(x, Csr.unpack(weight, pattern), bias)
+        return densified.densified_matmul.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
 
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor:
         if not _dense_is_faster("matmul_t", pattern, dy):
             return Csr.matmul_t(weight, pattern, dy)
-        return dy @ Csr.unpack(weight, pattern)
+        return densified.densified_matmul_t.call(weight, pattern.offsets, pattern.columns, pattern.cols, dy)
 
     @staticmethod
     def grad_weight(pattern: Pattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         if not _dense_is_faster("grad_weight", pattern, x):
             return Csr.grad_weight(pattern, dy, x)
-        return Csr.pack(dy.t() @ x, pattern)
+        return densified.densified_grad_weight.call(pattern.offsets, pattern.columns, pattern.cols, dy, x)
 
 
 def _dense_is_faster(product: str, pattern: Pattern, tokens: torch.Tensor) -> bool:

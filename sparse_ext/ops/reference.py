@@ -50,6 +50,22 @@ def csr_sddmm(row_ptr, col_idx, cols, dy, x):
     return _padded(dw.to(x.dtype), col_idx.numel())
 
 
+def densified_matmul(weight, row_ptr, col_idx, cols, x, bias):
+    """By zeros, not by absence: these meet Inf and NaN in x."""
+    dtype = _sum_dtype(x.dtype)
+    y = x.to(dtype) @ csr_unpack(weight, row_ptr, col_idx, cols).to(dtype).t()
+    return (y if bias is None else y + bias.to(dtype)).to(x.dtype)
+
+
+def densified_matmul_t(weight, row_ptr, col_idx, cols, dy):
+    dtype = _sum_dtype(dy.dtype)
+    return (dy.to(dtype) @ csr_unpack(weight, row_ptr, col_idx, cols).to(dtype)).to(dy.dtype)
+
+
+def densified_grad_weight(row_ptr, col_idx, cols, dy, x):
+    return csr_sddmm(row_ptr, col_idx, cols, dy, x)
+
+
 def csr_from_mask(mask: torch.Tensor, capacity: int):
     row_ptr = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
     return row_ptr.int(), _padded(mask.nonzero()[:, 1].int(), capacity)
@@ -84,14 +100,14 @@ def _top(key: torch.Tensor, count: int) -> torch.Tensor:
     return chosen
 
 
-def regrow(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
+def _regrown(weight, row_ptr, col_idx, cols, key, drop, grow):
+    """By the growth key [rows * cols], of which the largest win; NaN is the largest."""
     rows_of, columns = _entries(row_ptr, col_idx)
     nnz, positions = rows_of.numel(), (row_ptr.numel() - 1) * cols
     linear = rows_of * cols + columns
     kept = linear[_top(weight[:nnz].double().abs(), nnz - drop)]
 
-    key = random_u32(seed, positions).double() if score is None else score.reshape(-1).double().abs()
-    key[kept] = -1.0  # not a candidate
+    key[kept] = -2.0  # not a candidate
     mask = _top(key, grow)
     mask[kept] = True
 
@@ -101,5 +117,51 @@ def regrow(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
     return new_row_ptr, new_col_idx, _padded(entry[mask], col_idx.numel(), fill=-1)
 
 
-def add_outer_(total, dy, x):
+def regrow(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
+    positions = (row_ptr.numel() - 1) * cols
+    key = random_u32(seed, positions).double() if score is None else score.reshape(-1).double().abs()
+    return _regrown(weight, row_ptr, col_idx, cols, key, drop, grow)
+
+
+def regrow_candidates_(at_entry, score, position, count, row_ptr, col_idx, tile, first_row):
+    cols, rows = tile.shape[1], row_ptr.numel() - 1
+    rows_of, columns = _entries(row_ptr, col_idx)
+    dense = tile.new_zeros((rows, cols))
+    dense[first_row : first_row + tile.shape[0]] = tile
+    here = (rows_of >= first_row) & (rows_of < first_row + tile.shape[0])
+    at_entry[: here.numel()][here] = dense[rows_of, columns][here]
+
+    free = torch.zeros((rows, cols), dtype=torch.bool)
+    free[first_row : first_row + tile.shape[0]] = True
+    free[rows_of, columns] = False
+    all_scores = torch.cat([score[: int(count)], dense[free]])
+    all_positions = torch.cat([position[: int(count)], free.reshape(-1).nonzero().reshape(-1)])
+    chosen = _top(all_scores.abs(), score.numel())  # both lists are by position
+    count.fill_(int(chosen.sum()))
+    score[: int(count)] = all_scores[chosen]
+    position[: int(count)] = all_positions[chosen]
+
+
+def regrow_streamed(weight, row_ptr, col_idx, cols, at_entry, score, position, count, drop, grow):
+    rows = row_ptr.numel() - 1
+    dense = at_entry.new_zeros((rows, cols))
+    free = torch.ones((rows, cols), dtype=torch.bool)
+    rows_of, columns = _entries(row_ptr, col_idx)
+    dense[rows_of, columns], free[rows_of, columns] = at_entry[: rows_of.numel()], False
+    # As a dense score again, in which what is neither an entry nor a candidate is below all others.
+    free.view(-1)[position[: int(count)]] = False
+    dense.view(-1)[position[: int(count)]] = score[: int(count)]
+    return _regrown(
+        weight, row_ptr, col_idx, cols, dense.reshape(-1).double().abs().masked_fill(free.reshape(-1), -1.0), drop, grow
+    )
+
+
+def add_outer_(total, passes, dy, x):
     total += (dy.to(total.dtype)[:, :, None] * x.to(total.dtype)[:, None, :]).sum(0)
+    passes += 1
+
+
+def stream_outer_(at_entry, score, position, count, passes, row_ptr, col_idx, dy, x):
+    tile = (dy.to(score.dtype)[:, :, None] * x.to(score.dtype)[:, None, :]).sum(0)
+    regrow_candidates_(at_entry, score, position, count, row_ptr, col_idx, tile, 0)
+    passes += 1

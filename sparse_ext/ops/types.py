@@ -124,12 +124,13 @@ class Pattern:
         """How often row_ptr and col_idx were written in place, as autograd counts."""
         return self.row_ptr._version, self.col_idx._version
 
-    def catch_up_(self) -> None:
-        """`derive_`, unless row_ptr and col_idx are still those that were derived from."""
+    def catch_up_(self) -> bool:
+        """`derive_`, unless row_ptr and col_idx are still those that were derived from; whether it was needed."""
         same = torch.equal(self.offsets, self.row_ptr) and torch.equal(self.columns.to(torch.int32), self.col_idx)
         if not same:
             check_pattern("pattern", self.row_ptr, self.col_idx, self.rows, self.cols)
             self.derive_()
+        return not same
 
     def mask(self) -> torch.Tensor:
         """Boolean [rows, cols], True at the entries."""

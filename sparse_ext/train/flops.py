@@ -27,9 +27,20 @@ def _sddmm_flop(row_ptr: Any, col_idx: Any, cols: int, dy: Any, x: Any, *args: A
     return 2 * col_idx[0] * dy[0]
 
 
-@register_flop_formula(_ops.add_outer_)
-def _add_outer_flop(total: Any, dy: Any, x: Any, *args: Any, **kw: Any) -> int:
-    return 2 * dy[0] * dy[1] * x[1]
+@register_flop_formula([_ops.densified_matmul, _ops.densified_matmul_t])
+def _densified_flop(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kw: Any) -> int:
+    return int(2 * x[0] * (row_ptr[0] - 1) * cols)
+
+
+@register_flop_formula(_ops.densified_grad_weight)
+def _densified_grad_flop(row_ptr: Any, col_idx: Any, cols: int, dy: Any, x: Any, *args: Any, **kw: Any) -> int:
+    return int(2 * dy[0] * dy[1] * x[1])
+
+
+@register_flop_formula([_ops.add_outer_, _ops.stream_outer_])
+def _outer_flop(*args: Any, **kw: Any) -> int:
+    *_, dy, x = args
+    return int(2 * dy[0] * dy[1] * x[1])
 
 
 def _attention_flop(query: Any, key: Any, value: Any, *args: Any, **kw: Any) -> int:

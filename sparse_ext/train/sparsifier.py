@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import nn
 
 from sparse_ext.methods import Growth, Method, Regrow
-from sparse_ext.nn import SparseLayer, sparse_layers
-from sparse_ext.ops import regrow
+from sparse_ext.nn import Scores, SparseLayer, sparse_layers
+from sparse_ext.ops import Candidates, regrow
 
-from . import ranks
+from . import ranks, scoring
 from .report import Coverage, LayerReport, Report
 from .state import check_optimizer, move_state_, pad_state_, state_tensors, take_
 
@@ -72,6 +72,8 @@ class Sparsifier:
         self._coverage = {name: Coverage(layer.pattern) for name, layer in layers.items()}
         self._replaced = dict.fromkeys(layers, 0)
         self._replaced_last = dict.fromkeys(layers, 0)
+        self._uses = dict.fromkeys(layers, 0)  # of a layer in the last step that had any; not known of compiled ones
+        self._passes = dict.fromkeys(layers, 0)  # the most backward passes that an armed step had
         self._arm()
 
     def _make_room(self, model: nn.Module, name: str, layer: SparseLayer) -> None:
@@ -106,8 +108,13 @@ class Sparsifier:
         """Counts a step and updates the patterns if it is time. True when they changed.
 
         Non-finite scores (as on a step that AMP skips) postpone the update until as many steps as it needs are scored anew.
+        A layer that saw no backward pass keeps its pattern.
         """
         self._step += 1
+        for name, layer in self._layers.items():
+            self._uses[name] = layer.take_uses() or self._uses[name]
+            if layer.growth is not None:
+                self._passes[name] = max(self._passes[name], int(layer.growth.passes))
         changed = self._is_due(self._step) and self._update()
         self._arm()
         return changed
@@ -134,15 +141,21 @@ class Sparsifier:
 
     def _arm(self, growth: dict[str, torch.Tensor] | None = None) -> None:
         """Asks the next step's backward for the dense gradient, if an update needs it; `growth`: the sums so far."""
-        if self._step < self._postponed_to or self.method.is_scored(self._step + 1, self.total_steps):
-            for name, layer in self._layers.items():
-                layer.arm_growth((growth or {}).get(_plain(name)))
+        step = self._step + 1
+        if not (step <= self._postponed_to or self.method.is_scored(step, self.total_steps)):
+            return
+        for name, layer in self._layers.items():
+            plan = self.method.plan(layer.nnz, step, self.total_steps)
+            sums = (growth or {}).get(_plain(name))
+            scoring.arm(layer, plan, self.method, self._passes[name] or self._uses[name], sums, self._group)
 
     def _growth(self) -> dict[str, torch.Tensor]:
         """The sums of updates that are scored over several steps, between two of these."""
+        armed = {_plain(name): layer.growth for name, layer in self._layers.items()}
         if self.method.scored_steps() <= 1:
             return {}
-        return {_plain(name): layer.growth for name, layer in self._layers.items() if layer.growth is not None}
+        begun = {name: growth.kept for name, growth in armed.items() if growth is not None and int(growth.passes)}
+        return {name: kept for name, kept in begun.items() if isinstance(kept, torch.Tensor)}
 
     def _update(self) -> bool:
         ranks.refuse_shards(self._layers, self.method)  # anew: fully_shard may have come after us
@@ -153,9 +166,9 @@ class Sparsifier:
         }
         for name in plans:
             state_tensors(self.optimizer, self._layers[name].weight)  # refuses before anything has changed
-        scores = {name: self._score(layer) for name, layer in self._layers.items()}
-        needed = [scores[name] for name, plan in plans.items() if plan.growth is Growth.GRADIENT]
-        unusable = any(score is None or not bool(score.isfinite().all()) for score in needed)
+        scores = {name: scoring.take(layer, self._group) for name, layer in self._layers.items()}
+        plans = {name: plan for name, plan in plans.items() if not scoring.is_idle(scores[name], plan)}
+        unusable = not all(scoring.is_usable(scores[name], plan) for name, plan in plans.items())
         self._postponed_to = self._step + self.method.scored_steps() if unusable else 0
         if unusable or not plans:
             return False
@@ -168,18 +181,15 @@ class Sparsifier:
         ranks.verify_agreement(self._layers, self._step, self._group)
         return True
 
-    def _score(self, layer: SparseLayer) -> torch.Tensor | None:
-        """The layer's dense gradient, summed over ranks before anyone takes its magnitude."""
-        score = layer.take_growth()
-        return None if score is None else ranks.sum_(score, self._group)
-
-    def _regrow(self, name: str, plan: Regrow, score: torch.Tensor | None) -> None:
+    def _regrow(self, name: str, plan: Regrow, scores: Scores | None) -> None:
         layer = self._layers[name]
         pattern = layer.pattern
-        row_ptr, col_idx, source = regrow.regrow(
-            layer.weight.detach(), pattern.row_ptr, pattern.col_idx, pattern.cols,
-            score if plan.growth is Growth.GRADIENT else None, self._stream(name), plan.drop, plan.grow,
-        )  # fmt: skip
+        operands = (layer.weight.detach(), pattern.row_ptr, pattern.col_idx, pattern.cols)
+        kept = scores.kept if scores is not None and plan.growth is Growth.GRADIENT else None
+        if isinstance(kept, Candidates):
+            row_ptr, col_idx, source = regrow.regrow_streamed(*operands, *kept.tensors, plan.drop, plan.grow)
+        else:
+            row_ptr, col_idx, source = regrow.regrow(*operands, kept, self._stream(name), plan.drop, plan.grow)
         nnz = int(row_ptr[-1])
         new = int((source[:nnz] < 0).sum())
         layer.write_pattern_(row_ptr, col_idx)

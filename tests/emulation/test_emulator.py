@@ -115,3 +115,8 @@ def test_mma_is_a_plain_product(build):
     for dtype in ("bf16", "f16"):
         result = subprocess.run([program, dtype], capture_output=True, text=True)
         assert (result.returncode, result.stdout) == (0, "ok\n"), result
+
+
+def test_look_back_sums_what_unfinished_blocks_left(build):
+    result = subprocess.run([build("look_back")], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "ok\n"), result

@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 import torch
-from cases import SHARES, TOLERANCE
+from cases import TOLERANCE
+from shares import SHARES
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 

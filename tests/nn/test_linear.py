@@ -80,7 +80,7 @@ def test_degenerate_shapes(shape, armed):
     torch.testing.assert_close(y, F.linear(x, layer.dense_weight(), layer.bias))
     assert x.grad.shape == x.shape
     if armed:
-        assert layer.take_growth().shape == (shape[1], shape[0])
+        assert layer.take_growth().kept.shape == (shape[1], shape[0])
 
 
 def test_a_layer_without_entries_is_its_bias():
@@ -190,7 +190,7 @@ def test_an_armed_step_keeps_the_dense_gradient(dtype):
         x, dy = torch.randn(*lead, 12, dtype=dtype), torch.randn(*lead, 9, dtype=dtype)
         layer(x).backward(dy)
         wanted += dy.reshape(-1, 9).double().T @ x.reshape(-1, 12).double()
-    growth = layer.take_growth()
+    growth = layer.take_growth().kept
     assert growth.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(growth, wanted.to(growth.dtype), **TOLERANCE[growth.dtype])
     if dtype != torch.bfloat16:  # there grad is rounded after every micro-batch
@@ -208,7 +208,7 @@ def test_growth_is_its_own_copy_and_only_from_real_backward_passes():
     for reentrant in (True, False):  # recomputation counts once
         torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
     layer.weight.grad.mul_(100.0)  # clipping and unscaling touch grad only
-    torch.testing.assert_close(layer.take_growth(), 2 * x.detach().sum(0).expand(4, 6))
+    torch.testing.assert_close(layer.take_growth().kept, 2 * x.detach().sum(0).expand(4, 6))
 
 
 def test_unarmed_gradients_equal_armed_ones():
@@ -230,7 +230,7 @@ def test_growth_under_autocast():
         y = layer(x)
     assert y.dtype == torch.bfloat16
     y.backward(torch.ones(5, 4, dtype=torch.bfloat16))
-    torch.testing.assert_close(layer.take_growth(), x.sum(0).expand(4, 6), **TOLERANCE[torch.bfloat16])
+    torch.testing.assert_close(layer.take_growth().kept, x.sum(0).expand(4, 6), **TOLERANCE[torch.bfloat16])
     assert layer.weight.grad.dtype == torch.float32
 
 

@@ -5,10 +5,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import BIAS, DW, DX, LARGE, SMALL, TOLERANCE, WEIGHT, Y_BIAS, Shape, W, X, problem
+from cases import (
+    ARGUMENTS,
+    BIAS,
+    DW,
+    DX,
+    LARGE,
+    SMALL,
+    TOLERANCE,
+    TORCH_SUMS,
+    WEIGHT,
+    Y_BIAS,
+    Shape,
+    W,
+    X,
+    assert_agrees,
+    problem,
+)
 
 from sparse_ext import count_flops
-from sparse_ext.ops import LAYOUTS, Pattern, crossover
+from sparse_ext.ops import LAYOUTS, Pattern, crossover, densified
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -77,6 +93,17 @@ def test_pattern_is_rewritten_in_place(device):
 @pytest.fixture
 def all_dense(monkeypatch):
     monkeypatch.setattr("sparse_ext.ops.layouts.dense_is_faster", lambda *_: True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("panel_bytes", [1, 700, 5000, 1 << 20])
+def test_a_dense_product_does_not_depend_on_its_panels(panel_bytes, dtype, monkeypatch):
+    monkeypatch.setattr(densified, "PANEL_BYTES", panel_bytes)
+    for spare in (0, 7):
+        p = problem(Shape(33, 70, 35, 0.2, spare=spare), dtype)
+        for op in TORCH_SUMS[:3]:
+            for arguments in ARGUMENTS[op](p):
+                assert_agrees(op, arguments, dtype)
 
 
 @pytest.mark.parametrize("shape", [SMALL[0], LARGE[0]], ids=str)

@@ -13,13 +13,14 @@ from cases import (
     SUMS,
     THREADED,
     TOLERANCE,
+    TORCH_SUMS,
     Shape,
     name_of,
     problem,
     sum_dtype,
 )
 
-from sparse_ext.ops import OPS, reference
+from sparse_ext.ops import OPS, Candidates, reference
 
 MEDIUM = Shape(33, 70, 35, 0.2, spare=7)
 EXACT = {"rtol": 0, "atol": 0}
@@ -72,7 +73,7 @@ def tensors(arguments, device, dtype):
 
 @pytest.mark.parametrize("op", OPS)
 def test_by_hand(op, device, dtype):
-    assert HAND[op] or (op == "regrow" and REGROW)
+    assert HAND[op] or op == "stream_outer_" or (op.startswith("regrow") and REGROW)
     for arguments, results in HAND[op]:
         arguments, results = tensors(arguments, device, dtype), tensors(results, device, dtype)
         got, after = call(OPS[op], arguments)
@@ -88,7 +89,13 @@ def test_regrow_by_hand(case, device, dtype):
     capacity = int(mask.sum()) + case.spare
     row_ptr, col_idx = OPS["csr_from_mask"](mask, capacity)
     values = OPS["csr_pack"](weight, row_ptr, col_idx)
-    got = OPS["regrow"](values, row_ptr, col_idx, mask.shape[1], score, 0, case.drop, case.grow)
+    best = Candidates.none_yet(values, capacity, case.grow, score.dtype)
+    for row in range(mask.shape[0]):
+        OPS["regrow_candidates_"](*best.tensors, row_ptr, col_idx, score[row : row + 1], row)
+    operands = (values, row_ptr, col_idx, mask.shape[1])
+    got = OPS["regrow"](*operands, score, 0, case.drop, case.grow)
+    streamed = OPS["regrow_streamed"](*operands, *best.tensors, case.drop, case.grow)
+    assert all(torch.equal(a, b) for a, b in zip(streamed, got, strict=True))
     wanted = [(r, c, entry) for r, row in enumerate(case.after) for c, entry in enumerate(row) if entry is not None]
     unused = capacity - len(wanted)
     assert got[0].tolist() == [sum(r < row for r, _, _ in wanted) for row in range(len(case.after) + 1)]
@@ -127,7 +134,7 @@ def test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype, k
 @pytest.mark.parametrize("shape", THREADED, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_same_bits_for_any_thread_count_and_run(op, shape, device, dtype, kind):
-    if op == "add_outer_":
+    if op in TORCH_SUMS:
         pytest.skip("torch's own product: the same bits for one thread count only")
     p = problem(MEDIUM if kind == "emulated" else shape, dtype, device)
     # Multiples of 1/8 add up without rounding in any order, and so would hide a changed order.
@@ -166,7 +173,7 @@ def test_any_memory_layout(op, view, device, dtype):
         results = [] if result is None else [result] if isinstance(result, torch.Tensor) else list(result)
         assert all(r.is_contiguous() for r in results)
         got = flat((results, [a for a in viewed if isinstance(a, torch.Tensor)]))
-        tolerance = TOLERANCE[dtype] if op == "add_outer_" else EXACT  # torch's product may choose another kernel
+        tolerance = TOLERANCE[dtype] if op in TORCH_SUMS else EXACT  # torch's product may choose another kernel
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b, **tolerance)
 

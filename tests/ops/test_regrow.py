@@ -4,7 +4,8 @@ import pytest
 import torch
 from cases import UPDATES, Shape, problem, sum_dtype
 
-from sparse_ext.ops import OPS, check_pattern
+from sparse_ext.ops import OPS, Candidates, check_pattern
+from sparse_ext.ops import regrow as regrow_module
 
 ROWS, COLS, NNZ = 8, 16, 37
 
@@ -72,3 +73,68 @@ def test_close_magnitudes_are_told_apart(device, dtype):
     score = torch.zeros(1, 8, dtype=sum_dtype(dtype), device=device)
     kept = OPS["regrow"](weight, row_ptr, col_idx, 8, score, 0, 5, 0)[1][:3].tolist()
     assert kept == [2, 4, 6]
+
+
+# ---- streamed: the score passes by ------------------------------------------------------------------------------------
+
+
+def streamed(p, score, drop, grow, cuts, wanted=None):
+    """regrow by tiles of the score that end at the rows `cuts`."""
+    best = Candidates.none_yet(p.weight, p.pattern.capacity, grow if wanted is None else wanted, score.dtype)
+    for begin, end in zip([0, *cuts], [*cuts, score.shape[0]], strict=True):
+        OPS["regrow_candidates_"](*best.tensors, p.pattern.row_ptr, p.pattern.col_idx, score[begin:end], begin)
+    return OPS["regrow_streamed"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols, *best.tensors, drop, grow)
+
+
+CUTS = ([], [1], [3, 3, 7], list(range(1, 20)))
+SCORES = {
+    "ties": lambda score: score.sign(),
+    "zeros": lambda score: score * 0,
+    "all apart": lambda score: torch.rand(score.shape, generator=torch.Generator().manual_seed(3)).to(score),
+    "rising": lambda score: torch.arange(float(score.numel())).view(score.shape).to(score),
+    "falling": lambda score: -torch.arange(float(score.numel())).flip(0).view(score.shape).to(score),
+    "not finite": lambda score: score.masked_fill(score > 1, float("inf")).masked_fill(score < -1, float("nan")),
+}
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=len)
+@pytest.mark.parametrize("kind_of_score", SCORES)
+def test_a_streamed_score_gives_the_same_pattern(kind_of_score, cuts, device, dtype):
+    p = problem(Shape(20, 33, 1, 0.2, spare=9), dtype, device)
+    score = SCORES[kind_of_score](p.score)
+    nnz, free = p.pattern.nnz, 20 * 33 - p.pattern.nnz
+    for drop, grow in ((0, 9), (nnz // 3, nnz // 3), (nnz, nnz + 9), (nnz // 2, 0)):
+        want = OPS["regrow"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 33, score, 0, drop, grow)
+        for wanted in (grow, grow + 5, free + 1):
+            got = streamed(p, score, drop, grow, cuts, wanted)
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_random_growth_does_not_depend_on_its_tiles(device, monkeypatch):
+    p = problem(Shape(20, 33, 1, 0.2, spare=9), device=device)
+    operands = (p.weight, p.pattern.row_ptr, p.pattern.col_idx, 33, None, 5, 20, 29)
+    want = OPS["regrow"](*operands)
+    for positions in (1, 33, 100):
+        monkeypatch.setitem(regrow_module.TILE, "cpu", positions)
+        assert all(torch.equal(a, b) for a, b in zip(OPS["regrow"](*operands), want, strict=True))
+
+
+@pytest.mark.parametrize("positions", [1, 70, 1000, 1 << 20])
+def test_an_outer_product_passes_by_in_the_tiles_of_the_summed_one(positions, device, dtype, monkeypatch):
+    """Rounding included: the values are no multiples of anything."""
+    p = problem(Shape(33, 70, 35, 0.2, spare=7), dtype, device)
+    monkeypatch.setitem(regrow_module.TILE, device.type if isinstance(device, torch.device) else device, positions)
+    draw = torch.Generator().manual_seed(1)
+    x, dy = (torch.randn(tensor.shape, generator=draw).to(tensor) for tensor in (p.x, p.dy))
+    passes, grow = torch.zeros(1, dtype=torch.int64, device=device), p.pattern.nnz // 3
+    total = torch.zeros_like(p.score)
+    OPS["add_outer_"](total, passes, dy, x)
+    best = Candidates.none_yet(p.weight, p.pattern.capacity, grow, total.dtype)
+    OPS["stream_outer_"](*best.tensors, passes, p.pattern.row_ptr, p.pattern.col_idx, dy, x)
+    assert int(passes) == 2
+    operands = (p.weight, p.pattern.row_ptr, p.pattern.col_idx, 70)
+    want = OPS["regrow"](*operands, total, 0, grow, grow)
+    got = OPS["regrow_streamed"](*operands, *best.tensors, grow, grow)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    at_entry = best.at_entry[: p.pattern.nnz]
+    assert torch.equal(at_entry, total[p.mask])

@@ -192,6 +192,21 @@ def constant_rigl(**choices: Any) -> tuple[nn.Sequential, sx.Sparsifier]:
     return model, sx.Sparsifier(model, optimizer, method, total_steps=100)
 
 
+def single(lr=0.0, **kwargs):
+    """One layer with 4 entries of which each step replaces the weakest."""
+    layer = chosen_layer(torch.tensor(ONE))
+    model = nn.Sequential(layer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    method = sx.RigL(drop_fraction=0.25, update_interval=1, t_end=1.0, schedule="constant")
+    return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
+
+
+def rigl(model, kind="sgd", interval=3, **kwargs):
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    method = sx.RigL(drop_fraction=0.4, update_interval=interval, t_end=1.0)
+    return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
+
+
 # ---- other processes -----------------------------------------------------------------------------------------------
 
 

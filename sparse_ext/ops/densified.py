@@ -1,0 +1,142 @@
+"""The three products by way of the dense matrix, a panel of rows after the other: what `layout="auto"` falls back to.
+
+A panel lives in a buffer that stays in a cache. So the matrix is neither written to memory nor read from it, nor are its pages
+made anew in every call: that would cost a tenth of the product. The zeros are multiplied too: Inf and NaN in x meet them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from .checks import check_dtype, check_entries, check_index, check_range, check_values
+from .csr import check_columns, check_matmul
+from .launch import DTYPES, backend_of, ready
+from .library import define
+
+PANEL_BYTES = 16 << 20
+
+
+def _panels(rows: int, cols: int, like: torch.Tensor, many: bool = True) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """(first row, row after the last, memory [rows of the panel, cols]), whose contents do not outlive the step."""
+    count = -(-rows * cols * like.element_size() // PANEL_BYTES) if like.is_cpu and many else 1
+    step = max(1, -(-rows // max(1, count)))
+    memory = like.new_empty((min(step, rows), cols))
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        yield first, last, memory[: last - first]
+
+
+def _unpack(panel: torch.Tensor, weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, first: int) -> None:
+    """The rows of the matrix that the panel holds, `first` being its first."""
+    backend = backend_of("csr_unpack", weight)
+    backend.module.csr_unpack(
+        DTYPES[weight.dtype], col_idx.dtype is torch.uint16,
+        panel.data_ptr(), weight.data_ptr(), row_ptr[first:].data_ptr(), col_idx.data_ptr(),
+        *panel.shape, col_idx.numel(), *backend.where(weight),
+    )  # fmt: skip
+
+
+def _pack(values: torch.Tensor, panel: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, first: int) -> None:
+    """values at the entries of the panel's rows, and 0 behind the last row's."""
+    backend, last = backend_of("csr_pack", values), first + panel.shape[0]
+    # The kernel clears from the last entry to `end`: what lies there belongs to later panels, except behind the last one.
+    end = col_idx.numel() if last == row_ptr.numel() - 1 else int(row_ptr[last])
+    backend.module.csr_pack(
+        DTYPES[values.dtype], col_idx.dtype is torch.uint16,
+        values.data_ptr(), row_ptr[first:].data_ptr(), col_idx.data_ptr(), panel.data_ptr(),
+        *panel.shape, end, *backend.where(values),
+    )  # fmt: skip
+
+
+def _checked(
+    op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """row_ptr and col_idx as kernels need them."""
+    check_index(op, values, row_ptr=row_ptr, col_idx=col_idx)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
+    check_range(op, row_ptr, col_idx, cols)
+    check_dtype(op, backend_of(op, values), "x", values)
+    return row_ptr, col_idx
+
+
+@define("densified_matmul(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias) -> Tensor")
+def densified_matmul(
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """y [tokens, rows] = x W^T + bias, as `csr_spmm`."""
+    op, rows = "densified_matmul", row_ptr.numel() - 1
+    check_matmul(op, weight, row_ptr, col_idx, cols, x, bias)
+    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
+    weight = ready(weight)
+    y = x.new_empty((x.shape[0], rows))
+    for first, last, panel in _panels(rows, cols, weight):
+        _unpack(panel, weight, row_ptr, col_idx, first)
+        if bias is None:
+            torch.mm(x, panel.t(), out=y[:, first:last])
+        else:
+            torch.addmm(bias[first:last], x, panel.t(), out=y[:, first:last])
+    return y
+
+
+@densified_matmul.fake
+def _(weight, row_ptr, col_idx, cols, x, bias):
+    check_values("densified_matmul", "x", x, weight=weight, bias=bias)
+    return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
+
+
+@define("densified_matmul_t(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor dy) -> Tensor")
+def densified_matmul_t(
+    weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor
+) -> torch.Tensor:
+    """dx [tokens, cols] = dy W, as `csr_spmm_t`, but by the matrix's own row_ptr and col_idx."""
+    op, rows = "densified_matmul_t", row_ptr.numel() - 1
+    check_columns(op, "dy", dy, rows, "output")
+    check_values(op, "dy", dy, weight=weight)
+    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
+    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, dy)
+    weight = ready(weight)
+    dx: torch.Tensor | None = None
+    # The panels' products add up in dx: in 16 bits that would round every time.
+    for first, last, panel in _panels(rows, cols, weight, many=weight.element_size() > 2):
+        _unpack(panel, weight, row_ptr, col_idx, first)
+        dx = dy[:, first:last] @ panel if dx is None else dx.addmm_(dy[:, first:last], panel)
+    return dy.new_zeros((dy.shape[0], cols)) if dx is None else dx
+
+
+@densified_matmul_t.fake
+def _(weight, row_ptr, col_idx, cols, dy):
+    check_values("densified_matmul_t", "dy", dy, weight=weight)
+    return dy.new_empty((dy.shape[0], cols))
+
+
+@define("densified_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+def densified_grad_weight(
+    row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
+    """dw [capacity] = (dy^T x) at the pattern, 0 behind it, as `csr_sddmm`."""
+    op, rows = "densified_grad_weight", row_ptr.numel() - 1
+    check_columns(op, "x", x, cols, "input")
+    check_columns(op, "dy", dy, rows, "output")
+    if x.shape[0] != dy.shape[0]:
+        raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
+    check_values(op, "dy", dy, x=x)
+    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
+    values = x.new_empty((col_idx.numel(),))
+    if not rows:
+        values.zero_()
+    for first, last, panel in _panels(rows, cols, x):
+        _pack(values, torch.mm(dy[:, first:last].t(), x, out=panel), row_ptr, col_idx, first)
+    return values
+
+
+@densified_grad_weight.fake
+def _(row_ptr, col_idx, cols, dy, x):
+    check_values("densified_grad_weight", "dy", dy, x=x)
+    return x.new_empty((col_idx.shape[0],))
