@@ -210,6 +210,15 @@ def test_debug_mode_reads_every_index(op, spoil, monkeypatch):
             OPS[op](*arguments)
 
 
+@pytest.mark.parametrize("positions", [[5, 5], [7, 5], [5, 20], [-1, 5]], ids=str)
+def test_debug_mode_reads_every_candidate(positions, monkeypatch):
+    monkeypatch.setattr(checks, "DEBUG", True)
+    p = problem(Shape(4, 5, 3, 0.5))
+    best = (torch.zeros(p.pattern.capacity), torch.zeros(2), torch.tensor(positions), torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"regrow_streamed: expected 2 ascending positions between 0 and 19, got \["):
+        OPS["regrow_streamed"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 5, *best, 2, 2)
+
+
 def test_debug_mode_reads_every_slot(monkeypatch):
     monkeypatch.setattr(checks, "DEBUG", True)
     p = problem(Shape(4, 5, 3, 1.0))

@@ -15,8 +15,12 @@ namespace spx::cuda {
 
 constexpr int kSelectThreads = 256;
 constexpr int kCountBlocks = 528;  // four on each multiprocessor of an H200; each adds its counters to the global ones once
+#if defined(__CUDACC__)
 constexpr int kClearBlocks = 256;  // at least, where the counters are cleared: 4 MB
-constexpr int kTopBits = 13;       // 32 KB of counters
+#else
+constexpr int kClearBlocks = 2;  // an emulated thread takes longer to start than to clear its part
+#endif
+constexpr int kTopBits = 13;  // 32 KB of counters
 constexpr int kTopDigits = 1 << kTopBits;
 constexpr int kFineBits = 19;
 constexpr int kFineDigits = 1 << kFineBits;
@@ -166,7 +170,7 @@ template <class F>
 Status fine_passes(const Select& select, Digit digit, Where where, F fine_pass) {
   for (bool first = true; digit.shift > 0; first = false) {
     digit = fine_digit(digit);
-    if (!first) SPX_TRY(launch("select_clear", select_clear_kernel, kCountBlocks, kSelectThreads, where, select));
+    if (!first) SPX_TRY(launch("select_clear", select_clear_kernel, kClearBlocks, kSelectThreads, where, select));
     SPX_TRY(fine_pass(digit, first));
   }
   return kOk;

@@ -79,6 +79,18 @@ def check_slots(op: str, slot: torch.Tensor, capacity: int) -> None:
         raise ValueError(f"{op}: expected slot with indices between 0 and {capacity - 1}, got {int(bad)}")
 
 
+def check_positions(op: str, position: torch.Tensor, count: torch.Tensor, positions: int) -> None:
+    """In debug mode: the first `count` are ascending positions of the matrix."""
+    if not DEBUG:
+        return
+    used = position[: int(count)]
+    edges = torch.cat([used.new_full((1,), -1), used, used.new_full((1,), positions)])
+    if used.numel() != int(count) or int(edges.diff().min()) <= 0:
+        raise ValueError(
+            f"{op}: expected {int(count)} ascending positions between 0 and {positions - 1}, got {used.tolist()[:9]}"
+        )
+
+
 def check_pattern(name: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, rows: int, cols: int) -> None:
     """ValueError, in a sentence, unless (row_ptr, col_idx) is a valid pattern of [rows, cols]. Reads every index."""
     if row_ptr.shape != (rows + 1,):

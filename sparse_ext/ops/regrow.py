@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checks import check_dtype, check_index, check_range
+from .checks import check_dtype, check_index, check_positions, check_range
 from .launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
 from .library import define
 
@@ -290,6 +290,7 @@ def regrow_streamed(
     row_ptr, col_idx = _checked(op, weight, row_ptr, col_idx, cols, drop, grow)
     if position.numel() < grow:
         raise ValueError(f"{op}: expected candidates for grow = {grow}, got room for {position.numel()}")
+    check_positions(op, position, count, (row_ptr.numel() - 1) * cols)
     return _rebuild(op, weight, row_ptr, col_idx, cols, best, 0, drop, grow)
 
 

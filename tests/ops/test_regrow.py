@@ -99,13 +99,16 @@ SCORES = {
 
 @pytest.mark.parametrize("cuts", CUTS, ids=len)
 @pytest.mark.parametrize("kind_of_score", SCORES)
-def test_a_streamed_score_gives_the_same_pattern(kind_of_score, cuts, device, dtype):
+def test_a_streamed_score_gives_the_same_pattern(kind_of_score, cuts, device, dtype, kind):
+    slow = kind == "emulated"
+    if slow and len(cuts) not in (0, 3):
+        pytest.skip("the emulator is slow: few tiles only")
     p = problem(Shape(20, 33, 1, 0.2, spare=9), dtype, device)
     score = SCORES[kind_of_score](p.score)
     nnz, free = p.pattern.nnz, 20 * 33 - p.pattern.nnz
-    for drop, grow in ((0, 9), (nnz // 3, nnz // 3), (nnz, nnz + 9), (nnz // 2, 0)):
+    for drop, grow in ((nnz // 3, nnz // 3), (nnz, nnz + 9), (0, 9), (nnz // 2, 0))[: 2 if slow else 4]:
         want = OPS["regrow"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 33, score, 0, drop, grow)
-        for wanted in (grow, grow + 5, free + 1):
+        for wanted in (grow + 5,) if slow else (grow, grow + 5, free + 1):
             got = streamed(p, score, drop, grow, cuts, wanted)
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
