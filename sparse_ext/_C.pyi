@@ -21,6 +21,7 @@ class _Launchers(ModuleType):
         slot: int,
         x: int,
         bias: int,
+        relu: bool,
         rows: int,
         cols: int,
         capacity: int,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from .ops import LinearFunction, Pattern, SampledFunction, layout_named
@@ -16,14 +18,21 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def csr_linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pattern: Pattern, layout: str = "csr"
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    pattern: Pattern,
+    layout: str = "csr",
+    activation: Literal["relu"] | None = None,
 ) -> torch.Tensor:
     """y [..., rows] = x [..., cols] W^T + bias for the sparse matrix (weight [capacity], pattern).
 
-    As `torch.nn.functional.linear`: any number of leading dimensions, any strides, zero tokens.
+    As `torch.nn.functional.linear`: any number of leading dimensions, any strides, zero tokens. With activation "relu" the
+    kernel that makes y applies it: y is written once and not read again.
 
     Raises:
-        ValueError: x's last dimension is not `pattern.cols`, or devices differ. TypeError: dtypes differ.
+        ValueError: x's last dimension is not `pattern.cols`, devices differ, or there is no such activation.
+        TypeError: dtypes differ.
     """
     on_cpu = x.is_cpu
     if on_cpu is not weight.is_cpu or not (on_cpu or x.device == weight.device):
@@ -42,11 +51,13 @@ def csr_linear(
             )
         lead = x.shape[:-1]
         x = x.reshape(lead.numel(), pattern.cols)
-    kind = layout_named(layout)
+    if activation not in (None, "relu"):
+        raise ValueError(f"csr_linear: expected activation 'relu' or None, got {activation!r}")
+    kind, relu = layout_named(layout), activation is not None
     if torch.is_grad_enabled():
-        y = LinearFunction.apply(kind, x, weight, bias, pattern.rows, pattern.cols, *pattern.derived)
+        y = LinearFunction.apply(kind, x, weight, bias, relu, pattern.rows, pattern.cols, *pattern.derived)
     else:
-        y = kind.matmul(weight, pattern, x, bias)
+        y = kind.matmul(weight, pattern, x, bias, relu)
     return y if lead is None else y.view(*lead, pattern.rows)
 
 

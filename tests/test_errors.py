@@ -29,9 +29,9 @@ class Case:
         self.score = torch.randn(6, 8)
         self.index = (self.layer.row_ptr, self.layer.col_idx)
 
-    def linear(self, x=None, weight=None, bias=None, layout="csr"):
+    def linear(self, x=None, weight=None, bias=None, layout="csr", activation=None):
         x, weight = self.x if x is None else x, self.weight if weight is None else weight
-        return SF.csr_linear(x, weight, bias, self.pattern, layout)
+        return SF.csr_linear(x, weight, bias, self.pattern, layout, activation)
 
     def regrow(self, weight=None, row_ptr=None, col_idx=None, score=None, drop=1, grow=1):
         given = (weight, row_ptr, col_idx, score)
@@ -72,6 +72,7 @@ BAD = {
     "weight of another dtype": (lambda c: c.linear(weight=c.weight.double()), TypeError, ("float32", "got", "float64")),
     "weight on another device": (lambda c: c.linear(weight=c.weight.to(meta)), ValueError,
                                  ("expected", "cpu|meta", "got", "cpu|meta")),
+    "activation of another name": (lambda c: c.linear(activation="gelu"), ValueError, ("activation 'relu'", "got 'gelu'")),
     "bias too short": (lambda c: c.linear(bias=torch.ones(5)), ValueError, (r"bias of shape \(6,\)", r"got \(5,\)")),
     "bias of another dtype": (lambda c: c.linear(bias=torch.ones(6).double()), TypeError, ("float32", "got", "float64")),
     "unknown layout": (lambda c: c.linear(layout="coo"), ValueError, ("'csr', 'auto'", "got 'coo'")),

@@ -34,6 +34,24 @@ def test_csr_linear_and_its_gradients(bias, device, dtype):
     assert (weight.grad[p.pattern.nnz :] == 0).all()
 
 
+def test_relu_in_the_product(device, dtype):
+    """As torch.relu after it, to the bit: also of NaN, and in all gradients."""
+    p = problem(SHAPE, dtype, device)
+    p.x[2, 3], p.x[3] = float("nan"), 0  # y of token 3 is the bias
+    p.bias[0] = 0
+    results = []
+    for fused in (True, False):
+        x, weight, bias = leaves(p.x, p.weight, p.bias)
+        y = SF.csr_linear(x, weight, bias, p.pattern, activation="relu" if fused else None)
+        y = y if fused else torch.relu(y)
+        y.backward(p.dy)
+        results.append((y.detach(), x.grad, weight.grad, bias.grad))
+    assert (results[0][0] == 0).any()
+    assert results[0][0].isnan().any()
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
 def test_spmm_by_hand(device):
     """Two neighbours averaged: a graph's adjacency times node features."""
     adjacency = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]], device=device)
@@ -54,12 +72,14 @@ def gradcheck_inputs(device):
     return p, *leaves(p.x, p.weight, p.bias, a, b)
 
 
-@pytest.mark.parametrize("product", ["csr_linear", "csr_linear without bias", "spmm", "sddmm"])
+@pytest.mark.parametrize("product", ["csr_linear", "csr_linear without bias", "csr_linear with relu", "spmm", "sddmm"])
 def test_gradcheck(product, device):
     p, x, weight, bias, a, b = gradcheck_inputs(device)
     function, inputs = {
         "csr_linear": (lambda x, w, c: SF.csr_linear(x, w, c, p.pattern), (x, weight, bias)),
         "csr_linear without bias": (lambda x, w: SF.csr_linear(x, w, None, p.pattern), (x, weight)),
+        # Products are multiples of 1/64: the bias keeps them off relu's corner.
+        "csr_linear with relu": (lambda x, w, c: SF.csr_linear(x, w, c + 0.01, p.pattern, "csr", "relu"), (x, weight, bias)),
         "spmm": (lambda w, x: SF.spmm(w, p.pattern, x.t()), (weight, x)),
         "sddmm": (lambda a, b: SF.sddmm(p.pattern, a, b), (a, b)),
     }[product]

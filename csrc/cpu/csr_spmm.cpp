@@ -1,4 +1,4 @@
-// CSR product, dense tokens:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p]
+// CSR product, dense tokens:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p], and its positive part where `relu`
 //
 //   x [tokens, cols] and y [tokens, rows] token-major; w [rows, cols] CSR, or a transposed view (then this is the input gradient)
 //   work: a block of tokens is packed feature-major; a panel of rows goes through the column tiles; a row adds its entries'
@@ -96,10 +96,11 @@ inline void add_entries(Vec<float>* sum, const bf16* values, const Index* col_id
 }
 #endif
 
-// sums[r - r0] = (kFirst: bias[r], otherwise what it was) + value * x_block[col] over the entries of row r in tile k.
+// sums[r - r0] = (kFirst: bias[r], otherwise what it was) + value * x_block[col] over the entries of row r in tile k; then, where
+// `relu`, 0 instead of what is negative.
 template <int kVecs, bool kFirst, class E, class W, class T, class Index>
 void multiply_tile(Acc<E>* sums, const Index* col_idx, Cuts cuts, int64_t k, const W* values, const E* x_block, const T* bias,
-                   int64_t r0, int64_t r1) {
+                   bool relu, int64_t r0, int64_t r1) {
   using A = Acc<E>;
   constexpr int kSums = kVecs * kTokensPer<E>;
   for (int64_t r = r0; r < r1; ++r) {
@@ -114,13 +115,13 @@ void multiply_tile(Acc<E>* sums, const Index* col_idx, Cuts cuts, int64_t k, con
     for (int t = 0; t < kSums; ++t) sum[t] = kFirst ? Vec<A>{} + (bias ? to_acc(bias[r]) : A(0)) : out[t];
     add_entries<kVecs>(sum, values, col_idx, x_block, cuts.at[r * cuts.tiles + k], cuts.at[r * cuts.tiles + k + 1]);
 #pragma GCC unroll 8
-    for (int t = 0; t < kSums; ++t) out[t] = sum[t];
+    for (int t = 0; t < kSums; ++t) out[t] = relu && sum[t] < 0 ? Vec<A>{} : sum[t];
   }
 }
 
 template <int kVecs, class T, class Index>
-void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> x, const T* bias, char* memory, const Layout& l,
-                 int threads) {
+void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> x, const T* bias, bool relu, char* memory,
+                 const Layout& l, int threads) {
   using A = Acc<T>;
   using E = Element<T>;
   using W = Weight<E, T>;
@@ -152,9 +153,9 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
         pack_tokens<kElements>(x_block, x.row(first), x.cols, count, 0, x.cols);
         for (int64_t r0 = begin; r0 < end; r0 += l.panel_rows) {
           const int64_t r1 = min(end, r0 + l.panel_rows);
-          multiply_tile<kVecs, true>(sums, pattern.col_idx, cuts, 0, values, x_block, bias, r0, r1);
+          multiply_tile<kVecs, true>(sums, pattern.col_idx, cuts, 0, values, x_block, bias, relu && tiles == 1, r0, r1);
           for (int64_t k = 1; k < tiles; ++k)
-            multiply_tile<kVecs, false>(sums, pattern.col_idx, cuts, k, values, x_block, bias, r0, r1);
+            multiply_tile<kVecs, false>(sums, pattern.col_idx, cuts, k, values, x_block, bias, relu && k == tiles - 1, r0, r1);
           unpack_tokens<kBlock>(y.row(first), y.cols, count, sums, r0, r1);
         }
       }
@@ -165,7 +166,8 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
 }  // namespace
 
 template <class T, class Index>
-Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, void* workspace, int threads) {
+Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, void* workspace,
+                int threads) {
   const CsrPattern<Index>& p = w.pattern;
   const int64_t tokens = x.rows;
   if (tokens == 0 || p.rows == 0) return kOk;
@@ -175,9 +177,9 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
   char* memory = workspace ? static_cast<char*>(workspace) : stack;
   using E = Element<T>;
   switch (vecs_for(tokens, sizeof(E) / kTokensPer<E>, kMaxVecs)) {
-    case 1: spmm_blocks<1>(y, w, x, bias, memory, l, threads); break;
-    case 2: spmm_blocks<2>(y, w, x, bias, memory, l, threads); break;
-    default: spmm_blocks<kMaxVecs>(y, w, x, bias, memory, l, threads);
+    case 1: spmm_blocks<1>(y, w, x, bias, relu, memory, l, threads); break;
+    case 2: spmm_blocks<2>(y, w, x, bias, relu, memory, l, threads); break;
+    default: spmm_blocks<kMaxVecs>(y, w, x, bias, relu, memory, l, threads);
   }
   return kOk;
 }
@@ -188,7 +190,7 @@ int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t
 }
 
 #define SPX_INSTANTIATE(T, Index) \
-  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, int);
+  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, bool, void*, int);
 SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 
 }  // namespace spx::cpu::SPX_ISA

@@ -61,8 +61,9 @@ bool use_isa(const char* name) {
 #endif
 
 template <class T, class Index>
-Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, void* workspace, Where where) {
-  SPX_DISPATCH(csr_spmm(y, w, x, bias, workspace, where));
+Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, void* workspace,
+                Where where) {
+  SPX_DISPATCH(csr_spmm(y, w, x, bias, relu, workspace, where));
 }
 int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, Where where) {
   SPX_DISPATCH(csr_spmm_workspace(rows, cols, capacity, tokens, acc_bytes, where));
@@ -75,8 +76,8 @@ int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_
   SPX_DISPATCH(csr_sddmm_workspace(rows, cols, capacity, tokens, acc_bytes, where));
 }
 
-#define SPX_INSTANTIATE(T, Index)                                                                        \
-  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where); \
+#define SPX_INSTANTIATE(T, Index)                                                                              \
+  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, bool, void*, Where); \
   template Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where);
 SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 

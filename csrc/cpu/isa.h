@@ -3,15 +3,15 @@
 #include "common/types.h"
 #include "common/views.h"
 
-#define SPX_DECLARE_KERNELS(isa)                                                                 \
-  namespace spx::cpu::isa {                                                                      \
-  using Where = int;                                                                             \
-  template <class T, class Index>                                                                \
-  Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where);  \
-  int64_t csr_spmm_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, Where);                \
-  template <class T, class Index>                                                                \
-  Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where); \
-  int64_t csr_sddmm_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, Where);               \
+#define SPX_DECLARE_KERNELS(isa)                                                                      \
+  namespace spx::cpu::isa {                                                                           \
+  using Where = int;                                                                                  \
+  template <class T, class Index>                                                                     \
+  Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, bool, void*, Where); \
+  int64_t csr_spmm_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, Where);                     \
+  template <class T, class Index>                                                                     \
+  Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where);      \
+  int64_t csr_sddmm_workspace(int64_t, int64_t, int64_t, int64_t, int64_t, Where);                    \
   }
 SPX_DECLARE_KERNELS(baseline)
 SPX_DECLARE_KERNELS(v3)

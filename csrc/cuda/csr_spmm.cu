@@ -65,10 +65,10 @@ __device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kT
   }
 }
 
-// y, from the registers of a warp's rows. Lane i holds the place of row i in the block.
+// y, from the registers of a warp's rows; where `relu`, 0 instead of what is negative. Lane i holds the place of row i in the block.
 template <class T, int kRowsPerWarp>
 __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], int place,
-                        int64_t token0, int64_t row0) {
+                        int64_t token0, int64_t row0, bool relu) {
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
   constexpr int kStride = kRows + 1;  // odd: the lanes that write a row reach different banks
   const int lane = threadIdx.x % kWarp;
@@ -79,7 +79,8 @@ __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kR
       const int row = shfl_idx(place, i);
       Tokens<T> tokens;
 #pragma unroll
-      for (int t = 0; t < Tile<T>::kTokensPerLane; ++t) tokens.set(t, from_acc<T>(acc[i][t]));
+      for (int t = 0; t < Tile<T>::kTokensPerLane; ++t)
+        tokens.set(t, from_acc<T>(relu && acc[i][t] < 0 ? Acc<T>{0} : acc[i][t]));
       if (lane / kYLanes * kYLanes == lane0) slab[(lane - lane0) * kStride + row] = tokens;
     }
     __syncthreads();
@@ -98,7 +99,7 @@ __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kR
 // the columns, and so twice the cells, whose cost counts where it matters: at 98 % zeros a cell has 1.3 entries.
 template <class T, int kRowsPerWarp>
 __global__ void __launch_bounds__(kMultiplyThreads)
-    csr_spmm_kernel(DenseView<T> y, Cells<T> w, DenseView<const T> x, const T* bias, int64_t row_tiles) {
+    csr_spmm_kernel(DenseView<T> y, Cells<T> w, DenseView<const T> x, const T* bias, bool relu, int64_t row_tiles) {
   using Tile = cuda::Tile<T>;
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
   constexpr int kTile = Tile::kCols * kWarp, kSlab = kYLanes * (kRows + 1);
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kMultiplyThreads)
     }
     multiply<T, kRowsPerWarp>(acc, tile, cells + warp * kRowsPerWarp, w.groups, head);
   }
-  store_y<T, kRowsPerWarp>(y, tile, acc, place, token0, row0);
+  store_y<T, kRowsPerWarp>(y, tile, acc, place, token0, row0, relu);
 }
 
 // 64 registers of sums. Of 16-bit types fewer, for x and w take more on their way to float.
@@ -149,25 +150,26 @@ constexpr int kMostRowsPerWarp = sizeof(T) == 2 ? 12 : 16;
 constexpr int64_t kEnoughBlocks = 128;
 
 template <class T, class Index, int kRowsPerWarp>
-Status run(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, Cells<T> cells, Where where) {
+Status run(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, Cells<T> cells, Where where) {
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
   const int64_t row_tiles = ceil_div(y.cols, kRows);
   static_assert(kRows <= kCellThreads);
   SPX_TRY(make_cells(cells, w, kRows, where));
   return launch("csr_spmm", csr_spmm_kernel<T, kRowsPerWarp>, row_tiles * ceil_div(y.rows, Tile<T>::kTokens), kMultiplyThreads,
-                where, y, cells, x, bias, row_tiles);
+                where, y, cells, x, bias, relu, row_tiles);
 }
 
 }  // namespace
 
 template <class T, class Index>
-Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, void* workspace, Where where) {
+Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, void* workspace,
+                Where where) {
   if (y.rows == 0 || y.cols == 0) return kOk;
   const Cells<T> cells(workspace, w.pattern.rows, w.pattern.cols, w.pattern.capacity);
   constexpr int kMost = kMostRowsPerWarp<T>, kFewer = 4;
   const int64_t blocks = ceil_div(y.cols, kMost * kMultiplyWarps) * ceil_div(y.rows, Tile<T>::kTokens);
-  return blocks >= kEnoughBlocks ? run<T, Index, kMost>(y, w, x, bias, cells, where)
-                                 : run<T, Index, kFewer>(y, w, x, bias, cells, where);
+  return blocks >= kEnoughBlocks ? run<T, Index, kMost>(y, w, x, bias, relu, cells, where)
+                                 : run<T, Index, kFewer>(y, w, x, bias, relu, cells, where);
 }
 
 int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t, int64_t acc_bytes, Where) {
@@ -178,7 +180,7 @@ int64_t csr_spmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t
 }
 
 #define INSTANTIATE(T, Index) \
-  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, void*, Where);
+  template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, bool, void*, Where);
 SPX_FOR_EACH_TYPE(INSTANTIATE)
 INSTANTIATE(f16, int32_t)
 INSTANTIATE(f16, uint16_t)

@@ -15,7 +15,10 @@ from .types import Pattern
 
 
 class LinearFunction(torch.autograd.Function):
-    """y [tokens, rows] = x W^T + bias, with the pattern's derived tensors as plain arguments so that compilers see them."""
+    """y [tokens, rows] = x W^T + bias, or torch.relu of that.
+
+    The pattern's derived tensors are plain arguments so that compilers see them.
+    """
 
     @staticmethod
     def forward(
@@ -24,24 +27,28 @@ class LinearFunction(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
+        relu: bool,
         rows: int,
         cols: int,
         *derived: torch.Tensor,
     ) -> torch.Tensor:
         ctx.layout, ctx.shape = layout, (rows, cols)
-        ctx.save_for_backward(x, weight, *derived)
-        return layout.matmul(weight, Pattern.of_derived(rows, cols, *derived), x, bias)
+        y = layout.matmul(weight, Pattern.of_derived(rows, cols, *derived), x, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None, *derived)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, *derived = ctx.saved_tensors
+        x, weight, y, *derived = ctx.saved_tensors
+        if y is not None:
+            dy = torch.ops.aten.threshold_backward(dy, y, 0)  # as relu's own: 0 where y is not positive
         pattern = Pattern.of_derived(*ctx.shape, *derived)
         _, needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         dx = ctx.layout.matmul_t(weight, pattern, dy) if needs_x else None
         dw = ctx.layout.grad_weight(pattern, dy, x) if needs_weight else None
         db = dy.sum(0) if needs_bias else None
-        return None, dx, dw, db, None, None, *(None for _ in derived)
+        return None, dx, dw, db, None, None, None, *(None for _ in derived)
 
 
 class SampledFunction(torch.autograd.Function):

@@ -31,6 +31,7 @@ def _multiply(
     slot: torch.Tensor | None,
     x: torch.Tensor,
     bias: torch.Tensor | None,
+    relu: bool,
 ) -> torch.Tensor:
     """The kernel behind both products; slot None is the weight itself, otherwise its transposed view."""
     backend = backend_of(op, x)
@@ -46,7 +47,7 @@ def _multiply(
     backend.module.csr_spmm(
         dtype, col_idx.dtype is torch.uint16,
         y.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), 0 if slot is None else slot.data_ptr(),
-        x.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        x.data_ptr(), 0 if bias is None else bias.data_ptr(), relu,
         rows, cols, capacity, tokens, address(space), device, where,
     )  # fmt: skip
     return y
@@ -80,7 +81,7 @@ def check_matmul(
         raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
 
 
-@define("csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias) -> Tensor")
+@define("csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor")
 def csr_spmm(
     weight: torch.Tensor,
     row_ptr: torch.Tensor,
@@ -88,14 +89,18 @@ def csr_spmm(
     cols: int,
     x: torch.Tensor,
     bias: torch.Tensor | None,
+    relu: bool = False,
 ) -> torch.Tensor:
-    """y [tokens, rows] = x W^T + bias: the forward product. Sums in float32 (float64 for float64), in column order."""
+    """y [tokens, rows] = x W^T + bias: the forward product. Sums in float32 (float64 for float64), in column order.
+
+    With `relu`, y is torch.relu of that.
+    """
     check_matmul("csr_spmm", weight, row_ptr, col_idx, cols, x, bias)
-    return _multiply("csr_spmm", weight, row_ptr, col_idx, None, x, bias)
+    return _multiply("csr_spmm", weight, row_ptr, col_idx, None, x, bias, relu)
 
 
 @csr_spmm.fake
-def _(weight, row_ptr, col_idx, cols, x, bias):
+def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     check_values("csr_spmm", "x", x, weight=weight, bias=bias)
     check_index("csr_spmm", x, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
@@ -117,7 +122,7 @@ def csr_spmm_t(
     check_index(op, dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
     check_slots(op, slot, weight.numel())
-    return _multiply(op, weight, col_ptr, row_idx, slot, dy, None)
+    return _multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
 
 
 @csr_spmm_t.fake

@@ -61,7 +61,10 @@ def _checked(
     return row_ptr, col_idx
 
 
-@define("densified_matmul(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias) -> Tensor")
+@define(
+    "densified_matmul(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False)"
+    " -> Tensor"
+)
 def densified_matmul(
     weight: torch.Tensor,
     row_ptr: torch.Tensor,
@@ -69,8 +72,9 @@ def densified_matmul(
     cols: int,
     x: torch.Tensor,
     bias: torch.Tensor | None,
+    relu: bool = False,
 ) -> torch.Tensor:
-    """y [tokens, rows] = x W^T + bias, as `csr_spmm`."""
+    """y [tokens, rows] = x W^T + bias, or torch.relu of that, as `csr_spmm`."""
     op, rows = "densified_matmul", row_ptr.numel() - 1
     check_matmul(op, weight, row_ptr, col_idx, cols, x, bias)
     row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
@@ -82,11 +86,11 @@ def densified_matmul(
             torch.mm(x, panel.t(), out=y[:, first:last])
         else:
             torch.addmm(bias[first:last], x, panel.t(), out=y[:, first:last])
-    return y
+    return y.relu_() if relu else y
 
 
 @densified_matmul.fake
-def _(weight, row_ptr, col_idx, cols, x, bias):
+def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     check_values("densified_matmul", "x", x, weight=weight, bias=bias)
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 

@@ -21,7 +21,9 @@ class Layout(Protocol):
     @staticmethod
     def unpack(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor: ...
     @staticmethod
-    def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor: ...
+    def matmul(
+        weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+    ) -> torch.Tensor: ...
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor: ...
     @staticmethod
@@ -44,8 +46,10 @@ class Csr:
         return csr.csr_unpack(weight, pattern.row_ptr, pattern.col_idx, pattern.cols)
 
     @staticmethod
-    def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return csr.csr_spmm.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
+    def matmul(
+        weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+    ) -> torch.Tensor:
+        return csr.csr_spmm.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias, relu)
 
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor:
@@ -65,10 +69,12 @@ class Auto(Csr):
     name = "auto"
 
     @staticmethod
-    def matmul(weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def matmul(
+        weight: torch.Tensor, pattern: Pattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+    ) -> torch.Tensor:
         if not _dense_is_faster("matmul", pattern, x):
-            return Csr.matmul(weight, pattern, x, bias)
-        return densified.densified_matmul.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias)
+            return Csr.matmul(weight, pattern, x, bias, relu)
+        return densified.densified_matmul.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias, relu)
 
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Pattern, dy: torch.Tensor) -> torch.Tensor:

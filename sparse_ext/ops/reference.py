@@ -30,13 +30,14 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     return dense
 
 
-def csr_spmm(weight, row_ptr, col_idx, cols, x, bias):
+def csr_spmm(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     """By absence, not by zeros: only stored entries meet x, so Inf and NaN in x reach y through them alone."""
     dtype = _sum_dtype(x.dtype)
     rows, columns = _entries(row_ptr, col_idx)
     terms = x[:, columns].to(dtype) * weight[: rows.numel()].to(dtype)
     y = x.new_zeros((x.shape[0], row_ptr.numel() - 1), dtype=dtype).index_add_(1, rows, terms)
-    return (y if bias is None else y + bias.to(dtype)).to(x.dtype)
+    y = y if bias is None else y + bias.to(dtype)
+    return (y.relu() if relu else y).to(x.dtype)
 
 
 def csr_spmm_t(weight, col_ptr, row_idx, slot, rows, dy):
@@ -50,11 +51,12 @@ def csr_sddmm(row_ptr, col_idx, cols, dy, x):
     return _padded(dw.to(x.dtype), col_idx.numel())
 
 
-def densified_matmul(weight, row_ptr, col_idx, cols, x, bias):
+def densified_matmul(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     """By zeros, not by absence: these meet Inf and NaN in x."""
     dtype = _sum_dtype(x.dtype)
     y = x.to(dtype) @ csr_unpack(weight, row_ptr, col_idx, cols).to(dtype).t()
-    return (y if bias is None else y + bias.to(dtype)).to(x.dtype)
+    y = y if bias is None else y + bias.to(dtype)
+    return (y.relu() if relu else y).to(x.dtype)
 
 
 def densified_matmul_t(weight, row_ptr, col_idx, cols, dy):

@@ -5,20 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_hand import BIAS, DW, DX, WEIGHT, Y_BIAS, W, X
 from cases import (
     ARGUMENTS,
-    BIAS,
-    DW,
-    DX,
     LARGE,
     SMALL,
     TOLERANCE,
     TORCH_SUMS,
-    WEIGHT,
-    Y_BIAS,
     Shape,
-    W,
-    X,
     assert_agrees,
     problem,
 )

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from by_hand import HAND, REGROW
 from cases import (
     ARGUMENTS,
-    HAND,
     INDEXED,
     INDEXED_OPS,
     LARGE,
-    REGROW,
     SMALL,
     SUMS,
     THREADED,

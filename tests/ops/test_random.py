@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import PHILOX
+from by_hand import PHILOX
 
 from sparse_ext.ops import OPS, Pattern, launch, reference
 

@@ -1,0 +1,112 @@
+"""Hand-computed answers: one small matrix through every operator, regrowth case by case, known random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+inf, nan = float("inf"), float("nan")
+
+# ---- one small matrix through every operator -----------------------------------------------------------------------
+#
+#        1 0 2                                   10        entries: (0,0) (0,2) (2,1), and one spare
+#   W =  0 0 0      x = dy = 1 2 3      bias  =  20
+#        0 3 0               4 5 6               30
+
+ROW_PTR, COL_IDX, WEIGHT = [0, 2, 2, 3], [0, 2, 1, 0], [1.0, 2.0, 3.0, 0.0]
+COL_PTR, ROW_IDX, SLOT = [0, 1, 2, 3], [0, 2, 0, 0], [0, 2, 1, 0]
+W = [[1.0, 0.0, 2.0], [0.0, 0.0, 0.0], [0.0, 3.0, 0.0]]
+X = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+BIAS = [10.0, 20.0, 30.0]
+Y = [[7.0, 0.0, 6.0], [16.0, 0.0, 15.0]]
+Y_BIAS = [[17.0, 20.0, 36.0], [26.0, 20.0, 45.0]]
+MINUS_BIAS, Y_RELU = [-10.0, -20.0, -10.0], [[0.0, 0.0, 0.0], [6.0, 0.0, 5.0]]
+DX = [[1.0, 9.0, 2.0], [4.0, 18.0, 8.0]]
+DW = [17.0, 27.0, 36.0, 0.0]  # 1*1 + 4*4, 1*3 + 4*6, 3*2 + 6*5
+OUTER = [[17.0, 22.0, 27.0], [22.0, 29.0, 36.0], [27.0, 36.0, 45.0]]
+
+# {op: [(arguments, results)]}; lists of floats take the dtype under test, lists of ints are int32, an in-place
+# operator's result is its first argument.
+HAND = {
+    "csr_spmm": [
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,)),
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, X, MINUS_BIAS, True), (Y_RELU,)),
+    ],
+    "csr_spmm_t": [((WEIGHT, COL_PTR, ROW_IDX, SLOT, 3, X), (DX,))],
+    "csr_sddmm": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
+    "densified_matmul": [
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,)),
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, X, MINUS_BIAS, True), (Y_RELU,)),
+    ],
+    "densified_matmul_t": [((WEIGHT, ROW_PTR, COL_IDX, 3, X), (DX,))],
+    "densified_grad_weight": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
+    "csr_pack": [((W, ROW_PTR, COL_IDX), (WEIGHT,))],
+    "csr_unpack": [((WEIGHT, ROW_PTR, COL_IDX, 3), (W,))],
+    "csr_from_mask": [(([[True, False, True], [False] * 3, [False, True, False]], 4), (ROW_PTR, COL_IDX))],
+    "csr_transpose": [((ROW_PTR, COL_IDX, 3), (COL_PTR, ROW_IDX, SLOT))],
+    "add_outer_": [(([[1.0] * 3] * 3, [0], X, X), ([[v + 1 for v in row] for row in OUTER],))],
+    "stream_outer_": [],  # test_regrow.py
+    "regrow_candidates_": [],  # REGROW, below, as all of the rest
+    "regrow_streamed": [],
+    "regrow": [],
+}
+
+
+@dataclass(frozen=True)
+class Regrow:
+    """`weight`: rows of numbers; `after`: rows of old entries, -1 where new; both None where there is no entry."""
+
+    why: str
+    weight: list
+    score: list
+    drop: int
+    grow: int
+    after: list
+    spare: int = 0
+
+    def __str__(self) -> str:
+        return self.why.replace(" ", "-")
+
+
+_ = None
+REGROW = (
+    # Kept: 0.5 and 0.3. Candidates: everything else; the best are both |4|, and (0, 2) had been entry 1.
+    Regrow("the example",
+           weight=[[0.5, _, -0.1, _], [_, 0.3, _, 0.1]],
+           score=[[9, 1, 4, 0], [2, 9, -4, 3]], drop=2, grow=2,
+           after=[[0, _, 1, _], [_, 2, -1, _]]),
+    Regrow("dropping equals keeps the lower index",
+           weight=[[1.0, -1.0, _], [1.0, _, -1.0]],
+           score=[[0, 0, 5], [0, 0, 0]], drop=1, grow=1,
+           after=[[0, 1, -1], [2, _, _]]),
+    Regrow("growing equals takes the lower index",
+           weight=[[_, 2.0, _], [_, _, 1.0]],
+           score=[[0, 0, 0], [0, 0, 0]], drop=1, grow=1,
+           after=[[-1, 0, _], [_, _, _]]),
+    Regrow("a dropped position may win its own tie",
+           weight=[[1.0, 2.0, _], [3.0, _, _]],
+           score=[[7, 7, 7], [7, 7, 7]], drop=1, grow=1,
+           after=[[0, 1, _], [2, _, _]]),
+    Regrow("a zero weight is an entry", weight=[[0.0, 1.0], [_, _]], score=[[0, 0], [0, 3]], drop=0, grow=1, spare=1,
+           after=[[0, 1], [_, -1]]),
+    Regrow("more dropped than grown", weight=[[1.0, 2.0], [3.0, _]], score=[[0, 0], [0, 5]], drop=2, grow=1,
+           after=[[_, _], [2, -1]]),
+    Regrow("nothing to do", weight=[[1.0, _], [_, 2.0]], score=[[0, 9], [9, 0]], drop=0, grow=0,
+           after=[[0, _], [_, 1]]),
+    Regrow("NaN scores are the largest, infinite ones next", weight=[[1.0, _, _, _]], score=[[0, 5, inf, nan]],
+           drop=1, grow=1, after=[[_, _, _, -1]]),
+    Regrow("NaN weights are kept", weight=[[1.0, nan, -inf, 2.0]], score=[[0, 0, 0, 0]], drop=2, grow=0,
+           after=[[_, 1, 2, _]]),
+    Regrow("minus zero equals zero", weight=[[0.0, -0.0, 0.0]], score=[[-0.0, 0.0, -0.0]], drop=2, grow=1,
+           after=[[0, 1, _]]),
+)  # fmt: skip
+del _
+
+# Philox4x32-10, Random123 1.14, examples/kat_vectors: (counter, key, result).
+PHILOX = (
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+)  # fmt: skip
