@@ -1,6 +1,8 @@
 """Every row of LAYOUTS: its five verbs on the hand-computed matrix, and against the dense product."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from cases import (
     problem,
 )
 
-from sparse_ext import count_flops
+from sparse_ext import SparseLinear, count_flops
 from sparse_ext.ops import LAYOUTS, Pattern, crossover, densified
 
 
@@ -98,6 +100,33 @@ def test_a_dense_product_does_not_depend_on_its_panels(panel_bytes, dtype, monke
         for op in TORCH_SUMS[:3]:
             for arguments in ARGUMENTS[op](p):
                 assert_agrees(op, arguments, dtype)
+
+
+def test_panels_serve_inference_and_training_in_turn(all_dense, monkeypatch):
+    """Their memory stays, though it may have been made in inference mode."""
+    monkeypatch.setattr(densified, "_kept", threading.local())
+    layer, x = SparseLinear(20, 12, sparsity=0.5, layout="auto"), torch.randn(5, 20)
+    with torch.inference_mode():
+        y = layer(x)
+    trained = layer(x)
+    trained.sum().backward()
+    with torch.inference_mode():
+        assert torch.equal(layer(x), y)
+    assert torch.equal(trained, y)
+
+
+def test_panels_of_several_threads(all_dense):
+    """Each has its own memory."""
+    p = problem(Shape(64, 300, 40, 0.3))
+    weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
+
+    def products(sign):
+        return [LAYOUTS["auto"].matmul(weight * sign, p.pattern, p.x, None) for _ in range(50)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for sign, results in zip((1, -1, 1, -1), pool.map(products, (1, -1, 1, -1)), strict=True):
+            for y in results:
+                torch.testing.assert_close(y, sign * (p.x @ p.dense.where(p.mask, 0).T), **TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("shape", [SMALL[0], LARGE[0]], ids=str)
