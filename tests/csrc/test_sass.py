@@ -17,12 +17,12 @@ ARCHS = ("sm_80", "sm_90a")
 MAX_REGISTERS = 128  # two blocks of 256 threads fit a multiprocessor
 
 # csr_spmm by its mangled type: {type: (the instructions that its design promises, registers of the small tile)}. Registers are
-# those of nvcc 13.0 and a few more; the large tile needs MAX_REGISTERS.
+# those of nvcc 13.0 and a few more, most of them for split rows; the large tile needs MAX_REGISTERS.
 SPMM = {
-    "f": ({"LDG.E.128", "STS.128", "LDS.128", "FFMA"}, 96),
-    "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 96),
-    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 112),
-    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 112),
+    "f": ({"LDG.E.128", "STS.128", "LDS.128", "FFMA"}, 100),
+    "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 100),
+    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 118),
+    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 118),
 }
 # csr_sddmm on tensor cores by its mangled type. It needs MAX_REGISTERS.
 SDDMM_MMA = {

@@ -1,10 +1,12 @@
-"""The tiles of the product kernels: every way a matrix can lie across them."""
+"""The tiles of the product kernels: every way a matrix can lie across them, and long rows, which several warps share."""
+
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, problem
 
-from sparse_ext.ops import OPS
+from sparse_ext.ops import OPS, Pattern
 
 # On CUDA a block has 64 rows, or up to 256 where there are many; 64 or 128 tokens; and 64 or 128 columns at a time.
 ACROSS = (
@@ -15,6 +17,14 @@ ACROSS = (
     Shape(64, 128, 128, 0.02),  # exactly one of everything, with empty rows
 )
 MANY = Shape(257, 136, 8193, 0.05, skew=True)  # enough tiles for the large ones
+
+
+@pytest.fixture(autouse=True)
+def new_tensors_are_nan():
+    """What an operator does not write shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("index", INDEX_DTYPES, ids=name_of)
@@ -41,3 +51,106 @@ def test_same_bits_for_any_tile_size(device, dtype, kind):
     all_tokens = OPS["csr_spmm"](weight, row_ptr, col_idx, cols, x, bias)
     last_tokens = OPS["csr_spmm"](weight, row_ptr, col_idx, cols, x[-67:], bias)
     assert torch.equal(all_tokens[-67:], last_tokens)
+
+
+# On CUDA a row is long that has entries in more than a quarter of the columns, and more than 8 times the average. Long rows are
+# split, unless more than one in 32 is long.
+@dataclass(frozen=True)
+class Uneven:
+    """A weight of rows with `usual` entries, and a few of other lengths: {row: length}."""
+
+    why: str
+    rows: int
+    cols: int
+    tokens: int
+    usual: int
+    others: dict
+
+    def __str__(self) -> str:
+        return self.why.replace(" ", "-")
+
+    def problem(self, dtype, device, index=torch.int32):
+        """Entries anywhere in their row; values that are no multiples of anything, so that the order of sums shows."""
+        p = problem(Shape(self.rows, self.cols, self.tokens, 0.0), dtype, "cpu", index)
+        lengths = torch.full((self.rows, 1), self.usual)
+        for row, length in self.others.items():
+            lengths[row] = length
+        p.mask = torch.rand(self.rows, self.cols).argsort(1) < lengths
+        return with_mask(p, dtype, device, index)
+
+
+def with_mask(p, dtype, device, index=torch.int32, spare=0):
+    """The problem with the pattern p.mask."""
+    pattern = Pattern.from_mask(p.mask.cpu(), int(p.mask.sum()) + spare)
+    weight = torch.zeros(pattern.capacity)
+    weight[: pattern.nnz] = torch.randn(p.mask.shape, generator=torch.Generator().manual_seed(0))[p.mask.cpu()]
+    return replace(
+        p, mask=p.mask.to(device), pattern=Pattern.from_mask(p.mask.to(device), pattern.capacity),
+        columns=pattern.col_idx.to(index if p.shape.cols <= 1 << 16 else torch.int32).to(device),
+        row_ids=pattern.row_ids.to(index).to(device), weight=weight.to(device, dtype),
+        x=p.x.to(device), dy=p.dy.to(device), bias=p.bias.to(device),
+    )  # fmt: skip
+
+
+UNEVEN = (
+    Uneven("a full row among short ones", 70, 267, 131, 3, {40: 267}),
+    Uneven("eight times the average", 64, 264, 67, 8, {5: 100, 6: 204}),  # row 5 is not long, row 6 is
+    Uneven("one entry more", 64, 264, 67, 8, {5: 101, 6: 204}),
+    Uneven("a quarter of the columns", 64, 292, 67, 2, {1: 292, 63: 73}),  # row 63 is not long
+    Uneven("one column less", 64, 291, 67, 2, {1: 291, 63: 73}),
+    Uneven("many long rows in one block", 300, 200, 33, 1, {row: 191 + row % 9 for row in range(100, 109)}),
+    Uneven("one too many", 300, 200, 33, 1, dict.fromkeys(range(290, 300), 200)),  # none is split
+    Uneven("one row holds everything", 40, 300, 130, 0, {39: 300}),
+    Uneven("everything in one of few rows", 31, 300, 5, 0, {30: 300}),  # none is split
+    Uneven("more rows than one step lists", 2500, 70, 5, 1, dict.fromkeys((0, 7, 8, 2047, 2048, 2499), 60)),
+)
+
+
+@pytest.mark.parametrize("index", INDEX_DTYPES, ids=name_of)
+@pytest.mark.parametrize("uneven", UNEVEN, ids=str)
+def test_long_rows(uneven, index, device, dtype):
+    p = uneven.problem(dtype, device, index)
+    for arguments in ARGUMENTS["csr_spmm"](p):
+        assert_agrees("csr_spmm", arguments, dtype)
+
+
+@pytest.mark.parametrize("index", INDEX_DTYPES, ids=name_of)
+def test_arrow(index, device, dtype):
+    """A full row, a full column and the diagonal: long in both views."""
+    p = problem(Shape(130, 141, 70, 0.0), dtype, "cpu", index)
+    p.mask[0], p.mask[:, 0] = True, True
+    p.mask.fill_diagonal_(True)
+    p = with_mask(p, dtype, device, index)
+    for op in ("csr_spmm", "csr_spmm_t"):
+        for arguments in ARGUMENTS[op](p):
+            assert_agrees(op, arguments, dtype)
+
+
+def test_a_long_row_of_32_bit_columns(device, dtype):
+    p = Uneven("", 33, 65537, 3, 1, {4: 20000}).problem(dtype, device)
+    for arguments in ARGUMENTS["csr_spmm"](p):
+        assert_agrees("csr_spmm", arguments, dtype)
+
+
+MANY_LONG = Uneven("", 257, 136, 8193, 1, dict.fromkeys(range(31, 39), 130))  # more tiles of them than blocks take at once
+
+
+def test_same_bits_for_any_tile_size_and_capacity(device, dtype, kind):
+    if kind == "cpu":
+        pytest.skip("on a CPU, tiles depend on the number of threads, not of tokens")
+    p = MANY_LONG.problem(dtype, device)
+    arguments = ARGUMENTS["csr_spmm"](p)[1]
+    assert_agrees("csr_spmm", arguments, dtype)
+    all_tokens = OPS["csr_spmm"](*arguments)
+    fewer = with_mask(replace(p, x=p.x[-67:]), dtype, device, spare=4 * p.pattern.capacity)
+    assert torch.equal(all_tokens[-67:], OPS["csr_spmm"](*ARGUMENTS["csr_spmm"](fewer)[1]))
+
+
+@pytest.mark.parametrize("poisoned", ["x", "weight", "bias"])
+def test_long_rows_keep_to_their_entries(poisoned, device, dtype):
+    """Not finite is what has an entry there, and nothing else of a row that many warps share."""
+    p = Uneven("", 70, 267, 35, 2, {0: 200, 69: 133}).problem(dtype, device)
+    getattr(p, poisoned).view(-1)[0::601] = torch.tensor([float("nan")]).to(p.x)
+    getattr(p, poisoned).view(-1)[69::701] = torch.tensor([float("inf")]).to(p.x)
+    for arguments in ARGUMENTS["csr_spmm"](p):
+        assert_agrees("csr_spmm", arguments, dtype)
