@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparse_ext as sx
-from sparse_ext.ops import layout_named
+from sparse_ext.ops import BACKENDS, layout_named
 from sparse_ext.ops.regrow import regrow
 
 from .cases import Case
@@ -125,6 +125,27 @@ def sparse_ext(o: Operands, layout: str = "csr") -> Functions:
     }
 
 
+def sm_90a(o: Operands) -> Functions:
+    """The same with the kernels that only Hopper has; nothing where the device or the build does not have them."""
+    if o.case.device != "cuda" or o.case.dtype not in (torch.bfloat16, torch.float16):
+        return {}
+    module = BACKENDS["cuda"].module
+    in_use = module.isa()
+    if not module.use_isa("sm_90a"):
+        return {}
+    module.use_isa(in_use)
+
+    def chosen(function: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            module.use_isa("sm_90a")
+            function()
+            module.use_isa(in_use)
+
+        return run
+
+    return {"weight gradient": chosen(sparse_ext(o)["weight gradient"])}
+
+
 def auto(o: Operands) -> Functions:
     """The same with layout="auto"."""
     functions = sparse_ext(o, "auto")
@@ -184,6 +205,7 @@ CONTENDERS: dict[str, Callable[[Operands], Functions]] = {
     "dense": dense,
     "tf32": tf32,
     "sparse_ext": sparse_ext,
+    "sm_90a": sm_90a,
     "auto": auto,
     "sparselab": sparselab,
     "torch.sparse": torch_sparse,

@@ -42,7 +42,7 @@ def _figures(case: Case, product: str, name: str, timing: Timing, dense: Timing)
     positions = case.shape.in_features * case.shape.out_features
     flops = 2 * WORK[product] * case.shape.tokens * positions
     share = 1.0 if name in ("dense", "tf32") else 1 - case.sparsity
-    bound = bound_s(case, product) if name in ("sparse_ext", "auto") and case.device == "cuda" else None
+    bound = bound_s(case, product) if name in ("sparse_ext", "sm_90a", "auto") and case.device == "cuda" else None
     return {
         **figures,
         "useful_tflops": share * flops / timing.median_s / 1e12,

@@ -33,6 +33,10 @@ class DeviceGuard {
  private:
   int previous_;
 };
+// Whose kernels: "sm_80", the portable ones, or "sm_90a", which replaces some of them on compute capability 9.0. The same shapes
+// of result, not the same bits. SPARSE_EXT_CUDA_ISA chooses at first use where the device has it; else it is sm_80.
+const char* isa();
+bool use_isa(const char* name);  // false: the current device or this binary does not have it
 // One sentence on what failed: error, kernel, grid, what the binary was built for, and what to do about it.
 const char* describe_failure(Status status);
 int device_count();    // 0 where there is no driver or no device

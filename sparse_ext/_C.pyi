@@ -11,6 +11,10 @@ def random_u32(seed: int, i: int) -> int: ...
 
 class _Launchers(ModuleType):
     @staticmethod
+    def isa() -> str: ...
+    @staticmethod
+    def use_isa(name: str) -> bool: ...
+    @staticmethod
     def csr_spmm(
         dtype: int,
         index16: bool,
@@ -167,11 +171,7 @@ class _Launchers(ModuleType):
     @staticmethod
     def regrow_workspace(rows: int, capacity: int, candidates: int, where: int, /) -> int: ...
 
-class _Cpu(_Launchers):
-    @staticmethod
-    def isa() -> str: ...
-    @staticmethod
-    def use_isa(name: str) -> bool: ...
+class _Cpu(_Launchers): ...
 
 class _Cuda(_Launchers):
     @staticmethod

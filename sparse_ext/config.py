@@ -96,7 +96,7 @@ def config() -> dict[str, str | None]:
         "torch": str(torch.__version__),
         "torch CUDA": torch.version.cuda,
         "CPU kernels": f"{launch._C.cpu.isa()} (available: {', '.join(_isas())}), {torch.get_num_threads()} threads",
-        "CUDA kernels": launch._C.cuda_archs or None,
+        "CUDA kernels": f"{launch._C.cuda_archs}, using {kernels.isa()}" if kernels else None,
         "CUDA runtime": _cuda_version(kernels.runtime_version()) if kernels else None,
         "driver": _driver(),
         "devices": "; ".join(_devices()) or None,

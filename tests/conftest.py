@@ -1,4 +1,4 @@
-"""The device kinds that every kernel test runs on: the CPU at each instruction set, the emulated CUDA kernels, and a GPU."""
+"""The device kinds that every kernel test runs on: CPU, emulated CUDA kernels and a GPU, each at each instruction set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from sparse_ext.ops import BACKENDS, launch
 ROOT = Path(__file__).parent.parent
 CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
 ISAS = ("baseline", "v3", "v4", "v4_bf16")
-KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfloat16,), "emulated": DTYPES, "cuda": DTYPES}
+KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfloat16,)}
+for cuda in ("emulated", "cuda"):
+    KINDS |= {f"{cuda}-sm_80": DTYPES, f"{cuda}-sm_90a": (torch.bfloat16, torch.float16)}
+SM_90A = ("csr_sddmm",)  # the operators that have kernels of their own for sm_90a
 _emulated = {}  # the module, loaded once
 
 
@@ -31,11 +34,14 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(items):
-    """Operators with one CPU code run on one CPU kind."""
+    """Operators with one code for several kinds run on one of them; a file about one operator is named after it."""
 
     def repeats(item):
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        return params.get("op") in ONE_ISA and params.get("device") in ("cpu-v3", "cpu-v4", "cpu-v4_bf16")
+        kind, op = params.get("device", ""), params.get("op")
+        if kind.endswith("sm_90a"):
+            return (op or item.path.stem.removeprefix("test_")) not in SM_90A
+        return op in ONE_ISA and kind in ("cpu-v3", "cpu-v4", "cpu-v4_bf16")
 
     items[:] = [item for item in items if not repeats(item)]
 
@@ -43,7 +49,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def device(request, monkeypatch):
     """The torch device of a kind, with its kernels in place; skips where this machine or build lacks it."""
-    kind, before = request.param, launch._C.cpu.isa()
+    kind, _, isa = request.param.partition("-")
     if kind == "emulated":
         monkeypatch.setitem(BACKENDS, "cpu", emulated_backend())
     elif kind == "cuda":
@@ -51,10 +57,12 @@ def device(request, monkeypatch):
             pytest.skip("this build of sparse_ext has no CUDA kernels")
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device on this machine")
-    elif not launch._C.cpu.use_isa(kind.removeprefix("cpu-")):
-        pytest.skip(f"this CPU or build has no {kind.removeprefix('cpu-')} kernels")
+    kernels = BACKENDS["cuda" if kind == "cuda" else "cpu"].module
+    before = kernels.isa()
+    if not kernels.use_isa(isa):
+        pytest.skip(f"this device or build has no {isa} kernels")
     yield torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
-    launch._C.cpu.use_isa(before)
+    kernels.use_isa(before)
 
 
 @pytest.fixture
@@ -72,6 +80,13 @@ def emulated_backend():
             "no emulated CUDA kernels: build with -DSPARSE_EXT_EMULATION=ON, or set SPARSE_EXT_EMULATED to _C_emulated*.so"
         )
     return launch.Backend(_emulated["module"].cuda, lambda tensor: (0, 0), frozenset(DTYPES))
+
+
+@pytest.fixture
+def emulated_file():
+    """Where _C_emulated lies."""
+    emulated_backend()
+    return sys.modules["_C_emulated"].__file__
 
 
 def _load_emulated():

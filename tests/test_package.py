@@ -84,6 +84,23 @@ def test_binary_loads_without_torch(binary):
     assert has_torch == "False"
 
 
+@pytest.mark.parametrize(("asked", "used"), [(None, "sm_80"), ("sm_90a", "sm_90a"), ("sm_80", "sm_80"), ("sm_75", "sm_80")])
+def test_cuda_kernels_are_chosen_by_the_environment(asked, used, emulated_file, monkeypatch):
+    """The emulated device has compute capability 9.0; what a device does not have is not chosen."""
+    code = (
+        "import importlib.util, sys\n"
+        "spec = importlib.util.spec_from_file_location('_C_emulated', sys.argv[1])\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "cuda = module.cuda\n"
+        "print(cuda.isa(), cuda.use_isa('sm_75'), cuda.isa(), cuda.use_isa('sm_90a'), cuda.isa())\n"
+    )
+    monkeypatch.delenv("SPARSE_EXT_CUDA_ISA", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("SPARSE_EXT_CUDA_ISA", asked)
+    assert python(code, emulated_file, isolated=True) == [f"{used} False {used} True sm_90a"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="/proc/self/maps is Linux's")
 def test_one_openmp_runtime():
     code = (

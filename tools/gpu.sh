@@ -93,7 +93,7 @@ if [[ $mode == full ]]; then
 fi
 for dtype in "${dtypes[@]}"; do
   step bench 75 "$python" -m bench run --suite gpu --device cuda --dtype "$dtype" --out "$out/bench.jsonl" \
-    --products forward "input gradient" "weight gradient" step regrow --contenders tf32 sparse_ext torch.sparse "${bench_args[@]}"
+    --products forward "input gradient" "weight gradient" step regrow --contenders tf32 sparse_ext sm_90a torch.sparse "${bench_args[@]}"
   judge $?
 done
 say "result: $([[ $failed == 0 ]] && echo ok || echo FAILED) in $SECONDS s, $mode, commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"

@@ -4,8 +4,9 @@
 //   sums in Acc<T>, in token order, no atomics: the same bits on every run
 //   work: a block owns the entries of a tile of kRows x kCols of the matrix, a thread up to kPerThread of them, in registers.
 //         dy and x pass through shared memory, kTokens tokens at a time, as they lie: rows and columns contiguous
-//   bf16, f16  on tensor cores (csr_sddmm_mma.cuh), unless the pattern is so sparse that most tiles are empty
+//   bf16, f16  on tensor cores (csr_sddmm_mma.cuh, csr_sddmm_wgmma.cuh), unless the pattern is so sparse that most tiles are empty
 #include "csr_sddmm_mma.cuh"
+#include "csr_sddmm_wgmma.cuh"
 
 namespace spx::cuda {
 namespace {
@@ -77,20 +78,25 @@ __global__ void __launch_bounds__(kThreads)
 // tensor cores. They pay where half as many of them have an entry: at one entry for two tiles, 39 % and 86 % have.
 constexpr int64_t kPlacesPerEntry = 2 * kRows * kCols;
 
+bool takes_wgmma(int64_t rows, int64_t cols, int64_t tokens) { return fits_wgmma(rows, cols, tokens) && uses_sm_90a(); }
+
 }  // namespace
 
 template <class T, class Index>
 Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace, Where where) {
   if constexpr (sizeof(T) == sizeof(uint16_t))
     if (pattern.capacity * kPlacesPerEntry >= pattern.rows * pattern.cols)
-      return csr_sddmm_mma(dw, pattern, dy, x, workspace, where);
+      return takes_wgmma(pattern.rows, pattern.cols, x.rows) ? csr_sddmm_wgmma(dw, pattern, dy, x, workspace, where)
+                                                             : csr_sddmm_mma(dw, pattern, dy, x, workspace, where);
   const int64_t col_tiles = tiles_along(pattern.cols, kCols), blocks = tiles_along(pattern.rows, kRows) * col_tiles;
   return launch("csr_sddmm", csr_sddmm_kernel<T, Index>, blocks, kThreads, where, dw, pattern, dy, x, col_tiles);
 }
 
 // Without knowing the type: float, which needs none, gets what 16-bit types need.
 int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, Where) {
-  return acc_bytes == sizeof(double) ? 0 : csr_sddmm_mma_workspace(rows, cols, capacity, tokens);
+  if (acc_bytes == sizeof(double)) return 0;
+  return takes_wgmma(rows, cols, tokens) ? csr_sddmm_wgmma_workspace(rows, cols, capacity, tokens)
+                                         : csr_sddmm_mma_workspace(rows, cols, capacity, tokens);
 }
 
 #define INSTANTIATE(T, Index) \

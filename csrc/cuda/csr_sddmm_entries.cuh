@@ -9,11 +9,11 @@ namespace spx::cuda {
 // How many tiles there are along a side; at least one, so that of an empty matrix the unused entries are still cleared.
 inline int64_t tiles_along(int64_t size, int64_t tile) { return size > 0 ? ceil_div(size, tile) : 1; }
 
-// dw behind nnz, by the whole grid.
+// dw behind nnz, by the whole grid, or by those of its threads that the caller numbers.
 template <class T, class Index>
-__device__ inline void clear_unused(T* dw, const CsrPattern<Index>& pattern) {
-  for (int64_t p = pattern.row_ptr[pattern.rows] + global_thread(); p < pattern.capacity; p += global_threads())
-    dw[p] = from_acc<T>(0);
+__device__ inline void clear_unused(T* dw, const CsrPattern<Index>& pattern, int64_t thread = global_thread(),
+                                    int64_t threads = global_threads()) {
+  for (int64_t p = pattern.row_ptr[pattern.rows] + thread; p < pattern.capacity; p += threads) dw[p] = from_acc<T>(0);
 }
 
 template <int kRows>
@@ -25,18 +25,34 @@ struct TileEntries {
   template <class Index>
   __device__ int32_t find(const CsrPattern<Index>& pattern, int64_t row0, int64_t col0, int cols,
                           Shared<int32_t> scratch) const {
-    const int row = threadIdx.x;
-    int32_t begin = 0, end = 0, count = 0;
-    if (row < kRows && row0 + row < pattern.rows) {
-      const int32_t row_end = pattern.row_ptr[row0 + row + 1];
-      begin = lower_bound(pattern.col_idx, pattern.row_ptr[row0 + row], row_end, col0);
-      end = lower_bound(pattern.col_idx, begin, row_end, col0 + cols);
-    }
-    const int32_t above = block_scan<int32_t>(end - begin, scratch, &count);
-    if (row < kRows) {
+    search(pattern, row0, col0, cols, threadIdx.x, blockDim.x);
+    return number(scratch);
+  }
+
+  // The two steps of find, for a block in which some threads have something else to do. First: where the entries are, by those
+  // threads that the caller numbers.
+  template <class Index>
+  __device__ void search(const CsrPattern<Index>& pattern, int64_t row0, int64_t col0, int cols, int thread,
+                         int threads) const {
+    for (int row = thread; row < kRows; row += threads) {
+      int32_t begin = 0, end = 0;
+      if (row0 + row < pattern.rows) {
+        const int32_t row_end = pattern.row_ptr[row0 + row + 1];
+        begin = lower_bound(pattern.col_idx, pattern.row_ptr[row0 + row], row_end, col0);
+        end = lower_bound(pattern.col_idx, begin, row_end, col0 + cols);
+      }
       first[row] = begin;
-      before[row] = above;
+      before[row] = end - begin;
     }
+  }
+
+  // Then, of at least kRows threads in a whole block: how many there are before each row. A barrier lies between the two, or
+  // each thread has searched its own row.
+  __device__ int32_t number(Shared<int32_t> scratch) const {
+    const int row = threadIdx.x;
+    int32_t count = 0;
+    const int32_t above = block_scan<int32_t>(row < kRows ? static_cast<int32_t>(before[row]) : 0, scratch, &count);
+    if (row < kRows) before[row] = above;
     __syncthreads();
     return count;
   }

@@ -25,7 +25,7 @@
 // So at most the peak of the tensor cores on sm_80; on sm_90a 37 % of it, 60 % of what mma.sync reaches: 0.78 ms for 4096 x 4096
 // and 8192 tokens, at any density. 128 x 256 would read a quarter less from L2, but two steps of it exceed 48 KB.
 #pragma once
-#include "csr_sddmm_entries.cuh"
+#include "csr_sddmm_shares.cuh"
 #include "words.cuh"
 
 namespace spx::cuda {
@@ -135,21 +135,18 @@ inline __device__ float sum_at(Shared<Patch> slab, int row, int col) {
   return sum;
 }
 
-// Fewer blocks than this leave multiprocessors idle, and a block of fewer tokens than this is mostly its beginning and end.
+// Fewer blocks than this leave multiprocessors idle.
 constexpr int64_t kEnoughMmaBlocks = 256;
-constexpr int64_t kEnoughTokens = 512;
 
 // Block b makes tile b % tiles, from share b / tiles of the tokens.
 struct MmaGrid {
-  int64_t col_tiles, tiles, shares, tokens;  // tokens of a share: whole steps
+  int64_t col_tiles, tiles;
+  TokenShares shares;
 
-  MmaGrid(int64_t rows, int64_t cols, int64_t all_tokens)
-      : col_tiles(tiles_along(cols, kMmaCols)), tiles(tiles_along(rows, kMmaRows) * col_tiles) {
-    const int64_t wanted = kEnoughMmaBlocks / tiles, possible = all_tokens / kEnoughTokens;
-    shares = wanted < possible ? wanted : possible;
-    if (shares < 1) shares = 1;
-    tokens = ceil_div(ceil_div(all_tokens, shares), kMmaTokens) * kMmaTokens;
-  }
+  MmaGrid(int64_t rows, int64_t cols, int64_t tokens)
+      : col_tiles(tiles_along(cols, kMmaCols)),
+        tiles(tiles_along(rows, kMmaRows) * col_tiles),
+        shares(tiles, kEnoughMmaBlocks, tokens, kMmaTokens) {}
 };
 
 // Sum is T where a tile has one block. Else it is float, and dw is [shares, capacity].
@@ -173,7 +170,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const int64_t mine0 = is_dy ? row0 : col0;
   WarpSums sums = {};
   Carried<T> next;
-  const int64_t begin = share * grid.tokens, end = x.rows - begin < grid.tokens ? x.rows : begin + grid.tokens;
+  const int64_t begin = grid.shares.begin(share), end = grid.shares.end(share);
   next.load(mine, begin, mine0);
   for (int64_t token0 = begin; token0 < end; token0 += kMmaTokens) {
     const Shared<Patch> dy_tile = tiles + token0 / kMmaTokens % 2 * 2 * kTile, x_tile = dy_tile + kTile;
@@ -198,37 +195,21 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   }
 }
 
-constexpr int kAddThreads = 256;
-
-template <class T, class Index>
-__global__ void __launch_bounds__(kAddThreads)
-    csr_sddmm_add_kernel(T* dw, const float* sums, CsrPattern<Index> pattern, int64_t shares) {
-  clear_unused(dw, pattern);
-  const int64_t nnz = pattern.row_ptr[pattern.rows];
-  for (int64_t p = global_thread(); p < nnz; p += global_threads()) {
-    float sum = 0;
-    for (int64_t share = 0; share < shares; ++share) sum += sums[share * pattern.capacity + p];
-    dw[p] = from_acc<T>(sum);
-  }
-}
-
 template <class T, class Index>
 Status csr_sddmm_mma(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace,
                      Where where) {
   const MmaGrid grid(pattern.rows, pattern.cols, x.rows);
-  const int64_t blocks = grid.tiles * grid.shares;
-  if (grid.shares == 1)
+  const int64_t blocks = grid.tiles * grid.shares.count;
+  if (grid.shares.count == 1)
     return launch("csr_sddmm_mma", csr_sddmm_mma_kernel<T, T, Index>, blocks, kMmaThreads, where, dw, pattern, dy, x, grid);
   auto* sums = static_cast<float*>(workspace);
   SPX_TRY(
       launch("csr_sddmm_mma", csr_sddmm_mma_kernel<T, float, Index>, blocks, kMmaThreads, where, sums, pattern, dy, x, grid));
-  return launch("csr_sddmm_add", csr_sddmm_add_kernel<T, Index>, blocks_for(pattern.capacity, kAddThreads), kAddThreads, where,
-                dw, sums, pattern, grid.shares);
+  return add_shares(dw, sums, pattern, grid.shares, where);
 }
 
 inline int64_t csr_sddmm_mma_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens) {
-  const int64_t shares = MmaGrid(rows, cols, tokens).shares;
-  return shares == 1 ? 0 : shares * capacity * int64_t{sizeof(float)};
+  return MmaGrid(rows, cols, tokens).shares.workspace(capacity);
 }
 
 }  // namespace spx::cuda

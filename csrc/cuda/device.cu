@@ -1,13 +1,58 @@
-// Devices, versions, and what to tell the user when a launch fails. Nothing here raises or initialises a device by itself.
+// Devices, versions, which kernels to use, and what to tell the user when a launch fails. Nothing here raises or initialises a
+// device by itself.
+#include <cstdlib>
+#include <cstring>
 #include <string>
 
-#include "launch.cuh"
+#include "hopper.cuh"
 
 #ifndef SPX_CUDA_ARCHS
 #define SPX_CUDA_ARCHS "unknown"
 #endif
 
 namespace spx::cuda {
+namespace {
+
+enum Isa { kSm80, kSm90a, kIsas };
+constexpr const char* kNames[] = {"sm_80", "sm_90a"};
+
+// Kernels for sm_80 run everywhere; those for sm_90a on 9.0 alone, neither before nor behind it.
+bool available(int isa) {
+  if (isa == kSm80) return true;
+  int device = 0, major = 0, minor = 0;
+  const bool known = strstr(SPX_CUDA_ARCHS, "90a") && cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
+  cudaGetLastError();
+  return known && major == 9 && minor == 0;
+}
+
+int find_available(const char* name) {
+  int isa = 0;
+  while (isa < kIsas && (strcmp(name, kNames[isa]) != 0 || !available(isa))) ++isa;
+  return isa;
+}
+
+// sm_80 until a GPU has compared the two.
+Isa& chosen() {
+  static Isa isa = [] {
+    const char* name = getenv("SPARSE_EXT_CUDA_ISA");
+    return name && find_available(name) == kSm90a ? kSm90a : kSm80;
+  }();
+  return isa;
+}
+
+}  // namespace
+
+const char* isa() { return kNames[chosen()]; }
+
+bool use_isa(const char* name) {
+  const int isa = find_available(name);
+  if (isa < kIsas) chosen() = static_cast<Isa>(isa);
+  return isa < kIsas;
+}
+
+bool uses_sm_90a() { return chosen() == kSm90a && available(kSm90a); }
 
 LaunchRecord& last_launch() {
   static thread_local LaunchRecord record = {"(none)", dim3(0), dim3(0)};

@@ -2,7 +2,8 @@
 //
 // The same .cu files are compiled by nvcc and, for tests without a GPU, by the host compiler over tests/emulation. So:
 //   * launch() stands for <<<>>>
-//   * SPX_SHARED declares shared memory; a helper takes it as Shared<T>, and reads it into a named type, never `auto`
+//   * SPX_SHARED declares shared memory; a helper takes it as Shared<T>, and reads it into a named type, never `auto`.
+//     SPX_DYNAMIC_SHARED is the dynamic shared memory of the launch, aligned to 1024 bytes
 //   * warp primitives are the ones below, always with all 32 lanes; blocks are whole warps; no thread leaves before a barrier
 #pragma once
 #include <cuda_bf16.h>
@@ -49,6 +50,7 @@ __device__ inline T from_acc(Acc<T> v) {
 
 #if defined(__CUDACC__)
 #define SPX_SHARED(type, name, count) __shared__ type name[count]
+#define SPX_DYNAMIC_SHARED(type, name) extern __shared__ __align__(1024) type name[]
 
 namespace spx::cuda {
 
@@ -136,24 +138,42 @@ inline int64_t blocks_for(int64_t items, int64_t items_per_block) {
   return blocks < 1 ? 1 : (blocks > kMaxBlocks ? kMaxBlocks : blocks);
 }
 
+// Of a block: its threads, and what only kernels for sm_90 ask for, bytes of dynamic shared memory and neighbours in a cluster.
+struct Block {
+  unsigned threads, shared_bytes, cluster;
+
+  Block(int threads, int shared_bytes = 0, int cluster = 1)  // not explicit: most launches say just the threads
+      : threads(threads), shared_bytes(shared_bytes), cluster(cluster) {}
+};
+
 // Starts `kernel` on `stream` and returns what the runtime says; never synchronises. CUDA rejects an empty grid: nothing to do.
 template <class... Params, class... Args>
-Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, Where stream, Args... args) {
+Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, Block block, Where stream, Args... args) {
   if (blocks == 0) return kOk;
-  const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
-  last_launch() = {name, grid, block};
+  const dim3 grid(static_cast<unsigned>(blocks));
+  last_launch() = {name, grid, dim3(block.threads)};
   if (blocks > 0x7FFFFFFF) return cudaErrorInvalidConfiguration;
 #if defined(__CUDACC__)
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {block.cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
-  config.blockDim = block;
+  config.blockDim = dim3(block.threads);
+  config.dynamicSmemBytes = block.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
-  const Status status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  config.attrs = &cluster;
+  config.numAttrs = block.cluster > 1;
+  Status status = kOk;
+  if (block.shared_bytes > 0)  // more than 48 KB have to be allowed
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(block.shared_bytes));
+  if (status == kOk) status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
   cudaGetLastError();  // takes the error back, or the next call would report it again
   return status;
 #else
   static_cast<void>(stream);
-  return emulator::launch(name, grid, block, [&] { kernel(static_cast<Params>(args)...); });
+  return emulator::launch(name, grid.x, {block.threads, block.shared_bytes, block.cluster},
+                          [&] { kernel(static_cast<Params>(args)...); });
 #endif
 }
 

@@ -1,8 +1,9 @@
-// The scheduler: threads as fibers, blocks in turn. See emulator.h.
+// The scheduler: threads as fibers, clusters in turn. See emulator.h.
 #include "machine.h"
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -37,14 +38,23 @@ namespace spx::emulator {
 
 Machine m;
 
-namespace {
-
 uint32_t random_below(uint32_t n) {
   m.random ^= m.random << 13;
   m.random ^= m.random >> 7;
   m.random ^= m.random << 17;
   return static_cast<uint32_t>((m.random >> 32) * n >> 32);
 }
+
+void wait(State state, const char* file, int line) {
+  if (m.current < 0) std::abort();  // device code outside of a launch
+  Thread& self = m.threads[m.current];
+  self.state = state;
+  self.file = file;
+  self.line = line;
+  switch_fiber(self.fiber, m.scheduler);
+}
+
+namespace {
 
 // Keeps the first fault: what follows from it tells less.
 void set_error(const char* format, va_list arguments) {
@@ -71,18 +81,10 @@ __attribute__((no_sanitize("address"))) void fiber_main() {
   __builtin_unreachable();
 }
 
-void wait(State state, const char* file, int line) {
-  if (m.current < 0) std::abort();  // device code outside of a launch
-  Thread& self = m.threads[m.current];
-  self.state = state;
-  self.file = file;
-  self.line = line;
-  switch_fiber(self.fiber, m.scheduler);
-}
-
 void resume(int t) {
   m.current = t;
   threadIdx = m.threads[t].index;
+  blockIdx.x = m.first_block + m.threads[t].rank;
   m.threads[t].state = State::kRuns;
   switch_fiber(m.scheduler, m.threads[t].fiber);
   m.current = -1;
@@ -98,9 +100,18 @@ bool met(int begin, int end, State state) {
   return true;
 }
 
+// The threads of blocks [rank, end_rank) have met at a barrier and go on.
+void pass_barrier(int rank, int end_rank) {
+  for (; rank < end_rank; ++rank) {
+    ++m.epoch[rank];
+    for (unsigned t = 0; t < m.block.threads; ++t) m.ready.push_back(static_cast<int>(rank * m.block.threads + t));
+  }
+}
+
 // After every thread has run to a rendezvous or its end: who may go on?
 void release() {
   m.ready.clear();
+  const int blocks = static_cast<int>(m.block.cluster), threads = static_cast<int>(m.block.threads);
   for (int warp = 0; warp < m.count / kWarpSize; ++warp) {
     const int begin = warp * kWarpSize, end = begin + kWarpSize;
     const bool at_barrier = met(begin, end, State::kAtWarp);
@@ -108,22 +119,30 @@ void release() {
     m.warps[warp].epoch += at_barrier;
     for (int t = begin; t < end; ++t) m.ready.push_back(t);
   }
-  if (!m.ready.empty() || !met(0, m.count, State::kAtBlock)) return;
-  ++m.epoch;
-  m.ready.resize(m.count);
-  std::iota(m.ready.begin(), m.ready.end(), 0);
+  for (int t = 0; t < m.count; ++t)
+    if (m.threads[t].state == State::kAtBarrier && barrier_has_ended(t)) m.ready.push_back(t);
+  for (int rank = 0; rank < blocks; ++rank)
+    if (met(rank * threads, (rank + 1) * threads, State::kAtBlock)) pass_barrier(rank, rank + 1);
+  if (met(0, m.count, State::kAtCluster)) pass_barrier(0, blocks);
 }
 
 std::string place(const Thread& thread) {
   if (thread.state == State::kExited) return "has exited";
-  const char* what = thread.state == State::kAtBlock ? "__syncthreads" : "a warp primitive";
+  const char* what = thread.state == State::kAtCluster   ? "cluster_sync"
+                     : thread.state == State::kAtBlock   ? "__syncthreads"
+                     : thread.state == State::kAtBarrier ? "barrier_wait"
+                                                         : "a warp primitive";
   const char* file = strrchr(thread.file, '/');
   return std::string("waits in ") + what + " at " + (file ? file + 1 : thread.file) + ":" + std::to_string(thread.line);
 }
 
-// Nobody can go on. Fine if all have exited; else names two threads that are not at the same place.
+// Nobody can go on. Fine if all have exited; else names a thread that waits for a barrier which nobody completes, or two threads
+// that are not at the same place.
 void check_stuck() {
   const Thread& first = m.threads[0];
+  for (int t = 0; t < m.count; ++t)
+    if (m.threads[t].state == State::kAtBarrier)
+      return fault("endless wait: thread %d %s, and nothing that could end it is under way", t, place(m.threads[t]).c_str());
   for (int t = 0; t < m.count; ++t) {
     const Thread& thread = m.threads[t];
     if (thread.state == first.state &&
@@ -133,9 +152,16 @@ void check_stuck() {
   }
 }
 
-void run_block() {
-  m.block_epoch = ++m.epoch;
+bool all_exited() {
+  return std::all_of(m.threads.begin(), m.threads.begin() + m.count,
+                     [](const Thread& thread) { return thread.state == State::kExited; });
+}
+
+void run_cluster() {
+  m.block_epoch = *std::max_element(m.epoch, m.epoch + kMaxCluster) + 1;
+  for (uint32_t& epoch : m.epoch) epoch = m.block_epoch;
   for (Warp& warp : m.warps) warp.epoch = 1;
+  reset_async();
   for (int t = 0; t < m.count; ++t) {
     m.threads[t].exchanges = 0;
     reset_fiber(m.threads[t].fiber, fiber_main);
@@ -148,9 +174,12 @@ void run_block() {
       resume(t);
       if (m.failed) return;
     }
+    while (random_below(2) && run_async(false)) continue;
     release();
+    while (m.ready.empty() && !all_exited() && run_async(true)) release();
   }
   check_stuck();
+  check_async();
   check_canaries();
 }
 
@@ -193,28 +222,35 @@ void fail(const char* format, ...) {
   __builtin_unreachable();
 }
 
-cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::function<void()>& body) {
+cudaError_t launch(const char* kernel, unsigned grid, BlockShape block, const std::function<void()>& body) {
   const char* seed = getenv("SPARSE_EXT_EMULATION_SEED");
   m.random = (seed ? strtoull(seed, nullptr, 10) : 0) * 0x9E3779B97F4A7C15ull + 0xD1B54A32D192ED03ull;
-  m.count = static_cast<int>(block.x);
-  if (block.x == 0 || block.x > kMaxThreads || block.x % kWarpSize || block.y * block.z * grid.y * grid.z != 1) {
-    m.error = std::string("emulation: ") + kernel + ": blocks are 1-D, of whole warps and at most 1024 threads; grids are 1-D";
+  m.count = static_cast<int>(block.threads * block.cluster);
+  if (m.count == 0 || m.count > kMaxThreads || block.threads % kWarpSize || block.cluster > kMaxCluster ||
+      grid % block.cluster) {
+    m.error = std::string("emulation: ") + kernel +
+              ": blocks are 1-D, of whole warps and at most 1024 threads; so is a cluster, and a grid is whole clusters";
     return cudaErrorInvalidConfiguration;
   }
-  gridDim = grid;
-  blockDim = block;
+  gridDim = dim3(grid);
+  blockDim = dim3(block.threads);
+  m.block = block;
   m.body = &body;
   prepare_stacks(m.count);
   m.failed = false;
   m.error.clear();
-  for (int t = 0; t < m.count; ++t) m.threads[t].index = {static_cast<unsigned>(t), 0, 0};
-  uint64_t stride =
-      grid.x > 2 ? 1 + random_below(grid.x - 1) : 1;  // i -> (i * stride + first) % grid is a random-looking order
-  while (std::gcd(stride, uint64_t{grid.x}) != 1) ++stride;
-  const uint64_t first = random_below(grid.x);
-  for (uint64_t i = 0; i < grid.x && !m.failed; ++i) {
-    blockIdx = {static_cast<unsigned>((i * stride + first) % grid.x), 0, 0};
-    run_block();
+  for (int t = 0; t < m.count; ++t) {
+    m.threads[t].index = {static_cast<unsigned>(t) % block.threads, 0, 0};
+    m.threads[t].rank = t / static_cast<int>(block.threads);
+  }
+  const unsigned clusters = grid / block.cluster;
+  uint64_t stride = clusters > 2 ? 1 + random_below(clusters - 1) : 1;
+  while (std::gcd(stride, uint64_t{clusters}) != 1) ++stride;
+  const uint64_t first = random_below(clusters);
+  for (uint64_t i = 0; i < clusters && !m.failed; ++i) {  // (i * stride + first) % clusters is a random-looking order
+    m.first_block = static_cast<unsigned>((i * stride + first) % clusters) * block.cluster;
+    blockIdx = {m.first_block, 0, 0};
+    run_cluster();
   }
   if (m.failed) abandon_stacks();
   free_shared();
@@ -222,6 +258,7 @@ cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::functio
   return m.failed ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
+void wait_cluster(const char* file, int line) { wait(State::kAtCluster, file, line); }
 void wait_block(const char* file, int line) { wait(State::kAtBlock, file, line); }
 void wait_warp(const char* file, int line) { wait(State::kAtWarp, file, line); }
 

@@ -1,8 +1,10 @@
 // Runs CUDA kernels on the host: csrc/cuda/*.cu compiled by the host compiler find here what nvcc would give them.
 //
 //   threads        fibers, one at a time; in a new random order after every rendezvous (SPARSE_EXT_EMULATION_SEED)
-//   blocks         one after another, in random order; nothing survives from one to the next but global memory
+//   blocks         one after another, in random order; nothing survives from one to the next but global memory.
+//                  The blocks of a cluster run together
 //   rendezvous     all threads of the block, or all 32 lanes, at the same file:line; anything else fails the launch
+//   asynchronous   what TMA and wgmma do happens some time later: see hopper.h
 //   shared memory  heap objects of exact size, 0xFF at the start of a block (floats: NaN); every access through the array is
 //                  checked: bounds, read before written, and races (two threads, no barrier between, one of them writes).
 //                  Accesses through raw pointers are seen by ASan, or else by the canaries around the object
@@ -22,10 +24,14 @@ inline dim3 blockDim, gridDim;
 
 namespace spx::emulator {
 
-cudaError_t launch(const char* kernel, dim3 grid, dim3 block, const std::function<void()>& body);
+struct BlockShape {
+  unsigned threads, shared_bytes, cluster;
+};
+cudaError_t launch(const char* kernel, unsigned grid, BlockShape block, const std::function<void()>& body);
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// Rendezvous of the block or of the warp; both order shared memory.
+// Rendezvous of the cluster, the block or the warp; all of them order shared memory.
+void wait_cluster(const char* file, int line);
 void wait_block(const char* file, int line);
 void wait_warp(const char* file, int line);
 // Gives `v` to the warp and returns what its 32 lanes gave; valid until the lane's next exchange but one. As on the device,
@@ -44,13 +50,15 @@ struct Access {
 struct SharedObject {
   const void* site;
   const char *name, *file;
-  int line;
+  int line, rank;  // of the block in its cluster
   int64_t count, bytes;
   unsigned char *allocation, *data;
   Access* access;
   uint32_t block_epoch;  // the epoch in which this block began: what was written before it does not count
 };
 SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line);
+SharedObject* dynamic_shared_object(int64_t bytes, const char* name, const char* file, int line);  // elements of `bytes` bytes
+SharedObject* object_of_rank(const void* site, int rank);  // that of a block of the cluster
 
 enum class Kind { kRead, kWrite, kAtomic };
 void check_access(SharedObject* object, int64_t index, Kind kind);
@@ -88,6 +96,8 @@ class SharedPtr {
   SharedRef<T> operator*() const { return {object_, offset_}; }
   SharedPtr operator+(int64_t n) const { return {object_, offset_ + n}; }
   T* raw() const { return reinterpret_cast<T*>(object_->data) + offset_; }  // unchecked, for vector accesses
+  SharedPtr of_rank(int rank) const { return {object_of_rank(object_->site, rank), offset_}; }
+  const SharedObject* object() const { return object_; }
 
  private:
   SharedObject* object_;
@@ -101,7 +111,13 @@ class SharedPtr {
   const ::spx::emulator::SharedPtr<type> name( \
       ::spx::emulator::shared_object(&name##_site, (count), sizeof(type), #name, __FILE__, __LINE__), 0)
 
+#define SPX_DYNAMIC_SHARED(type, name)                                                                                         \
+  const ::spx::emulator::SharedPtr<type> name(::spx::emulator::dynamic_shared_object(sizeof(type), #name, __FILE__, __LINE__), \
+                                              0)
+
 #define __launch_bounds__(...)
+#undef __grid_constant__
+#define __grid_constant__
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   spx::emulator::wait_block(file, line);

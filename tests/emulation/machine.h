@@ -9,13 +9,15 @@
 namespace spx::emulator {
 
 constexpr int kWarpSize = 32;
-constexpr int kMaxThreads = 1024;  // of a block
+constexpr int kMaxThreads = 1024;  // of a cluster
+constexpr int kMaxCluster = 8;
 
-enum class State { kRuns, kAtBlock, kAtWarp, kExchanges, kExited };
+enum class State { kRuns, kAtCluster, kAtBlock, kAtWarp, kExchanges, kAtBarrier, kExited };
 
 struct Thread {
   Fiber fiber;
   uint3 index;
+  int rank;  // of its block in the cluster
   State state;
   const char* file;  // of the rendezvous
   int line;
@@ -32,10 +34,12 @@ struct Machine {
   Fiber scheduler;
   std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
   Warp warps[kMaxThreads / kWarpSize];
-  int count = 0;     // threads of a block
-  int current = -1;  // the thread that runs
+  int count = 0;  // threads of a cluster
+  BlockShape block;
+  unsigned first_block = 0;  // of the cluster
+  int current = -1;          // the thread that runs
   const std::function<void()>* body = nullptr;
-  uint32_t epoch = 1, block_epoch = 1;  // both grow over all launches: nothing has to be cleared
+  uint32_t epoch[kMaxCluster] = {}, block_epoch = 1;  // grow over all launches: nothing has to be cleared
   bool failed = false;
   std::string error;
   uint64_t random = 0;
@@ -45,6 +49,17 @@ extern Machine m;
 
 // Keeps the first fault: what follows from it tells less. Unlike fail(), it returns.
 void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+uint32_t random_below(uint32_t n);
+void wait(State state, const char* file, int line);
+
+// hopper.cpp: what happens without a thread.
+void reset_async();                  // for a new cluster
+bool run_async(bool late);           // one of the copies that are under way, if there is one; of the late ones, too
+bool barrier_has_ended(int thread);  // the phase that the thread waits for
+void check_async();                  // at the end of a cluster: nothing is left
+
+SharedObject* dynamic_of_rank(int rank);
 
 void check_canaries();
 void free_shared();

@@ -1,4 +1,6 @@
 // The CUDA runtime, as far as csrc/cuda/device.cu needs it: one device, which is this process.
+#include <cuda.h>
+
 #include "machine.h"
 
 extern "C" {
@@ -11,6 +13,14 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {  // asked for the compute capability alone: 9.0
+  return *value = what == cudaDevAttrComputeCapabilityMajor ? 9 : 0, cudaSuccess;
+}
+cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  *found = cudaDriverEntryPointSuccess;
+  return *function = reinterpret_cast<void*>(&cuTensorMapEncodeTiled), cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 

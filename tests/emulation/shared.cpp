@@ -5,10 +5,12 @@ namespace spx::emulator {
 namespace {
 
 constexpr int64_t kMaxSharedBytes = 49152;           // of static shared memory
+constexpr int64_t kMaxAllSharedBytes = 232448;       // with dynamic shared memory, which the launch asks for
 constexpr int64_t kCanaryBytes = SPX_ASAN ? 0 : 64;  // ASan's red zones begin at the first byte outside
 constexpr unsigned char kCanary = 0xC5, kPoison = 0xFF;
 
-std::vector<SharedObject*> objects;  // of the running launch
+std::vector<SharedObject*> objects;               // of the running launch
+const char kDynamic[] = "dynamic shared memory";  // the site of all declarations of it
 
 int warp_of(int who) { return who <= kLanes ? kLanes - who : who >= 0 ? who / kWarpSize : -1; }
 
@@ -30,15 +32,18 @@ bool intact(const SharedObject& object) {
 
 SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line) {
   SharedObject* object = nullptr;
-  int64_t total = count * bytes;
+  const int rank = m.threads[m.current].rank;
+  int64_t total = m.block.shared_bytes, most = kMaxSharedBytes + total;
+  if (most > kMaxAllSharedBytes) most = kMaxAllSharedBytes;
   for (SharedObject* other : objects) {
+    if (other->rank != rank) continue;
     if (other->site == site) object = other;
-    total += other->bytes;
+    if (other->site != kDynamic) total += other->bytes;
   }
   if (!object) {
-    if (total > kMaxSharedBytes)
-      fail("%s:%d: `%s` makes %lld bytes of static shared memory", file, line, name, static_cast<long long>(total));
-    object = new SharedObject{site, name, file, line, count, count * bytes, nullptr, nullptr, new Access[count](), 0};
+    if (site != kDynamic && (total += count * bytes) > most)
+      fail("%s:%d: `%s` makes %lld bytes of shared memory", file, line, name, static_cast<long long>(total));
+    object = new SharedObject{site, name, file, line, rank, count, count * bytes, nullptr, nullptr, new Access[count](), 0};
     object->allocation = new unsigned char[object->bytes + 2 * kCanaryBytes];
     object->data = object->allocation + kCanaryBytes;
     memset(object->allocation, kCanary, object->bytes + 2 * kCanaryBytes);
@@ -50,6 +55,17 @@ SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, cons
   }
   return object;
 }
+
+SharedObject* dynamic_shared_object(int64_t bytes, const char* name, const char* file, int line) {
+  return shared_object(kDynamic, m.block.shared_bytes / bytes, bytes, name, file, line);
+}
+
+SharedObject* object_of_rank(const void* site, int rank) {
+  for (SharedObject* object : objects)
+    if (object->site == site && object->rank == rank && object->block_epoch == m.block_epoch) return object;
+  fail("shared memory of block %d of the cluster is used before that block is there", rank);
+}
+SharedObject* dynamic_of_rank(int rank) { return object_of_rank(kDynamic, rank); }
 
 void check_canaries() {
   for (const SharedObject* object : objects)
@@ -73,27 +89,27 @@ void check_access(SharedObject* object, int64_t i, Kind kind) {
          static_cast<long long>(object->count), static_cast<long long>(i));
   Access& a = object->access[i];
   const int me = m.current, warp = me / kWarpSize;
-  const uint32_t warp_epoch = m.warps[warp].epoch;
+  const uint32_t warp_epoch = m.warps[warp].epoch, epoch = m.epoch[object->rank];
   const bool atomic = kind == Kind::kAtomic, writes = kind != Kind::kRead;
   if (kind != Kind::kWrite && a.write_epoch < m.block_epoch)
     fail("read of unwritten shared memory: `%s[%lld]` (%s:%d)", object->name, static_cast<long long>(i), object->file,
          object->line);
   // Between accesses of different epochs lies a barrier of the block; of different warp epochs, one of the warp.
-  const auto races = [&](int who, uint32_t epoch, uint32_t who_warp_epoch) {
-    return epoch == m.epoch && who != me && (warp_of(who) != warp || who_warp_epoch == warp_epoch);
+  const auto races = [&](int who, uint32_t who_epoch, uint32_t who_warp_epoch) {
+    return who_epoch == epoch && who != me && (warp_of(who) != warp || who_warp_epoch == warp_epoch);
   };
   if ((races(a.writer, a.write_epoch, a.write_warp_epoch) && !(atomic && a.atomic)) ||
       (writes && races(a.reader, a.read_epoch, a.read_warp_epoch)))
     fail("race on shared memory: `%s[%lld]` (%s:%d) is %s with no barrier after another thread's access", object->name,
          static_cast<long long>(i), object->file, object->line, writes ? "written" : "read");
   if (!writes) {
-    a.reader = a.read_epoch == m.epoch ? both(a.reader, me, a.read_warp_epoch != warp_epoch) : static_cast<int16_t>(me);
-    a.read_epoch = m.epoch;
+    a.reader = a.read_epoch == epoch ? both(a.reader, me, a.read_warp_epoch != warp_epoch) : static_cast<int16_t>(me);
+    a.read_epoch = epoch;
     a.read_warp_epoch = warp_epoch;
   } else {
-    const bool together = atomic && a.write_epoch == m.epoch;
+    const bool together = atomic && a.write_epoch == epoch;
     a.writer = together ? both(a.writer, me, a.write_warp_epoch != warp_epoch) : static_cast<int16_t>(me);
-    a.write_epoch = m.epoch;
+    a.write_epoch = epoch;
     a.write_warp_epoch = warp_epoch;
     a.atomic = atomic;
   }

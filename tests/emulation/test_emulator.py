@@ -36,7 +36,8 @@ def build(request, tmp_path_factory):
         flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
     def make(stem):
-        sources = [HERE / f"{stem}.cu", CUDA / "device.cu", HERE / "emulator.cpp", HERE / "shared.cpp", HERE / "runtime.cpp"]
+        emulator = [HERE / f"{name}.cpp" for name in ("emulator", "shared", "hopper", "runtime")]
+        sources = [HERE / f"{stem}.cu", CUDA / "device.cu", *emulator]
         program = tmp_path_factory.mktemp("emulator") / stem
         subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
         return program
@@ -120,3 +121,35 @@ def test_mma_is_a_plain_product(build):
 def test_look_back_sums_what_unfinished_blocks_left(build):
     result = subprocess.run([build("look_back")], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "ok\n"), result
+
+
+HOPPER_SEEN = {
+    "none": "ok",
+    "wrong_leading": "wrong",
+    "no_wait": "more threads arrive at a barrier",
+    "overwritten": "wrong",
+    "no_finish": "thread 0 ends without waiting for its products",
+    "no_fence": "no wgmma_fence since the sums were last touched",
+    "more_bytes": "endless wait: thread 0 waits in barrier_wait at hopper.cu:",
+    "no_arrival": "endless wait: thread 0 waits in barrier_wait at hopper.cu:",
+    "too_many_arrivals": "more threads arrive at a barrier than the 1 that it was made for",
+    "still_copying": "a block ends while",
+    "unaligned": "a swizzled box begins at a multiple of 1024 bytes",
+}
+
+
+@pytest.fixture(scope="module")
+def hopper(build):
+    return build("hopper")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fault", HOPPER_SEEN)
+def test_copies_and_products_of_hopper(hopper, fault, seed):
+    """Each dtype by itself; the first fault leaves nothing behind for the second."""
+    env = {"SPARSE_EXT_EMULATION_SEED": str(seed), "ASAN_OPTIONS": "detect_leaks=0"}
+    result = subprocess.run([hopper, fault], capture_output=True, text=True, env=env)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(HOPPER_SEEN[fault] in line for line in lines), lines

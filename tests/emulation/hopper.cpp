@@ -1,0 +1,227 @@
+// What sm_90 does beside its threads: barriers, copies, products. See hopper.h.
+#include "cuda/hopper.cuh"
+
+#include <algorithm>
+#include <deque>
+
+#include "machine.h"
+
+namespace spx::emulator {
+namespace {
+
+// An mbarrier object. Its phase ends when nobody and nothing is missing any more.
+struct Mbarrier {
+  int32_t missing_bytes;  // negative: bytes have come before they were announced
+  uint32_t missing : 15, arrivals : 15, phase : 1, unused : 1;
+
+  void end_phase_if_complete() {
+    if (missing || missing_bytes) return;
+    missing = arrivals;
+    phase ^= 1;
+  }
+};
+static_assert(sizeof(Mbarrier) == sizeof(uint64_t));
+
+Mbarrier& state_of(uint64_t* barrier) { return *reinterpret_cast<Mbarrier*>(barrier); }
+
+// What cuTensorMapEncodeTiled below leaves in a CUtensorMap, opaque elsewhere: a matrix of 16-bit elements.
+struct TensorMap {
+  const unsigned char* data;
+  uint64_t cols, rows, row_bytes;
+  uint32_t box_cols, box_rows;
+};
+static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
+
+struct Copy {
+  unsigned char* memory;  // the block's dynamic shared memory
+  uint32_t address;
+  TensorMap map;
+  int64_t row, col;
+  uint64_t* barrier;
+  bool late;
+};
+
+struct Product {
+  float* d;
+  uint64_t a, b;
+  float (*value)(uint16_t);
+};
+
+// The products that a thread has started: those of groups, oldest first, and those of no group yet.
+struct Products {
+  std::deque<std::vector<Product>> groups;
+  std::vector<Product> loose;
+  bool fenced = false;
+};
+
+std::vector<Copy> copies;
+std::vector<Products> products(kMaxThreads);
+
+struct Wait {
+  const uint64_t* barrier;
+  int parity;
+};
+std::vector<Wait> waits(kMaxThreads);
+
+// 128-byte swizzle: bits 4 to 6 of an address are exchanged for themselves xor bits 7 to 9.
+uint32_t swizzled(uint32_t address) { return address ^ (address >> 3 & 0x70); }
+
+void run(const Copy& copy) {
+  const uint32_t width = copy.map.box_cols * sizeof(uint16_t);
+  for (uint32_t r = 0; r < copy.map.box_rows; ++r)
+    for (uint32_t c = 0; c < copy.map.box_cols; ++c) {
+      const int64_t row = copy.row + r, col = copy.col + c;
+      uint16_t element = 0;  // outside of the matrix
+      if (row >= 0 && row < int64_t(copy.map.rows) && col >= 0 && col < int64_t(copy.map.cols))
+        memcpy(&element, copy.map.data + row * copy.map.row_bytes + col * sizeof element, sizeof element);
+      const uint32_t address = swizzled(copy.address + r * width + c * uint32_t{sizeof element});
+      memcpy(copy.memory + address - kDynamicAddress, &element, sizeof element);
+    }
+  Mbarrier& barrier = state_of(copy.barrier);
+  barrier.missing_bytes -= static_cast<int32_t>(copy.map.box_rows * width);
+  barrier.end_phase_if_complete();
+}
+
+// An operand by its matrix descriptor, "MN-major": T = 8 elements of 16 bits are 128 bits, and in the canonical layout of 128-byte
+// swizzle, ((T, 8, m), (8, k)) : ((1, T, LBO), (8T, SBO)), element (i, step) has this offset.
+struct Operand {
+  uint32_t start, leading, stride;
+
+  explicit Operand(uint64_t descriptor)
+      : start((descriptor & 0x3FFF) << 4), leading((descriptor >> 16 & 0x3FFF) << 4), stride((descriptor >> 32 & 0x3FFF) << 4) {
+    if (descriptor >> 62 != 1)
+      fail("wgmma: only 128-byte swizzle is emulated, the descriptor's mode is %d", int(descriptor >> 62));
+    if (descriptor >> 49 & 7 || start % 1024) fail("wgmma: an operand's swizzle pattern begins at multiples of 1024 bytes");
+  }
+  uint16_t at(const SharedObject* memory, int i, int step) const {
+    const uint32_t offset = i % 64 * sizeof(uint16_t) + i / 64 * leading + step % 8 * 128 + step / 8 * stride;
+    const int64_t byte = int64_t{swizzled(start + offset)} - kDynamicAddress;
+    if (byte < 0 || byte + int64_t{sizeof(uint16_t)} > memory->bytes)
+      fail("wgmma reads beyond `%s` (%s:%d)", memory->name, memory->file, memory->line);
+    uint16_t bits;
+    memcpy(&bits, memory->data + byte, sizeof bits);
+    return bits;
+  }
+};
+
+// The current thread's sums, by "register fragment layout for accumulator matrix D".
+void run(const Product& product) {
+  const SharedObject* memory = dynamic_of_rank(m.threads[m.current].rank);
+  const Operand a(product.a), b(product.b);
+  const int warp = m.current / kWarpSize % 4, lane = m.current % kWarpSize;
+  float rows[2][16], col[16];
+  for (int half = 0; half < 2; ++half)
+    for (int k = 0; k < 16; ++k) rows[half][k] = product.value(a.at(memory, 16 * warp + lane / 4 + 8 * half, k));
+  for (int n = 0; n < 64; ++n) {
+    for (int k = 0; k < 16; ++k) col[k] = product.value(b.at(memory, n / 2 * 8 + lane % 4 * 2 + n % 2, k));
+    for (int half = 0; half < 2; ++half)
+      for (int k = 0; k < 16; ++k) product.d[n / 2 * 4 + half * 2 + n % 2] += rows[half][k] * col[k];
+  }
+}
+
+}  // namespace
+
+void reset_async() {
+  copies.clear();
+  for (Products& thread : products) thread = {};
+}
+
+bool run_async(bool late) {
+  const auto end = std::partition(copies.begin(), copies.end(), [late](const Copy& copy) { return late || !copy.late; });
+  if (end == copies.begin()) return false;
+  const auto chosen = copies.begin() + random_below(static_cast<uint32_t>(end - copies.begin()));
+  const Copy copy = *chosen;
+  copies.erase(chosen);
+  return run(copy), true;
+}
+
+void check_async() {
+  if (!copies.empty()) fault("a block ends while %d copies into shared memory are under way", int(copies.size()));
+  for (int t = 0; t < m.count; ++t)
+    if (!products[t].groups.empty() || !products[t].loose.empty()) fault("thread %d ends without waiting for its products", t);
+}
+
+uint32_t address_of(const SharedObject* object, int64_t byte) {
+  if (object != dynamic_of_rank(object->rank)) fail("`%s`: only dynamic shared memory has an address here", object->name);
+  return kDynamicAddress + static_cast<uint32_t>(byte);
+}
+
+void init_barrier(SharedPtr<uint64_t> barrier, int arrivals) {
+  Mbarrier state = {};
+  state.missing = state.arrivals = static_cast<uint32_t>(arrivals);
+  state_of((*barrier).at(Kind::kWrite)) = state;
+}
+
+void arrive_at(SharedPtr<uint64_t> barrier, int expected_bytes) {
+  Mbarrier& state = state_of((*barrier).at(Kind::kAtomic));
+  if (!state.missing) fail("more threads arrive at a barrier than the %d that it was made for", int(state.arrivals));
+  state.missing_bytes += expected_bytes;
+  --state.missing;
+  state.end_phase_if_complete();
+}
+
+void wait_for_phase(SharedPtr<uint64_t> barrier, int parity, const char* file, int line) {
+  waits[m.current] = {(*barrier).at(Kind::kAtomic), parity};
+  wait(State::kAtBarrier, file, line);
+}
+
+// The phase that runs has the other parity.
+bool barrier_has_ended(int thread) {
+  Mbarrier state;
+  memcpy(&state, waits[thread].barrier, sizeof state);
+  return static_cast<int>(state.phase) != waits[thread].parity;
+}
+
+void start_copy(int rank, uint32_t address, const CUtensorMap& opaque, int row, int col, uint64_t* barrier) {
+  Copy copy = {dynamic_of_rank(rank)->data, address, {}, row, col, barrier, random_below(2) == 0};
+  memcpy(&copy.map, &opaque, sizeof copy.map);
+  const int64_t end = int64_t{address} - kDynamicAddress + copy.map.box_cols * copy.map.box_rows * int64_t{sizeof(uint16_t)};
+  if (address % 1024 || end > dynamic_of_rank(rank)->bytes)
+    fail("TMA: a swizzled box begins at a multiple of 1024 bytes of shared memory and ends inside of it");
+  copies.push_back(copy);
+}
+
+void start_product(float* d, uint64_t a, uint64_t b, float (*value)(uint16_t), const char* file, int line) {
+  Products& own = products[m.current];
+  if (!own.fenced) fail("wgmma: no wgmma_fence since the sums were last touched");
+  for (uint64_t descriptor : {a, b}) {
+    const uint64_t* lanes = exchange(descriptor, file, line);
+    for (int lane = 0; lane < kWarpSize; ++lane)
+      if (lanes[lane] != descriptor) fail("wgmma: the lanes of a warp have different descriptors");
+  }
+  own.loose.push_back({d, a, b, value});
+}
+
+void commit_products() {
+  products[m.current].groups.push_back(std::move(products[m.current].loose));
+  products[m.current].loose.clear();
+}
+
+void wait_products(size_t groups, const char* file, int line) {
+  Products& own = products[m.current];
+  for (; own.groups.size() > groups; own.groups.pop_front())
+    for (const Product& product : own.groups.front()) run(product);
+  if (own.groups.empty()) own.fenced = false;  // now the thread may use the sums
+  exchange(0, file, line);                     // who is past it knows it of the whole warp
+}
+
+void fence_products() { products[m.current].fenced = true; }
+
+}  // namespace spx::emulator
+
+// As the driver's, for what the kernels ask of it; refuses what that refuses.
+CUresult CUDAAPI cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
+                                        const cuuint64_t* size, const cuuint64_t* stride, const cuuint32_t* box,
+                                        const cuuint32_t* every, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                        CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+  const bool emulated = (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) && rank == 2 &&
+                        every[0] == 1 && every[1] == 1 && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&
+                        swizzle == CU_TENSOR_MAP_SWIZZLE_128B && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  const bool allowed = reinterpret_cast<uintptr_t>(map) % 64 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+                       size[0] - 1 < uint64_t{1} << 32 && size[1] - 1 < uint64_t{1} << 32 && stride[0] % 16 == 0 &&
+                       stride[0] < uint64_t{1} << 40 && box[0] - 1 < 256 && box[1] - 1 < 256 && box[0] * 2 == 128;
+  if (!emulated || !allowed) return CUDA_ERROR_INVALID_VALUE;
+  const spx::emulator::TensorMap matrix = {static_cast<unsigned char*>(data), size[0], size[1], stride[0], box[0], box[1]};
+  memcpy(map, &matrix, sizeof matrix);
+  return CUDA_SUCCESS;
+}

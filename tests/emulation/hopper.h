@@ -1,0 +1,87 @@
+// csrc/cuda/hopper.cuh on the host, written from the PTX manual: "mbarrier", "Tensor Memory Access", "Swizzling modes",
+// "Asynchronous Warpgroup Level Matrix Instructions" (matrix descriptor format, strides, canonical layouts, register fragments).
+//
+//   copies (TMA)   happen some time after tma_load, in random order; every second one as late as possible, when all threads wait.
+//                  Until then the target is as it was. One that is still under way at the end fails the launch
+//   products       happen in wgmma_wait and no earlier, with what the operands are by then
+//   barriers       are the 64-bit words of the kernel. A thread that waits for a phase which nothing can end fails the launch
+//
+// Addresses: dynamic shared memory begins at kDynamicAddress in each block; static shared memory has none.
+// Not covered: the order of ordinary and asynchronous accesses to the same memory, apart from the above (fence.proxy.async).
+#pragma once
+#include <cuda.h>
+
+#include "emulator.h"
+
+namespace spx::emulator {
+
+constexpr uint32_t kDynamicAddress = 2048;
+
+uint32_t address_of(const SharedObject* object, int64_t byte);
+
+void init_barrier(SharedPtr<uint64_t> barrier, int arrivals);
+void arrive_at(SharedPtr<uint64_t> barrier, int expected_bytes);
+void wait_for_phase(SharedPtr<uint64_t> barrier, int parity, const char* file, int line);
+
+// A copy to [address, address + box) in the shared memory of block `rank`.
+void start_copy(int rank, uint32_t address, const CUtensorMap& map, int row, int col, uint64_t* barrier);
+
+// d += a b, by one thread: its part of the product of its warpgroup.
+void start_product(float* d, uint64_t a, uint64_t b, float (*value)(uint16_t), const char* file, int line);
+void commit_products();
+void wait_products(size_t groups, const char* file, int line);
+void fence_products();
+
+}  // namespace spx::emulator
+
+namespace spx::cuda {
+
+template <class T>
+uint32_t shared_address(emulator::SharedPtr<T> p) {
+  return emulator::address_of(p.object(), reinterpret_cast<unsigned char*>(p.raw()) - p.object()->data);
+}
+
+inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::wait_cluster(file, line);
+}
+
+inline void barrier_init(Shared<Barrier> barrier, int arrivals) { emulator::init_barrier(barrier, arrivals); }
+inline void fence_barrier_init() {}
+inline void barrier_expect(Shared<Barrier> barrier, int bytes) { emulator::arrive_at(barrier, bytes); }
+inline void barrier_arrive(Shared<Barrier> barrier, int rank) { emulator::arrive_at(barrier.of_rank(rank), 0); }
+inline void barrier_wait(Shared<Barrier> barrier, int parity, const char* file = __builtin_FILE(),
+                         int line = __builtin_LINE()) {
+  emulator::wait_for_phase(barrier, parity, file, line);
+}
+
+template <class T>
+void tma_load(Shared<T> to, const CUtensorMap& map, int row, int col, Shared<Barrier> barrier, uint16_t blocks) {
+  for (int rank = 0; blocks >> rank; ++rank)
+    if (blocks >> rank & 1) emulator::start_copy(rank, shared_address(to), map, row, col, barrier.of_rank(rank).raw());
+}
+template <class T>
+void tma_load(Shared<T> to, const CUtensorMap& map, int row, int col, Shared<Barrier> barrier) {
+  emulator::start_copy(barrier.object()->rank, shared_address(to), map, row, col, barrier.raw());
+}
+
+template <class T>
+void wgmma_64x256x16(float (&d)[128], uint64_t a, uint64_t b, const char* file = __builtin_FILE(),
+                     int line = __builtin_LINE()) {
+  constexpr auto value = [](uint16_t bits) {
+    T v;
+    memcpy(&v, &bits, sizeof v);
+    return to_acc(v);
+  };
+  emulator::start_product(d, a, b, value, file, line);
+}
+inline void wgmma_fence() { emulator::fence_products(); }
+inline void wgmma_commit() { emulator::commit_products(); }
+template <int kGroups>
+void wgmma_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::wait_products(kGroups, file, line);
+}
+inline void wgmma_finish(float (&)[128], const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::wait_products(0, file, line);
+}
+
+}  // namespace spx::cuda
