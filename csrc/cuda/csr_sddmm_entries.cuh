@@ -21,33 +21,36 @@ struct TileEntries {
   Shared<int32_t> first;   // [kRows] a row's first entry inside the tile
   Shared<int32_t> before;  // [kRows] how many entries of the tile lie in rows above
 
-  // Finds them and returns how many there are. Every thread of the block calls it; `scratch` has a slot per warp.
+  // Finds them in a tile of `rows` <= kRows rows and returns how many there are. Every thread of the block calls it, at least
+  // kRows; `scratch` has a slot per warp.
   template <class Index>
-  __device__ int32_t find(const CsrPattern<Index>& pattern, int64_t row0, int64_t col0, int cols,
+  __device__ int32_t find(const CsrPattern<Index>& pattern, int64_t row0, int rows, int64_t col0, int cols,
                           Shared<int32_t> scratch) const {
-    search(pattern, row0, col0, cols, threadIdx.x, blockDim.x);
-    return number(scratch);
+    const int row = threadIdx.x;
+    int32_t begin = 0, count = 0;
+    const int32_t mine = row < rows ? find_row(pattern, row0 + row, col0, cols, &begin) : 0;
+    const int32_t above = block_scan<int32_t>(mine, scratch, &count);
+    if (row < kRows) {
+      first[row] = begin;
+      before[row] = above;
+    }
+    __syncthreads();
+    return count;
   }
 
-  // The two steps of find, for a block in which some threads have something else to do. First: where the entries are, by those
-  // threads that the caller numbers.
+  // The same in two steps, for a block in which some threads have something else to do. First: where the entries are in a tile of
+  // kRows rows, by those threads that the caller numbers.
   template <class Index>
   __device__ void search(const CsrPattern<Index>& pattern, int64_t row0, int64_t col0, int cols, int thread,
                          int threads) const {
     for (int row = thread; row < kRows; row += threads) {
-      int32_t begin = 0, end = 0;
-      if (row0 + row < pattern.rows) {
-        const int32_t row_end = pattern.row_ptr[row0 + row + 1];
-        begin = lower_bound(pattern.col_idx, pattern.row_ptr[row0 + row], row_end, col0);
-        end = lower_bound(pattern.col_idx, begin, row_end, col0 + cols);
-      }
+      int32_t begin = 0;
+      before[row] = find_row(pattern, row0 + row, col0, cols, &begin);
       first[row] = begin;
-      before[row] = end - begin;
     }
   }
 
-  // Then, of at least kRows threads in a whole block: how many there are before each row. A barrier lies between the two, or
-  // each thread has searched its own row.
+  // Then, behind a barrier, by the whole block: how many there are before each row.
   __device__ int32_t number(Shared<int32_t> scratch) const {
     const int row = threadIdx.x;
     int32_t count = 0;
@@ -55,6 +58,15 @@ struct TileEntries {
     if (row < kRows) before[row] = above;
     __syncthreads();
     return count;
+  }
+
+  // How many entries a row of the matrix has in the columns, and which is the first.
+  template <class Index>
+  static __device__ int32_t find_row(const CsrPattern<Index>& pattern, int64_t row, int64_t col0, int cols, int32_t* begin) {
+    if (row >= pattern.rows) return 0;
+    const int32_t row_end = pattern.row_ptr[row + 1];
+    *begin = lower_bound(pattern.col_idx, pattern.row_ptr[row], row_end, col0);
+    return lower_bound(pattern.col_idx, *begin, row_end, col0 + cols) - *begin;
   }
 
   // Which entry of the pattern the e-th of the tile is; its row in the tile goes to *row.

@@ -146,7 +146,7 @@ struct MmaGrid {
   MmaGrid(int64_t rows, int64_t cols, int64_t tokens)
       : col_tiles(tiles_along(cols, kMmaCols)),
         tiles(tiles_along(rows, kMmaRows) * col_tiles),
-        shares(tiles, kEnoughMmaBlocks, tokens, kMmaTokens) {}
+        shares(kEnoughMmaBlocks / tiles, tokens, kMmaTokens) {}
 };
 
 // Sum is T where a tile has one block. Else it is float, and dw is [shares, capacity].
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const int64_t row0 = tile / grid.col_tiles * kMmaRows, col0 = tile % grid.col_tiles * kMmaCols;
   if constexpr (std::is_same_v<T, Sum>) clear_unused(dw, pattern);
   const TileEntries<kMmaRows> entries{first, before};
-  const int32_t count = entries.find(pattern, row0, col0, kMmaCols, scratch);
+  const int32_t count = entries.find(pattern, row0, kMmaRows, col0, kMmaCols, scratch);
   if (count == 0) return;  // the whole block
 
   const int warp = threadIdx.x / kWarp, row = warp / kColWarps * kWarpRows, col = warp % kColWarps * kWarpCols;
@@ -206,10 +206,6 @@ Status csr_sddmm_mma(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, De
   SPX_TRY(
       launch("csr_sddmm_mma", csr_sddmm_mma_kernel<T, float, Index>, blocks, kMmaThreads, where, sums, pattern, dy, x, grid));
   return add_shares(dw, sums, pattern, grid.shares, where);
-}
-
-inline int64_t csr_sddmm_mma_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens) {
-  return MmaGrid(rows, cols, tokens).shares.workspace(capacity);
 }
 
 }  // namespace spx::cuda

@@ -21,8 +21,8 @@
 // So the dense product's rate in the main loop. Once per tile, 4 times for 4096 x 4096 on 132 multiprocessors, come about 3000
 // clocks of launch and first loads, 1100 of moving the sums to shared memory and 3000 of writing entries (at 80 % zeros): 5 % for
 // 8192 tokens. Registers: 128 sums and 30 more; one block fits a multiprocessor, 168 for each thread, so setmaxnreg gains nothing.
-// Entries are found behind the multiplication, so a tile without entries is computed as others are: where csr_sddmm comes here
-// there is an entry for 8192 places, and 98 % of such tiles have one if they are spread evenly.
+// Entries are found behind the multiplication, so a tile without entries is computed as others are: where csr_sddmm comes here a
+// tile has 128 entries on average.
 #pragma once
 #include "csr_sddmm_shares.cuh"
 #include "hopper.cuh"
@@ -34,12 +34,12 @@ constexpr int kWgmmaThreads = 3 * kWarpgroup;  // the first loads and finds entr
 constexpr int kWgmmaRows = 128;
 constexpr int kWgmmaCols = 256;
 constexpr int kClusterBlocks = 2;
-constexpr int kStepTokens = 64;
+constexpr int kWgmmaTokens = 64;
 constexpr int kStages = 4;  // 192 KB
 
 // Boxes of a step: dy's, then x's.
 constexpr int kBoxCols = kBoxWidth / static_cast<int>(sizeof(uint16_t));
-constexpr int kBoxBytes = kStepTokens * kBoxWidth;
+constexpr int kBoxBytes = kWgmmaTokens * kBoxWidth;
 constexpr int kDyBoxes = kWgmmaRows / kBoxCols;
 constexpr int kXBoxes = kWgmmaCols / kBoxCols;
 constexpr int kStageBoxes = kDyBoxes + kXBoxes;
@@ -67,7 +67,7 @@ struct WgmmaGrid {
       : col_tiles(tiles_along(cols, kWgmmaCols)),
         row_tiles(tiles_along(rows, kWgmmaRows * kClusterBlocks) * kClusterBlocks),
         tiles(row_tiles * col_tiles),
-        shares(tiles, kEnoughWgmmaBlocks, tokens, kStepTokens) {}
+        shares(kEnoughWgmmaBlocks / tiles, tokens, kWgmmaTokens) {}
 };
 
 // What a block of the grid makes: the tile that begins at (row0, col0), from `steps` steps of tokens.
@@ -86,7 +86,7 @@ struct WgmmaTile {
     col0 = (first + cluster % width) * kWgmmaCols;
     token0 = static_cast<int>(grid.shares.begin(share));
     const int64_t tokens = grid.shares.end(share) - token0;
-    steps = tokens > 0 ? static_cast<int>((tokens + kStepTokens - 1) / kStepTokens) : 0;
+    steps = tokens > 0 ? static_cast<int>((tokens + kWgmmaTokens - 1) / kWgmmaTokens) : 0;
   }
 };
 
@@ -114,7 +114,7 @@ struct Stages {
     constexpr int kShare = kXBoxes / kClusterBlocks;
     constexpr uint16_t kAll = (1 << kClusterBlocks) - 1;
     for (int step = 0; step < tile.steps; ++step) {
-      const int stage = step % kStages, round = step / kStages, token = tile.token0 + step * kStepTokens;
+      const int stage = step % kStages, round = step / kStages, token = tile.token0 + step * kWgmmaTokens;
       if (round > 0) barrier_wait(empty + stage, (round - 1) % 2);
       barrier_expect(full + stage, kStageBytes);
       for (int i = 0; i < kDyBoxes; ++i) tma_load(box(stage, i), dy, token, tile.row0 + i * kBoxCols, full + stage);
@@ -135,7 +135,7 @@ struct Stages {
       barrier_wait(full + stage, step / kStages % 2);
       wgmma_fence();
 #pragma unroll
-      for (int token = 0; token < kStepTokens; token += 16) {
+      for (int token = 0; token < kWgmmaTokens; token += 16) {
         const uint64_t offset = descriptor_offset(stage * kStageBytes + token * kBoxWidth);
         wgmma_64x256x16<T>(sums, dy + offset, x + offset);
       }
@@ -232,8 +232,8 @@ template <class T, class Index>
 Status csr_sddmm_wgmma(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace,
                        Where where) {
   CUtensorMap dy_map, x_map;
-  SPX_TRY(make_tensor_map(&dy_map, dy, kStepTokens));
-  SPX_TRY(make_tensor_map(&x_map, x, kStepTokens));
+  SPX_TRY(make_tensor_map(&dy_map, dy, kWgmmaTokens));
+  SPX_TRY(make_tensor_map(&x_map, x, kWgmmaTokens));
   const WgmmaGrid grid(pattern.rows, pattern.cols, x.rows);
   const int64_t blocks = grid.tiles * grid.shares.count;
   const Block block(kWgmmaThreads, kWgmmaSharedBytes, kClusterBlocks);
@@ -244,10 +244,6 @@ Status csr_sddmm_wgmma(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, 
   SPX_TRY(launch("csr_sddmm_wgmma", csr_sddmm_wgmma_kernel<T, float, Index>, blocks, block, where, sums, pattern, dy_map, x_map,
                  grid));
   return add_shares(dw, sums, pattern, grid.shares, where);
-}
-
-inline int64_t csr_sddmm_wgmma_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens) {
-  return WgmmaGrid(rows, cols, tokens).shares.workspace(capacity);
 }
 
 }  // namespace spx::cuda

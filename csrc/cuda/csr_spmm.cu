@@ -124,10 +124,10 @@ __device__ __forceinline__ void sum_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kT
   }
 }
 
-// What is stored of a sum: where `relu`, 0 instead of what is negative.
+// What is stored: where `relu`, 0 instead of what is negative.
 template <class T>
-__device__ inline T output(Acc<T> sum, bool relu) {
-  return from_acc<T>(relu && sum < 0 ? Acc<T>{0} : sum);
+__device__ __forceinline__ T output(T v, bool relu) {
+  return relu && to_acc(v) < 0 ? T{} : v;
 }
 
 // y, from the registers of a warp's rows. Lane i holds the place of row i in the block. Split rows are left to store_parts.
@@ -147,7 +147,7 @@ __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kR
       const int row = shfl_idx(place, i);
       Tokens<T> tokens;
 #pragma unroll
-      for (int t = 0; t < Tile<T>::kTokensPerLane; ++t) tokens.set(t, output<T>(acc[i][t], relu));
+      for (int t = 0; t < Tile<T>::kTokensPerLane; ++t) tokens.set(t, from_acc<T>(acc[i][t]));
       if (lane / kYLanes * kYLanes == lane0) slab[(lane - lane0) * kStride + row] = tokens;
     }
     __syncthreads();
@@ -156,7 +156,7 @@ __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kR
       const int64_t token = token0 + (lane0 + from) * Tile<T>::kTokensPerLane;
 #pragma unroll
       for (int t = 0; t < Tile<T>::kTokensPerLane; ++t)
-        if (token + t < y.rows) y.row(token + t)[row0 + mine] = tokens[t];
+        if (token + t < y.rows) y.row(token + t)[row0 + mine] = output(tokens[t], relu);
     }
   }
 }
@@ -191,7 +191,7 @@ __device__ void store_parts(DenseView<T> y, Shared<Sums<T>> slab, Acc<T> (&acc)[
     const int64_t token = token0 + (lane0 + from) * Tile<T>::kTokensPerLane;
 #pragma unroll
     for (int t = 0; t < Tile<T>::kTokensPerLane; ++t)
-      if (token + t < y.rows) y.row(token + t)[my_row] = output<T>(sum[t], relu);
+      if (token + t < y.rows) y.row(token + t)[my_row] = output(from_acc<T>(sum[t]), relu);
   }
 }
 

@@ -59,6 +59,16 @@ LaunchRecord& last_launch() {
   return record;
 }
 
+int64_t shared_bytes_per_block() {
+  int device = 0, bytes = 0;
+  // Without a usable device the launch will report what is wrong.
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+    bytes = 0;
+  cudaGetLastError();
+  return bytes;
+}
+
 DeviceGuard::DeviceGuard(int device) : previous_(-1) {
   int current = device;
   // Where the thread has no usable device there is nothing to come back to; the launch will report what is wrong.

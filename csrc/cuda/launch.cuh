@@ -3,7 +3,7 @@
 // The same .cu files are compiled by nvcc and, for tests without a GPU, by the host compiler over tests/emulation. So:
 //   * launch() stands for <<<>>>
 //   * SPX_SHARED declares shared memory; a helper takes it as Shared<T>, and reads it into a named type, never `auto`.
-//     SPX_DYNAMIC_SHARED is the dynamic shared memory of the launch, aligned to 1024 bytes
+//     SPX_DYNAMIC_SHARED declares what the launch gives beyond the 48 KB of that: once in a kernel, aligned to 1024 bytes
 //   * warp primitives are the ones below, always with all 32 lanes; blocks are whole warps; no thread leaves before a barrier
 #pragma once
 #include <cuda_bf16.h>
@@ -24,6 +24,11 @@ struct LaunchRecord {
   dim3 grid, block;
 };
 LaunchRecord& last_launch();
+
+constexpr int kDynamicAlignment = 1024;  // of dynamic shared memory: may cost as many bytes
+
+// How much shared memory, static and dynamic, a block may have on the current device.
+int64_t shared_bytes_per_block();
 
 __device__ inline float to_acc(float v) { return v; }
 __device__ inline double to_acc(double v) { return v; }
@@ -50,7 +55,9 @@ __device__ inline T from_acc(Acc<T> v) {
 
 #if defined(__CUDACC__)
 #define SPX_SHARED(type, name, count) __shared__ type name[count]
-#define SPX_DYNAMIC_SHARED(type, name) extern __shared__ __align__(1024) type name[]
+#define SPX_DYNAMIC_SHARED(type, name)                                                    \
+  extern __shared__ __align__(::spx::cuda::kDynamicAlignment) uint4 spx_dynamic_shared[]; \
+  type* const name = reinterpret_cast<type*>(spx_dynamic_shared)
 
 namespace spx::cuda {
 
@@ -138,7 +145,7 @@ inline int64_t blocks_for(int64_t items, int64_t items_per_block) {
   return blocks < 1 ? 1 : (blocks > kMaxBlocks ? kMaxBlocks : blocks);
 }
 
-// Of a block: its threads, and what only kernels for sm_90 ask for, bytes of dynamic shared memory and neighbours in a cluster.
+// What a launch says of its blocks: the threads, the bytes of dynamic shared memory, and, for sm_90, how many are a cluster.
 struct Block {
   unsigned threads, shared_bytes, cluster;
 

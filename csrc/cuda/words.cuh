@@ -6,7 +6,7 @@ namespace spx::cuda {
 
 // They stay words until they are used: as 16-bit elements they would take a register each.
 template <class T, int kCount>
-struct alignas(kCount * sizeof(T)) Words {
+struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Words {  // 16 bytes are the widest load
   uint32_t word[kCount * sizeof(T) / sizeof(uint32_t)];
 
   __device__ T operator[](int i) const {
@@ -22,8 +22,8 @@ struct alignas(kCount * sizeof(T)) Words {
   __device__ void set(int i, T v) { memcpy(reinterpret_cast<char*>(word) + i * sizeof(T), &v, sizeof(T)); }
 };
 
-// to[r] = m[row + r, col] and its neighbours, 0 for what lies outside of m; col is a multiple of kCount. One load where the rows
-// of m are aligned for it, else one element at a time.
+// to[r] = m[row + r, col] and its neighbours, 0 for what lies outside of m; col is a multiple of kCount. 128-bit loads where
+// the rows of m are aligned for them, else one element at a time.
 template <class T, int kCount, int kRows>
 __device__ __forceinline__ void load_words(Words<T, kCount> (&to)[kRows], DenseView<const T> m, int64_t row, int64_t col) {
   if (m.cols % kCount == 0) {

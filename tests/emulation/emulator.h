@@ -24,6 +24,8 @@ inline dim3 blockDim, gridDim;
 
 namespace spx::emulator {
 
+constexpr int kMaxSharedBytes = 232448;  // of a block, static and dynamic: an H100's
+
 struct BlockShape {
   unsigned threads, shared_bytes, cluster;
 };

@@ -21,11 +21,13 @@ enum Fault {
   kLeft,
   kDivergentShuffle,
   kShort,
-  kGlobalOverrun
+  kGlobalOverrun,
+  kShortDynamic
 };
 const char* const kNames[] = {
-    "none",      "no_barrier",        "no_second_barrier",   "no_warp_barrier",   "overrun",        "raw_overrun",
-    "unwritten", "divergent_barrier", "left_before_barrier", "divergent_shuffle", "part_of_a_warp", "global_overrun"};
+    "none",           "no_barrier",     "no_second_barrier", "no_warp_barrier",     "overrun",
+    "raw_overrun",    "unwritten",      "divergent_barrier", "left_before_barrier", "divergent_shuffle",
+    "part_of_a_warp", "global_overrun", "short_dynamic"};
 constexpr int kFaults = sizeof kNames / sizeof *kNames;
 constexpr int kThreads = 128;
 constexpr int kBlocks = 3;
@@ -44,7 +46,7 @@ __device__ T* raw(Shared<T> p) {
 template <Fault kFault>
 __global__ void faulty_kernel(float* out, const float* in) {
   SPX_SHARED(float, tile, kThreads);
-  SPX_SHARED(int, counts, kThreads / kWarp);
+  SPX_DYNAMIC_SHARED(int, counts);  // one for each warp
   const int thread = threadIdx.x, warp = thread / kWarp, lane = thread % kWarp;
   float sum = 0;
   for (int step = 0; step < kSteps; ++step) {
@@ -73,8 +75,9 @@ __global__ void faulty_kernel(float* out, const float* in) {
 
 template <Fault kFault = kNone>
 Status run(int fault, float* out, const float* in) {
-  if (fault == kFault)
-    return launch(kNames[kFault], faulty_kernel<kFault>, kBlocks, kFault == kShort ? kThreads - 1 : kThreads, nullptr, out, in);
+  const Block block(kFault == kShort ? kThreads - 1 : kThreads,
+                    (kThreads / kWarp - (kFault == kShortDynamic ? 1 : 0)) * sizeof(int));
+  if (fault == kFault) return launch(kNames[kFault], faulty_kernel<kFault>, kBlocks, block, nullptr, out, in);
   if constexpr (kFault + 1 < kFaults)
     return run<static_cast<Fault>(kFault + 1)>(fault, out, in);
   else

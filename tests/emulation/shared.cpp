@@ -1,11 +1,12 @@
 // Shared memory: exact-size objects, and who may touch what when. See emulator.h.
+#include <algorithm>
+
 #include "machine.h"
 
 namespace spx::emulator {
 namespace {
 
-constexpr int64_t kMaxSharedBytes = 49152;           // of static shared memory
-constexpr int64_t kMaxAllSharedBytes = 232448;       // with dynamic shared memory, which the launch asks for
+constexpr int64_t kMaxStaticBytes = 49152;           // of shared memory that the launch does not speak of
 constexpr int64_t kCanaryBytes = SPX_ASAN ? 0 : 64;  // ASan's red zones begin at the first byte outside
 constexpr unsigned char kCanary = 0xC5, kPoison = 0xFF;
 
@@ -33,8 +34,7 @@ bool intact(const SharedObject& object) {
 SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line) {
   SharedObject* object = nullptr;
   const int rank = m.threads[m.current].rank;
-  int64_t total = m.block.shared_bytes, most = kMaxSharedBytes + total;
-  if (most > kMaxAllSharedBytes) most = kMaxAllSharedBytes;
+  int64_t total = m.block.shared_bytes, most = std::min<int64_t>(kMaxStaticBytes + total, kMaxSharedBytes);
   for (SharedObject* other : objects) {
     if (other->rank != rank) continue;
     if (other->site == site) object = other;

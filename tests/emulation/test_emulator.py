@@ -70,6 +70,7 @@ SEEN = {
     "no_second_barrier": ("race on shared memory",),
     "no_warp_barrier": ("race on shared memory", "read of unwritten shared memory"),
     "overrun": ("shared memory overrun: `tile`",),
+    "short_dynamic": ("shared memory overrun: `counts`",),
     "unwritten": ("read of unwritten shared memory: `tile[40]`",),
     "divergent_barrier": ("divergent barrier: thread 0 waits in __syncthreads at faults.cu:",),
     "left_before_barrier": ("divergent barrier",),

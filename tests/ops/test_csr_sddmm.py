@@ -8,8 +8,9 @@ from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, proble
 
 from sparse_ext.ops import OPS
 
-# On CUDA a block has 128 x 128 positions and 32 tokens at a time, or 64 x 64 where the type or the pattern wants CUDA cores; on
-# sm_90a two blocks have 256 x 256, and 64 tokens four times, where rows and columns are multiples of 8.
+# On CUDA a block has 128 x 128 positions and 32 tokens at a time where a 16-bit type has enough entries for tensor cores. Else
+# its tiles grow with the zeros, here from 32 x 32 on, and it has 32 tokens at a time, of double 16. On sm_90a two blocks have
+# 256 x 256 positions, and 64 tokens four times, where rows and columns are multiples of 8.
 ACROSS = (
     Shape(136, 264, 70, 0.3),  # a little more than a multiple of everything, rows of dy and x aligned for 128-bit loads
     Shape(132, 136, 33, 0.3),  # those of x alone
@@ -18,10 +19,13 @@ ACROSS = (
     Shape(65, 129, 15, 1.0),  # fewer tokens than one mma takes
     Shape(9, 17, 1570, 0.5, spare=300),  # three shares of tokens, the last one shorter
     Shape(260, 136, 17, 0.05, skew=True),  # full rows, and rows that skip tiles
-    Shape(70, 2048, 37, 0.00002, spare=2),  # so sparse that every type takes CUDA cores
     Shape(8, 16, 1600, 0.9, spare=9),  # three shares of tokens, of 9, 9 and 7 steps
     Shape(264, 520, 321, 0.1, spare=7),  # a little more than one cluster in rows, than two in columns, than five steps
     Shape(8, 2312, 64, 0.01, skew=True),  # two panels of tiles, the second with two columns
+    # So sparse that every type takes CUDA cores:
+    Shape(70, 2048, 37, 0.00002, spare=2),  # nearly nothing
+    Shape(290, 803, 33, 0.015, spare=5),  # several tiles, larger ones, unaligned rows
+    Shape(40, 200, 1060, 0.01),  # two shares
 )
 
 
@@ -53,48 +57,69 @@ def with_mask(mask, p):
 
 
 @pytest.mark.parametrize("shape", [Shape(260, 262, 35, 0.5), Shape(264, 264, 35, 0.5)], ids=str)
-def test_tiles_without_entries(shape, device, dtype):
-    """Entries in two of nine tiles only, in the corners of those."""
+@pytest.mark.parametrize("full", [slice(0, 0), slice(130, 190)], ids=["few", "many"])
+def test_tiles_without_entries(shape, full, device, dtype):
+    """Entries in two of nine tiles only, in the corners of those; or in a third one, enough for tensor cores."""
     p = problem(shape, dtype, device)
     mask = torch.zeros(shape.rows, shape.cols, dtype=torch.bool, device=device)
     for corner in ((0, 0), (127, 127), (63, 64), (64, 63), (256, 256), (259, 261)):
         mask[corner] = True
+    mask[full, full] = True
     assert_writes_all(with_mask(mask, p), dtype)
 
 
+@pytest.mark.parametrize("tokens", [35, 0])
+def test_more_entries_than_a_tile_should_have(tokens, device, dtype):
+    """A full corner of an empty matrix: the block takes rounds, of which the last is not full."""
+    p = problem(Shape(1000, 1003, tokens, 0.0), dtype, device)
+    mask = torch.zeros(1000, 1003, dtype=torch.bool, device=device)
+    mask[3:68, 5:70] = True
+    assert_writes_all(with_mask(mask, p), dtype)
+
+
+# Masks with enough entries for tensor cores to take a 16-bit type, and with so few that CUDA cores do.
+PATTERNS = {"many": lambda mask: mask, "few": lambda mask: mask & torch.eye(*mask.shape, dtype=torch.bool, device=mask.device)}
+
+
+@pytest.fixture(params=PATTERNS)
+def pattern(request):
+    return PATTERNS[request.param]
+
+
 @pytest.mark.parametrize("shape", [Shape(140, 133, 35, 0.4), Shape(144, 136, 35, 0.4)], ids=str)
-def test_non_finite_values_stay_in_their_row_and_column(shape, device, dtype):
+def test_non_finite_values_stay_in_their_row_and_column(shape, pattern, device, dtype):
     """Of a tile that is computed whole, beyond the edges of the matrix and of the tokens."""
     p = problem(shape, dtype, device)
     p.dy[[0, 34, 20], [0, 139, 129]] = torch.tensor([float("inf"), float("nan"), float("-inf")], device=device).to(dtype)
     p.x[[34, 0, 7], [132, 0, 64]] = torch.tensor([float("nan"), float("-inf"), float("inf")], device=device).to(dtype)
-    assert_writes_all(with_mask(p.mask, p), dtype)
+    assert_writes_all(with_mask(pattern(p.mask), p), dtype)
 
 
-@pytest.mark.parametrize("shape", [Shape(9, 17, 72, 0.9), Shape(8, 16, 72, 0.9)], ids=str)
-def test_every_token_counts_once(shape, device, dtype):
+@pytest.mark.parametrize("shape", [Shape(50, 58, 72, 0.9), Shape(48, 56, 72, 0.9)], ids=str)
+def test_every_token_counts_once(shape, pattern, device, dtype):
     """Alone it gives its product: tokens lie in another order in registers, the same for both operands."""
     p = problem(shape, dtype, device)
     p.dy[:] = torch.arange(72, device=device).to(dtype)[:, None] + 1
+    row_ptr, *others = with_mask(pattern(p.mask), p)
+    nnz = int(row_ptr[-1])
     for token in range(72):
         p.x.zero_()
         p.x[token] = 1
-        row_ptr, *others = with_mask(p.mask, p)
-        got, nnz = OPS["csr_sddmm"](row_ptr, *others), int(row_ptr[-1])
+        got = OPS["csr_sddmm"](row_ptr, *others)
         assert (got[:nnz] == token + 1).all()
         assert (got[nnz:] == 0).all()
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(2, 3), (8, 8)])
-def test_sums_are_kept_in_float32(rows, cols, device, dtype):
+@pytest.mark.parametrize("size", [50, 48])
+def test_sums_are_kept_in_float32(size, pattern, device, dtype):
     """1 + 2 ** -11 does not fit 16 bits, but 1024 of those 2 ** -11 add up."""
     tokens = 1025
-    x = torch.full((tokens, cols), 2.0**-11, device=device, dtype=dtype)
+    x = torch.full((tokens, size), 2.0**-11, device=device, dtype=dtype)
     x[0] = 1.0
-    dy = torch.ones(tokens, rows, device=device, dtype=dtype)
-    mask = torch.ones(rows, cols, dtype=torch.bool, device=device)
-    row_ptr, col_idx = OPS["csr_from_mask"](mask, rows * cols)
-    assert (OPS["csr_sddmm"](row_ptr, col_idx, cols, dy, x) == 1.5).all()
+    dy = torch.ones(tokens, size, device=device, dtype=dtype)
+    mask = pattern(torch.ones(size, size, dtype=torch.bool, device=device))
+    row_ptr, col_idx = OPS["csr_from_mask"](mask, int(mask.sum()))
+    assert (OPS["csr_sddmm"](row_ptr, col_idx, size, dy, x) == 1.5).all()
 
 
 def test_same_bits_on_every_run(device, dtype):
