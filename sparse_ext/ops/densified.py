@@ -28,7 +28,7 @@ def _kept_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
     size_bytes = size * dtype.itemsize
     if not hasattr(_kept, "memory") or _kept.memory.numel() < size_bytes:
         _kept.memory = torch.empty(size_bytes, dtype=torch.uint8)
-    return cast(torch.Tensor, _kept.memory).view(dtype)[:size]
+    return cast(torch.Tensor, _kept.memory)[:size_bytes].view(dtype)
 
 
 def _panels(rows: int, cols: int, like: torch.Tensor, many: bool = True) -> Iterator[tuple[int, int, torch.Tensor]]:

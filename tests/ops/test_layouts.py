@@ -115,6 +115,14 @@ def test_panels_serve_inference_and_training_in_turn(all_dense, monkeypatch):
     assert torch.equal(trained, y)
 
 
+def test_panels_serve_dtypes_in_turn(monkeypatch):
+    """The memory of an odd number of 16-bit elements, too."""
+    monkeypatch.setattr(densified, "_kept", threading.local())
+    for dtype, cols in ((torch.bfloat16, 21), (torch.float64, 4)):
+        for arguments in ARGUMENTS["densified_matmul"](problem(Shape(3, cols, 5, 0.5), dtype)):
+            assert_agrees("densified_matmul", arguments, dtype)
+
+
 def test_panels_of_several_threads(all_dense):
     """Each has its own memory."""
     p = problem(Shape(64, 300, 40, 0.3))
