@@ -220,12 +220,14 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   if (warp >= kWarpgroup / kWarp) store_sums(memory, sums);
   __syncthreads();
   write_entries(dw + tile.share * pattern.capacity, pattern, entries, count, tile.col0, memory);
+#elif defined(__CUDA_ARCH__)
+  __trap();  // not reached, unless the driver has compiled other code than that for sm_90a
 #endif
 }
 
-// TMA wants rows of whole 16 bytes, and a matrix that is not empty.
+// TMA wants rows of whole 16 bytes, a matrix that is not empty, and places, also those of a last step, that fit an int.
 inline bool fits_wgmma(int64_t rows, int64_t cols, int64_t tokens) {
-  return rows > 0 && cols > 0 && tokens > 0 && rows % 8 == 0 && cols % 8 == 0;
+  return rows > 0 && cols > 0 && tokens > 0 && rows % 8 == 0 && cols % 8 == 0 && tokens <= INT32_MAX - kWgmmaTokens;
 }
 
 template <class T, class Index>

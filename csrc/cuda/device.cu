@@ -71,8 +71,9 @@ int64_t shared_bytes_per_block() {
 
 DeviceGuard::DeviceGuard(int device) : previous_(-1) {
   int current = device;
-  // Where the thread has no usable device there is nothing to come back to; the launch will report what is wrong.
-  if (cudaGetDevice(&current) == cudaSuccess && current != device && cudaSetDevice(device) == cudaSuccess) previous_ = current;
+  // Where the thread has no usable device there is nothing to come back to; the launch will report what is wrong. Set also where
+  // it is the current one: a thread that has made no call yet has no context before, and cuTensorMapEncodeTiled needs one.
+  if (cudaGetDevice(&current) == cudaSuccess && cudaSetDevice(device) == cudaSuccess && current != device) previous_ = current;
   cudaGetLastError();
 }
 
@@ -86,7 +87,8 @@ const char* describe_failure(Status status) {
   const LaunchRecord& launch = last_launch();
   text = std::string(cudaGetErrorString(error)) + " (kernel " + launch.kernel + ", grid " + std::to_string(launch.grid.x) +
          ", block " + std::to_string(launch.block.x) + ", built for " SPX_CUDA_ARCHS ")";
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion)
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion ||
+      error == cudaErrorInvalidDeviceFunction)
     text += "; this binary has no code for the device: rebuild with SPARSE_EXT_CUDA_ARCHS set to its compute capability";
   else if (error == cudaErrorInsufficientDriver)
     text += "; CUDA 13 binaries need driver >= 580: update the driver (nvidia-smi shows its version)";

@@ -163,6 +163,7 @@ Status make_tensor_map(CUtensorMap* map, DenseView<const T> m, int rows) {
     cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
+  last_launch() = {"cuTensorMapEncodeTiled", dim3(0), dim3(0)};  // for describe_failure
   if (!encode) return cudaErrorNotSupported;
   const cuuint64_t size[] = {static_cast<cuuint64_t>(m.cols), static_cast<cuuint64_t>(m.rows)},
                    stride[] = {size[0] * sizeof(T)};
@@ -171,7 +172,7 @@ Status make_tensor_map(CUtensorMap* map, DenseView<const T> m, int rows) {
       encode(map, std::is_same_v<T, bf16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
              const_cast<T*>(m.data), size, stride, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? kOk : Status{cudaErrorInvalidValue};
+  return static_cast<Status>(result);  // the driver's codes are the runtime's
 }
 
 }  // namespace spx::cuda

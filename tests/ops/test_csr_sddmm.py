@@ -1,5 +1,6 @@
 """The tiles of csr_sddmm: every way a matrix and its tokens can lie across them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -120,6 +121,14 @@ def test_sums_are_kept_in_float32(size, pattern, device, dtype):
     mask = pattern(torch.ones(size, size, dtype=torch.bool, device=device))
     row_ptr, col_idx = OPS["csr_from_mask"](mask, int(mask.sum()))
     assert (OPS["csr_sddmm"](row_ptr, col_idx, size, dy, x) == 1.5).all()
+
+
+def test_first_call_of_a_thread(device, dtype):
+    """As autograd's threads make it: on a GPU without a context so far."""
+    (arguments,) = ARGUMENTS["csr_sddmm"](problem(Shape(64, 72, 65, 0.2), dtype, device))
+    with ThreadPoolExecutor(1) as thread:
+        got = thread.submit(OPS["csr_sddmm"], *arguments).result()
+    assert torch.equal(got, OPS["csr_sddmm"](*arguments))
 
 
 def test_same_bits_on_every_run(device, dtype):
