@@ -197,7 +197,7 @@ template <class T, class Index>
 Status csr_sddmm_cores(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace,
                        Where where) {
   const CoreGrid grid = core_grid<T>(pattern.rows, pattern.cols, pattern.capacity, x.rows);
-  const Block block(kThreads, static_cast<int>(grid.steps_bytes()));
+  const Block block = Block(kThreads, static_cast<int>(grid.steps_bytes())).allow(2 * columns_that_fit<T>() * kColumnBytes);
   if (grid.shares.count == 1)
     return launch("csr_sddmm", csr_sddmm_kernel<T, T, Index>, grid.blocks(), block, where, dw, pattern, dy, x, grid);
   auto* sums = static_cast<Acc<T>*>(workspace);

@@ -1,7 +1,7 @@
 // The weight as csr_spmm_kernel reads it, made anew by every call: rows cut into cells, and dealt to the warps of a block.
 //
 //   split   a row that is much longer than most: not one warp multiplies it, but all of a block, a part of each cell each
-//   cell    the entries of one row in kCols neighbouring columns, in column order, packed as (place in the tile of x, value)
+//   cell    the entries of one row in the columns of a stage of x, in column order, packed as (place in the stage, value)
 //   groups  16 bytes of entries, what one load brings; a cell begins a new group and may leave its last one part-filled
 //   order   which row of its block a warp's i-th row is: the rows by falling length, dealt to the warps there and back again,
 //           so that all warps have about the same number of entries. Ties go to the lower row: the same order on every run.
@@ -19,16 +19,16 @@ constexpr int kCellThreads = 256;  // at least one for each row of a block, whic
 // A row is long if it has more entries than this many average rows: such a one makes the work of its warp's 16 rows 23 / 16 of
 // that of others. Splitting shorter ones gains less than is lost by the tiles of x that their own blocks load.
 constexpr int64_t kLongMeans = 8;
-// And more than one entry in this many columns. A cell of fewer than 16 floats takes a warp about 25 clocks an entry, less than
-// the tile of x and 256 cells take their block.
+// And more than one entry in this many columns. A cell of fewer than 48 of 192 floats takes a warp about 25 clocks an entry,
+// hardly more than the stage of x and 256 cells take their block.
 constexpr int64_t kLongColumns = 4;
 // If more than one row in so many is long, none is split: then half of all warps or more have a long row anyway.
 constexpr int64_t kSplitOneIn = 32;
 
 template <class T>
-struct Entry {
-  std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t> place;
+struct Entry {  // in this order, each half of a 32-bit word becomes an operand by one instruction
   T value;
+  std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t> place;
 };
 template <class T>
 constexpr int kGroupEntries = 16 / sizeof(Entry<T>);
@@ -42,8 +42,10 @@ struct alignas(8) Cell {
 // The cells in the workspace.
 template <class T>
 struct Cells {
-  int64_t rows, cols, chunks, bytes;
-  int64_t most_split;  // no more rows are ever split
+  int64_t rows, cols, chunks, bytes;  // a chunk: the columns of a stage
+  int64_t most_split;                 // no more rows are ever split
+  int parts;                          // of a stage
+  int missing;  // of these, in the first stage: what does not fill a stage comes first, so that blocks begin early
   const int32_t* row_ptr;
   Group<T>* groups;
   Cell* cells;           // [chunks, rows]
@@ -51,8 +53,11 @@ struct Cells {
   int32_t* split_rows;   // [most_split], ascending
   int32_t* split_count;  // 0 if more than most_split rows are long
 
-  Cells(void* base, const int32_t* row_ptr, int64_t rows, int64_t cols, int64_t capacity)
-      : rows(rows), cols(cols), chunks(ceil_div(cols, Tile<T>::kCols)), row_ptr(row_ptr) {
+  Cells(void* base, const int32_t* row_ptr, int64_t rows, int64_t cols, int64_t capacity, int parts)
+      : rows(rows), cols(cols), parts(parts), row_ptr(row_ptr) {
+    const int64_t all_parts = ceil_div(cols, Tile<T>::kCols);
+    chunks = ceil_div(all_parts, parts);
+    missing = static_cast<int>(chunks * parts - all_parts);
     const int64_t by_rows = rows / kSplitOneIn, by_columns = capacity / (cols / kLongColumns + 1);
     most_split = by_rows < by_columns ? by_rows : by_columns;
     const int64_t group_count = group_at(capacity, rows * chunks) + 1;  // one more: empty cells read their group, too
@@ -64,6 +69,9 @@ struct Cells {
     bytes = group_count * int64_t{sizeof(Group<T>)} + rows * chunks * int64_t{sizeof(Cell)} +
             (rows + kCellThreads + most_split + 1) * int64_t{sizeof(int32_t)};
   }
+
+  // The first column of a chunk; of the first one, as if the missing parts lay in front of the matrix.
+  __device__ int64_t first_col(int64_t chunk) const { return (chunk * parts - missing) * Tile<T>::kCols; }
 
   __device__ int32_t length(int64_t row) const { return row_ptr[row + 1] - row_ptr[row]; }
   // By the entries that there are, not by the capacity: spare room changes no bits.
@@ -129,16 +137,16 @@ __global__ void __launch_bounds__(kCellThreads) csr_spmm_cells_kernel(Cells<T> o
   if (blockIdx.x == row_blocks % gridDim.x) list_split_rows(out);  // a block that has no rows to deal, if there is one
 
   for (int64_t i = global_thread(); i < out.rows * out.chunks; i += global_threads()) {
-    const int64_t row = i / out.chunks, chunk = i % out.chunks, col0 = chunk * Tile<T>::kCols;
+    const int64_t row = i / out.chunks, chunk = i % out.chunks, col0 = out.first_col(chunk);
     const int32_t row_end = pattern.row_ptr[row + 1];
     const int32_t begin = lower_bound(pattern.col_idx, pattern.row_ptr[row], row_end, col0);
-    const int32_t end = lower_bound(pattern.col_idx, begin, row_end, col0 + Tile<T>::kCols);
+    const int32_t end = lower_bound(pattern.col_idx, begin, row_end, out.first_col(chunk + 1));
     const int64_t first = Cells<T>::group_at(begin, i);
     out.cells[chunk * out.rows + row] = {static_cast<int32_t>(first), end - begin};
     auto* entries = reinterpret_cast<Entry<T>*>(out.groups + first);
     for (int32_t p = begin; p < end; ++p) {
       const int place = Tile<T>::place(static_cast<int>(int64_t{pattern.col_idx[p]} - col0));
-      entries[p - begin] = {static_cast<decltype(Entry<T>::place)>(place), w.values[pattern.value_at(p)]};
+      entries[p - begin] = {w.values[pattern.value_at(p)], static_cast<decltype(Entry<T>::place)>(place)};
     }
   }
 }

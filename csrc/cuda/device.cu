@@ -54,19 +54,19 @@ bool use_isa(const char* name) {
 
 bool uses_sm_90a() { return chosen() == kSm90a && available(kSm90a); }
 
+// The runtime knows it without asking the device.
+int64_t shared_bytes_per_block() {
+  constexpr int kOfEvery = 49152;  // device
+  int device = 0, bytes = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  cudaGetLastError();
+  return known ? bytes : kOfEvery;
+}
+
 LaunchRecord& last_launch() {
   static thread_local LaunchRecord record = {"(none)", dim3(0), dim3(0)};
   return record;
-}
-
-int64_t shared_bytes_per_block() {
-  int device = 0, bytes = 0;
-  // Without a usable device the launch will report what is wrong.
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-    bytes = 0;
-  cudaGetLastError();
-  return bytes;
 }
 
 DeviceGuard::DeviceGuard(int device) : previous_(-1) {

@@ -26,17 +26,19 @@ struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Words {  // 16
 // the rows of m are aligned for them, else one element at a time.
 template <class T, int kCount, int kRows>
 __device__ __forceinline__ void load_words(Words<T, kCount> (&to)[kRows], DenseView<const T> m, int64_t row, int64_t col) {
+  const T* from = m.row(row) + col;
+  const int64_t rows_left = m.rows - row;
   if (m.cols % kCount == 0) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       to[r] = {};
-      if (row + r < m.rows && col < m.cols) to[r] = *reinterpret_cast<const Words<T, kCount>*>(m.row(row + r) + col);
+      if (r < rows_left && col < m.cols) to[r] = *reinterpret_cast<const Words<T, kCount>*>(from + r * m.cols);
     }
   } else {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) to[r].set(i, row + r < m.rows && col + i < m.cols ? m.row(row + r)[col + i] : T{});
+      for (int i = 0; i < kCount; ++i) to[r].set(i, r < rows_left && col + i < m.cols ? from[r * m.cols + i] : T{});
     }
   }
 }

@@ -156,6 +156,12 @@ template <class T>
 using Shared = emulator::SharedPtr<T>;
 
 template <class T>
+emulator::SharedRef<T> element_at(emulator::SharedPtr<T> first, int bytes) {
+  if (bytes % sizeof(T) != 0) emulator::fail("misaligned: %d bytes are no multiple of %zu", bytes, sizeof(T));
+  return first[bytes / static_cast<int>(sizeof(T))];
+}
+
+template <class T>
 T read_lane(T v, int lane, const char* file, int line) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   uint64_t bits = 0;

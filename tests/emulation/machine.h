@@ -61,6 +61,8 @@ void check_async();                  // at the end of a cluster: nothing is left
 
 SharedObject* dynamic_of_rank(int rank);
 
+int64_t max_shared_bytes();  // of a block, static and dynamic: those of sm_90, or what SPARSE_EXT_EMULATION_SHARED_BYTES says
+
 void check_canaries();
 void free_shared();
 

@@ -17,7 +17,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {  // o
   switch (what) {
     case cudaDevAttrComputeCapabilityMajor: return *value = 9, cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor: return *value = 0, cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: return *value = spx::emulator::kMaxSharedBytes, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      return *value = static_cast<int>(spx::emulator::max_shared_bytes()), cudaSuccess;
     default: return cudaErrorInvalidValue;
   }
 }

@@ -31,10 +31,15 @@ bool intact(const SharedObject& object) {
 
 }  // namespace
 
+int64_t max_shared_bytes() {
+  const char* bytes = getenv("SPARSE_EXT_EMULATION_SHARED_BYTES");
+  return bytes ? strtoll(bytes, nullptr, 10) : kMaxSharedBytes;
+}
+
 SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line) {
   SharedObject* object = nullptr;
   const int rank = m.threads[m.current].rank;
-  int64_t total = m.block.shared_bytes, most = std::min<int64_t>(kMaxStaticBytes + total, kMaxSharedBytes);
+  int64_t total = m.block.shared_bytes, most = std::min(kMaxStaticBytes + total, max_shared_bytes());
   for (SharedObject* other : objects) {
     if (other->rank != rank) continue;
     if (other->site == site) object = other;

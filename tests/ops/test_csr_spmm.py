@@ -8,7 +8,8 @@ from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, proble
 
 from sparse_ext.ops import OPS, Pattern
 
-# On CUDA a block has 64 rows, or up to 256 where there are many; 64 or 128 tokens; and 64 or 128 columns at a time.
+# On CUDA a block has 64 rows, or up to 256 where there are many; 64 or 128 tokens; and stages of up to 3 parts of 64 columns,
+# or of 2 parts of 128 where the type has 16 bits. What does not fill a stage comes first.
 ACROSS = (
     Shape(70, 264, 130, 0.3),  # a little more than a multiple of everything, rows of x aligned for 128-bit loads
     Shape(70, 267, 130, 0.3),  # and not aligned
@@ -16,7 +17,18 @@ ACROSS = (
     Shape(130, 264, 66, 0.05, spare=9, skew=True),  # a full row, and many that skip tiles
     Shape(64, 128, 128, 0.02),  # exactly one of everything, with empty rows
 )
-MANY = Shape(257, 136, 8193, 0.05, skew=True)  # enough tiles for the large ones
+STAGES = (
+    Shape(20, 40, 70, 0.5),  # less than a part
+    Shape(20, 192, 70, 0.3),  # a stage of 64-column parts
+    Shape(20, 256, 70, 0.3),  # a stage of 128-column parts, or a part and a stage
+    Shape(20, 384, 70, 0.3),  # two stages, or a part and a stage
+    Shape(20, 713, 70, 0.3, spare=11),  # two parts and three stages, and not aligned
+    Shape(5, 1096, 33, 1.0),  # full cells
+    Shape(70, 1096, 33, 0.01, skew=True),  # a full row, and many that skip stages
+)
+MANY = Shape(257, 264, 8193, 0.05, skew=True)  # enough tiles for the large ones
+# What a block can have of shared memory: an emulated device has as much as sm_90, if not told otherwise.
+SHARED_BYTES = {"sm_80": 166912, "sm_86": 101376}
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +45,28 @@ def new_tensors_are_nan():
 def test_across_tiles(op, shape, index, device, dtype):
     for arguments in ARGUMENTS[op](problem(shape, dtype, device, index)):
         assert_agrees(op, arguments, dtype)
+
+
+@pytest.mark.parametrize("shape", STAGES, ids=str)
+def test_across_stages(shape, device, dtype):
+    for arguments in ARGUMENTS["csr_spmm"](problem(shape, dtype, device)):
+        assert_agrees("csr_spmm", arguments, dtype)
+
+
+@pytest.mark.parametrize("shared_bytes", SHARED_BYTES.values(), ids=SHARED_BYTES)
+@pytest.mark.parametrize("shape", STAGES, ids=str)
+def test_stages_of_smaller_devices(shape, shared_bytes, device, dtype, kind, monkeypatch):
+    """Fewer parts to a stage; the same bits of rows that are not split."""
+    if kind != "emulated":
+        pytest.skip("a device has the shared memory that it has")
+    p = problem(shape, dtype, device)
+    for tensor in (p.weight, p.x):  # multiples of 1/8 add up without rounding in any order
+        tensor.mul_(torch.rand(tensor.shape, device=device).to(dtype))
+    arguments = ARGUMENTS["csr_spmm"](p)[1]
+    largest = OPS["csr_spmm"](*arguments)
+    monkeypatch.setenv("SPARSE_EXT_EMULATION_SHARED_BYTES", str(shared_bytes))
+    assert_agrees("csr_spmm", arguments, dtype)
+    assert shape.skew or torch.equal(OPS["csr_spmm"](*arguments), largest)
 
 
 def test_many_tiles(device, dtype):
@@ -127,7 +161,9 @@ def test_arrow(index, device, dtype):
 
 
 def test_a_long_row_of_32_bit_columns(device, dtype):
+    """Multiples of 1/8: of other values, sums of so many differ by more than the tolerance."""
     p = Uneven("", 33, 65537, 3, 1, {4: 20000}).problem(dtype, device)
+    p.weight.copy_((p.weight * 8).round() / 8)
     for arguments in ARGUMENTS["csr_spmm"](p):
         assert_agrees("csr_spmm", arguments, dtype)
 
