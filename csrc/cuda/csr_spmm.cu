@@ -8,7 +8,7 @@
 //   work: a block makes a tile of 16 * kRowsPerWarp rows x kTokens tokens of y, in registers: a warp owns kRowsPerWarp rows, a
 //         lane its kTokensPerLane neighbouring tokens of each. x passes through shared memory in stages: one is multiplied while
 //         the next is brought in, part by part, and all warps meet once for a stage. A stage has 3 parts of 64 columns of float
-//         on sm_90, 2 on sm_80, 1 on sm_86; 2 of 128 columns of 16-bit types
+//         on sm_90, 2 on sm_80; 2 parts of 128 columns of 16 bits; and one part where there is less shared memory, as on sm_86.
 //         Split rows have blocks of their own, 4 to a block, and each of the 16 warps owns a part of each
 // Only entries of the pattern are multiplied: Inf and NaN in x reach y exactly where the weight has an entry.
 //
@@ -18,7 +18,7 @@
 //   a cell       (a row's entries in a stage) 1 clock to find it, and 1/4 for a last group that is half empty every other time
 //   a part of x  256 clocks for 32 KB. Blocks are 256 rows high to pay this, and the reading of x from L2, rarely
 // For 4096 x 4096 floats in stages of 192 columns, of the bound of shared memory: 85 % at 90 % zeros (a stage has 4915 entries,
-// 19661 of 23208 clocks), 81 % at 95 %, 71 % at 98 %; less what warps wait for the slowest of them at the end of a stage, which
+// 19661 of 23206 clocks), 81 % at 95 %, 71 % at 98 %; less what warps wait for the slowest of them at the end of a stage, which
 // has 1.09, 1.14 and 1.23 of the entries of the average. Stages of one part would reach 82, 77 and 61 %: a cell would have 1.3
 // entries at 98 % zeros, and every fourth none. L2 would allow more: x is read rows / 256 times.
 // As warps wait at every stage, a long row is not cut into runs of columns, which would make as many stages late: a warp's part
