@@ -10,8 +10,14 @@ namespace spx::cpu {
 template <class T, class Index>
 Status csr_pack(T* values, CsrPattern<Index> pattern, DenseView<const T> dense, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (pattern.capacity > 1 << 16)
-  for (int64_t r = 0; r < pattern.rows; ++r)
-    for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) values[p] = dense.row(r)[pattern.col_idx[p]];
+  for (int64_t r = 0; r < pattern.rows; ++r) {
+    const T* __restrict row = dense.row(r);
+    const Index* __restrict cols = pattern.col_idx;
+    T* __restrict out = values;
+    const int64_t end = pattern.row_ptr[r + 1];
+#pragma GCC unroll 8
+    for (int64_t p = pattern.row_ptr[r]; p < end; ++p) out[p] = row[cols[p]];
+  }
   const int64_t nnz = pattern.row_ptr[pattern.rows];
   fill_zero(values + nnz, pattern.capacity - nnz);
   return kOk;
@@ -22,8 +28,13 @@ Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, int threads) {
   const CsrPattern<Index>& pattern = w.pattern;
 #pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > 1 << 16)
   for (int64_t r = 0; r < pattern.rows; ++r) {
-    fill_zero(dense.row(r), dense.cols);
-    for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) dense.row(r)[pattern.col_idx[p]] = w.values[p];
+    T* __restrict row = dense.row(r);
+    const Index* __restrict cols = pattern.col_idx;
+    const T* __restrict in = w.values;
+    const int64_t end = pattern.row_ptr[r + 1];
+    fill_zero(row, dense.cols);
+#pragma GCC unroll 8
+    for (int64_t p = pattern.row_ptr[r]; p < end; ++p) row[cols[p]] = in[p];
   }
   return kOk;
 }
