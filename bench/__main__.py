@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
     crosser = commands.add_parser("crossover", help='measure the table of layout="auto" on this machine')
     crosser.add_argument("--out", type=Path, default=Path(library.__file__).with_name("crossover.json"))
-    crosser.add_argument("--threads", type=int, default=1)
+    crosser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as layers use them")
     for command in (runner, crosser):
         command.add_argument("--dtype", default="float32", choices=DTYPES)
         command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -26,6 +26,7 @@ from .timing import interleaved
 SHAPES = (
     *(Shape(width, width, tokens) for tokens in (64, 256, 1024) for width in (512, 1024, 2048)),
     Shape(4096, 4096, 256),
+    Shape(4096, 4096, 512),
 )
 DENSITIES = (0.1, 0.2, 0.35, 0.5, 0.75)
 NAMES = {"forward": "matmul", "input gradient": "matmul_t", "weight gradient": "grad_weight"}

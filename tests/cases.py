@@ -162,7 +162,8 @@ def _passes(p: Problem):
 # Every operator's arguments for a problem. OPS names the operators: one without a row here fails its tests by KeyError.
 ARGUMENTS = {
     "csr_spmm": lambda p: [
-        (p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, *rest) for rest in ((None,), (p.bias,), (p.bias, True))
+        (p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, *rest)
+        for rest in ((None,), (p.bias, True))  # True: relu
     ],
     "csr_spmm_t": lambda p: [(p.weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, p.shape.rows, p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.columns, p.shape.cols, p.dy, p.x)],
