@@ -101,13 +101,13 @@ def test_every_token_counts_once(shape, pattern, device, dtype):
     """Alone it gives its product: tokens lie in another order in registers, the same for both operands."""
     p = problem(shape, dtype, device)
     p.dy[:] = torch.arange(72, device=device).to(dtype)[:, None] + 1
-    row_ptr, *others = with_mask(pattern(p.mask), p)
-    nnz = int(row_ptr[-1])
-    for token in range(72):
+    row_ptr, col_idx, *others = with_mask(pattern(p.mask), p)
+    nnz, column = int(row_ptr[-1]), torch.arange(shape.cols, device=device)
+    for first in (0, 72 - shape.cols):  # token first + c is alone in column c
         p.x.zero_()
-        p.x[token] = 1
-        got = OPS["csr_sddmm"](row_ptr, *others)
-        assert (got[:nnz] == token + 1).all()
+        p.x[first + column, column] = 1
+        got = OPS["csr_sddmm"](row_ptr, col_idx, *others)
+        assert torch.equal(got[:nnz], (first + col_idx[:nnz] + 1).to(dtype))
         assert (got[nnz:] == 0).all()
 
 
