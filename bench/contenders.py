@@ -130,20 +130,16 @@ def sm_90a(o: Operands) -> Functions:
     if o.case.device != "cuda" or o.case.dtype not in (torch.bfloat16, torch.float16):
         return {}
     module = BACKENDS["cuda"].module
-    in_use = module.isa()
-    if not module.use_isa("sm_90a"):
-        return {}
+    in_use, product = module.isa(), sparse_ext(o)["weight gradient"]
+
+    def run() -> None:
+        module.use_isa("sm_90a")
+        product()
+        module.use_isa(in_use)
+
+    available = module.use_isa("sm_90a")
     module.use_isa(in_use)
-
-    def chosen(function: Callable[[], object]) -> Callable[[], object]:
-        def run() -> None:
-            module.use_isa("sm_90a")
-            function()
-            module.use_isa(in_use)
-
-        return run
-
-    return {"weight gradient": chosen(sparse_ext(o)["weight gradient"])}
+    return {"weight gradient": run} if available else {}
 
 
 def auto(o: Operands) -> Functions:

@@ -163,7 +163,7 @@ def _passes(p: Problem):
 ARGUMENTS = {
     "csr_spmm": lambda p: [
         (p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, *rest)
-        for rest in ((None,), (p.bias, True))  # True: relu
+        for rest in ((None,), (p.bias,), (p.bias, True))  # True: relu
     ],
     "csr_spmm_t": lambda p: [(p.weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, p.shape.rows, p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.columns, p.shape.cols, p.dy, p.x)],

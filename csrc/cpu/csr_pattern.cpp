@@ -1,4 +1,5 @@
-// The pattern itself: from a mask, transposed, and values moved between dense and CSR. Bound by memory, so plain loops.
+// The pattern itself: from a mask, transposed, and values moved between dense and CSR. Bound by memory, so plain loops; restrict,
+// for 16-bit values and columns could overlap, for all that the compiler knows.
 #include <omp.h>
 
 #include <cstring>

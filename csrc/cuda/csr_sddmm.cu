@@ -169,12 +169,13 @@ int64_t columns_that_fit() {
   return columns < 3 * kStripCols ? 3 * kStripCols : (columns < kMostColumns ? columns : kMostColumns);
 }
 
-// The tiles that cover the matrix in the fewest clocks (see above), none of them with more entries than wanted, on average.
+// The tiles that cover the matrix in the fewest clocks (see above), none of them with more entries than wanted, on average, or
+// more columns than fit a step.
 template <class T>
-CoreGrid core_grid(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens) {
+CoreGrid core_grid(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t fit) {
   const int64_t wanted = tile_entries<T>(capacity, tokens);
   const double places = static_cast<double>(rows) * cols / (capacity + 1) * wanted;
-  const int64_t fit = columns_that_fit<T>(), most_cols = tiles_along(cols, kStripCols) * kStripCols;
+  const int64_t most_cols = tiles_along(cols, kStripCols) * kStripCols;
   CoreGrid grid = {0, 0, 0, 0, core_shares<T>(capacity, tokens)};
   double least = 0;
   const auto worth_it = [&](int64_t r) {
@@ -196,8 +197,9 @@ CoreGrid core_grid(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens)
 template <class T, class Index>
 Status csr_sddmm_cores(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace,
                        Where where) {
-  const CoreGrid grid = core_grid<T>(pattern.rows, pattern.cols, pattern.capacity, x.rows);
-  const Block block = Block(kThreads, static_cast<int>(grid.steps_bytes())).allow(2 * columns_that_fit<T>() * kColumnBytes);
+  const int64_t fit = columns_that_fit<T>();
+  const CoreGrid grid = core_grid<T>(pattern.rows, pattern.cols, pattern.capacity, x.rows, fit);
+  const Block block = Block(kThreads, static_cast<int>(grid.steps_bytes())).allow(2 * fit * kColumnBytes);
   if (grid.shares.count == 1)
     return launch("csr_sddmm", csr_sddmm_kernel<T, T, Index>, grid.blocks(), block, where, dw, pattern, dy, x, grid);
   auto* sums = static_cast<Acc<T>*>(workspace);

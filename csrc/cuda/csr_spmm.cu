@@ -194,28 +194,21 @@ constexpr int stages_bytes(int parts) {
 template <class T>
 int parts_that_fit() {
   constexpr int kCellBytes = kMultiplyWarps * kMostCells * sizeof(Cell);
+  const int64_t room = shared_bytes_per_block() - kCellBytes - kDynamicAlignment;
   int parts = Tile<T>::kMostParts;
-  while (parts > 1 && stages_bytes<T>(parts) > shared_bytes_per_block() - kCellBytes - kDynamicAlignment) --parts;
-  return parts;
-}
-
-// And no more than x has columns for.
-template <class T>
-int parts_for(int64_t cols) {
-  int parts = parts_that_fit<T>();
-  while (parts > 1 && (parts - 1) * Tile<T>::kCols >= cols) --parts;
+  while (parts > 1 && stages_bytes<T>(parts) > room) --parts;
   return parts;
 }
 
 template <class T, class Index, int kRowsPerWarp>
-Status run(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, Cells<T> cells, Where where) {
+Status run(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, Cells<T> cells, Block block,
+           Where where) {
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
   const int64_t row_tiles = ceil_div(y.cols, kRows), token_tiles = ceil_div(y.rows, Tile<T>::kTokens);
   const int64_t split_tiles = ceil_div(cells.most_split, kSplitRows) * token_tiles;
   const int64_t split_blocks = split_tiles < kEnoughBlocks ? split_tiles : kEnoughBlocks;
   static_assert(kRows <= kCellThreads);
   SPX_TRY(make_cells(cells, w, kRows, where));
-  const Block block = Block(kMultiplyThreads, stages_bytes<T>(cells.parts)).allow(stages_bytes<T>(parts_that_fit<T>()));
   return launch("csr_spmm", csr_spmm_kernel<T, kRowsPerWarp>, split_blocks + row_tiles * token_tiles, block, where, y, cells, x,
                 bias, relu, row_tiles, split_blocks);
 }
@@ -226,12 +219,15 @@ template <class T, class Index>
 Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* bias, bool relu, void* workspace,
                 Where where) {
   if (y.rows == 0 || y.cols == 0) return kOk;
-  const Cells<T> cells(workspace, w.pattern.row_ptr, w.pattern.rows, w.pattern.cols, w.pattern.capacity,
-                       parts_for<T>(w.pattern.cols));
+  const int fit = parts_that_fit<T>();
+  int parts = fit;  // and no more than x has columns for
+  while (parts > 1 && (parts - 1) * Tile<T>::kCols >= w.pattern.cols) --parts;
+  const Block block = Block(kMultiplyThreads, stages_bytes<T>(parts)).allow(stages_bytes<T>(fit));
+  const Cells<T> cells(workspace, w.pattern.row_ptr, w.pattern.rows, w.pattern.cols, w.pattern.capacity, parts);
   constexpr int kMost = kMostRowsPerWarp<T>, kFewer = 4;
   const int64_t blocks = ceil_div(y.cols, kMost * kMultiplyWarps) * ceil_div(y.rows, Tile<T>::kTokens);
-  return blocks >= kEnoughBlocks ? run<T, Index, kMost>(y, w, x, bias, relu, cells, where)
-                                 : run<T, Index, kFewer>(y, w, x, bias, relu, cells, where);
+  return blocks >= kEnoughBlocks ? run<T, Index, kMost>(y, w, x, bias, relu, cells, block, where)
+                                 : run<T, Index, kFewer>(y, w, x, bias, relu, cells, block, where);
 }
 
 // For stages of one part, which make the most cells: enough on every device.

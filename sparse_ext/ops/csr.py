@@ -132,15 +132,20 @@ def _(weight, col_ptr, row_idx, slot, rows, dy):
     return dy.new_empty((dy.shape[0], col_ptr.shape[0] - 1))
 
 
-@define("csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
-def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
-    op, rows = "csr_sddmm", row_ptr.numel() - 1
+def check_grad_weight(op: str, rows: int, cols: int, dy: torch.Tensor, x: torch.Tensor) -> None:
+    """What every product dy^T x asks of its operands."""
     check_columns(op, "x", x, cols, "input")
     check_columns(op, "dy", dy, rows, "output")
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
     check_values(op, "dy", dy, x=x)
+
+
+@define("csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
+    op, rows = "csr_sddmm", row_ptr.numel() - 1
+    check_grad_weight(op, rows, cols, dy, x)
     check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)

@@ -13,12 +13,11 @@ from typing import cast
 import torch
 
 from .checks import check_dtype, check_entries, check_index, check_range, check_values
-from .csr import check_columns, check_matmul
+from .csr import check_columns, check_grad_weight, check_matmul
 from .launch import DTYPES, backend_of, ready
 from .library import define
 
 PANEL_BYTES = 16 << 20
-
 
 _kept = threading.local()
 
@@ -140,11 +139,7 @@ def densified_grad_weight(
 ) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it, as `csr_sddmm`."""
     op, rows = "densified_grad_weight", row_ptr.numel() - 1
-    check_columns(op, "x", x, cols, "input")
-    check_columns(op, "dy", dy, rows, "output")
-    if x.shape[0] != dy.shape[0]:
-        raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
-    check_values(op, "dy", dy, x=x)
+    check_grad_weight(op, rows, cols, dy, x)
     row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
     values = x.new_empty((col_idx.numel(),))
     if not rows:

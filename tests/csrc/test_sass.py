@@ -22,9 +22,9 @@ MAX_REGISTERS_ALONE = {"csr_sddmm_kernel": 168, "csr_sddmm_wgmma_kernel": 168}  
 # those of nvcc 13.0 and a few more, some for split rows and relu; the large tile needs MAX_REGISTERS.
 SPMM = {
     "f": ({"LDG.E.128", "STS.128", "LDS.128", "FFMA"}, 118),
-    "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 100),
-    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 124),
-    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 124),
+    "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 96),
+    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 118),
+    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 118),
 }
 # csr_sddmm on CUDA cores by its mangled type. It needs all of its registers.
 SDDMM = {

@@ -70,7 +70,8 @@ def test_stages_of_smaller_devices(shape, shared_bytes, device, dtype, kind, mon
 
 
 def test_many_tiles(device, dtype):
-    assert_agrees("csr_spmm", ARGUMENTS["csr_spmm"](problem(MANY, dtype, device))[1], dtype)
+    for arguments in ARGUMENTS["csr_spmm"](problem(MANY, dtype, device)):
+        assert_agrees("csr_spmm", arguments, dtype)
 
 
 def test_same_bits_for_any_tile_size(device, dtype, kind):
@@ -80,9 +81,9 @@ def test_same_bits_for_any_tile_size(device, dtype, kind):
     p = problem(MANY, dtype, device)
     for tensor in (p.weight, p.x):  # multiples of 1/8 add up without rounding in any order
         tensor.mul_(torch.rand(tensor.shape, device=device).to(dtype))
-    weight, row_ptr, col_idx, cols, x, *rest = ARGUMENTS["csr_spmm"](p)[1]
-    all_tokens = OPS["csr_spmm"](weight, row_ptr, col_idx, cols, x, *rest)
-    last_tokens = OPS["csr_spmm"](weight, row_ptr, col_idx, cols, x[-67:], *rest)
+    weight, row_ptr, col_idx, cols, x, bias = ARGUMENTS["csr_spmm"](p)[1]
+    all_tokens = OPS["csr_spmm"](weight, row_ptr, col_idx, cols, x, bias)
+    last_tokens = OPS["csr_spmm"](weight, row_ptr, col_idx, cols, x[-67:], bias)
     assert torch.equal(all_tokens[-67:], last_tokens)
 
 
