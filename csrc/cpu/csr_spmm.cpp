@@ -15,7 +15,12 @@
 namespace spx::cpu::SPX_ISA {
 namespace {
 
-constexpr int kMaxVecs = 4;  // registers of tokens a row sums at once: each weight is read once for so many
+// Registers of tokens that a row sums at once, each weight being read once for so many. A sum waits 4 cycles for the one before, and
+// in each cycle two multiply-adds begin: 8 sums fill that, 4 where a register has 512 bits and one begins. Below one entry in 32,
+// tiles have more columns than L1 has room for, and what a block needs of L2 counts more.
+constexpr int kMaxVecs = kVecBytes == 64 ? 4 : 8;
+int64_t most_vecs(int64_t rows, int64_t cols, int64_t capacity) { return capacity * 32 > rows * cols ? kMaxVecs : 4; }
+
 constexpr int64_t kPanelBytes =
     256 << 10;  // room for a panel's sums, of which pairs need all; they stay in L2 while tiles pass
 
@@ -29,7 +34,7 @@ struct Layout {
   int64_t cuts, threads, x_block, thread, panel_rows, total;
 };
 Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, int threads) {
-  const int64_t block_bytes = vecs_for(tokens, acc_bytes, kMaxVecs) * kVecBytes;
+  const int64_t block_bytes = vecs_for(tokens, acc_bytes, most_vecs(rows, cols, capacity)) * kVecBytes;
   Layout l;
   const int64_t sum_bytes = 2 * block_bytes;  // of a row, where elements are pairs; half of it otherwise
   l.panel_rows = min(rows, kPanelBytes / sum_bytes);
@@ -45,14 +50,33 @@ Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int6
 template <class E, class T>
 using Weight = std::conditional_t<std::is_same_v<E, Pair>, T, Acc<T>>;
 
+// Entries [p, end) of w's values, in entry order, as far as their columns are left of `bound`; returns the first that is not.
 template <class W, class T, class Index>
-void values_in_order(W* out, const CsrView<T, Index>& w, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) {
+int64_t values_left_of(int64_t bound, W* out, const CsrView<T, Index>& w, int64_t p, int64_t end) {
+  for (; p < end && w.pattern.col_idx[p] < bound; ++p) {
     const T value = w.values[w.pattern.value_at(p)];
     if constexpr (std::is_same_v<W, T>)
       out[p] = value;
     else
       out[p] = to_acc(value);
+  }
+  return p;
+}
+
+// The values of rows [r0, r1). A transposed view's rows have theirs from everywhere, from a page or more for each column. Where these
+// are more pages than a CPU keeps addresses of, many rows take the values of few columns, then of the next ones: pages and lines are
+// at hand for all rows but the first.
+template <class W, class T, class Index>
+void values_in_order(W* out, const CsrView<T, Index>& w, int64_t nnz, int64_t r0, int64_t r1) {
+  constexpr int64_t kRows = 128, kCols = 256, kKnownBytes = 2048 * 4096;  // of the second-level TLB
+  const int64_t cols = max(1, w.pattern.cols), step = nnz * static_cast<int64_t>(sizeof(T)) > kKnownBytes ? kCols : cols;
+  int64_t next[kRows];
+  for (int64_t first = r0; first < r1; first += kRows) {
+    const int64_t last = min(r1, first + kRows);
+    for (int64_t r = first; r < last; ++r) next[r - first] = w.pattern.row_ptr[r];
+    for (int64_t bound = step; bound < cols + step; bound += step)
+      for (int64_t r = first; r < last; ++r)
+        next[r - first] = values_left_of(bound, out, w, next[r - first], w.pattern.row_ptr[r + 1]);
   }
 }
 
@@ -140,8 +164,9 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
   const int64_t token_groups = min(threads, blocks), row_groups = threads / token_groups;
 
   in_parallel(threads, [&](int64_t id, int64_t team) {
-    if (!in_order) values_in_order(ordered, w, nnz * id / team, nnz * (id + 1) / team);
-    if (tiles > 1) cut_rows(own_cuts, tiles, pattern, pattern.rows * id / team, pattern.rows * (id + 1) / team);
+    const int64_t own = row_cut(pattern, id, team), next = row_cut(pattern, id + 1, team);
+    if (!in_order) values_in_order(ordered, w, nnz, own, next);
+    if (tiles > 1) cut_rows(own_cuts, tiles, pattern, own, next);
 #pragma omp barrier
     E* x_block = reinterpret_cast<E*>(memory + l.threads + id * l.thread);
     A* sums = reinterpret_cast<A*>(memory + l.threads + id * l.thread + l.x_block);
@@ -176,9 +201,10 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
   alignas(64) char stack[kStackBytes];
   char* memory = workspace ? static_cast<char*>(workspace) : stack;
   using E = Element<T>;
-  switch (vecs_for(tokens, sizeof(E) / kTokensPer<E>, kMaxVecs)) {
+  switch (vecs_for(tokens, sizeof(E) / kTokensPer<E>, most_vecs(p.rows, p.cols, p.capacity))) {
     case 1: spmm_blocks<1>(y, w, x, bias, relu, memory, l, threads); break;
     case 2: spmm_blocks<2>(y, w, x, bias, relu, memory, l, threads); break;
+    case 4: spmm_blocks<4>(y, w, x, bias, relu, memory, l, threads); break;
     default: spmm_blocks<kMaxVecs>(y, w, x, bias, relu, memory, l, threads);
   }
   return kOk;

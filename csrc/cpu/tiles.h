@@ -29,14 +29,18 @@ struct Cuts {
   int64_t tiles;
 };
 
+// Segments but a row's last are multiples of so many entries: a kernel takes that many at once, and what is left over costs it a
+// branch that nobody can predict. The columns that this puts into the tile next door are a few of many.
+constexpr int64_t kSegmentMultiple = kLanes<float>;
+
 // Writes the cuts of rows [r0, r1); the last one of all is written by whoever has the last row.
 template <class Index>
 void cut_rows(int32_t* cuts, int64_t tiles, const CsrPattern<Index>& pattern, int64_t r0, int64_t r1) {
   constexpr int kStep = 16;
   for (int64_t r = r0; r < r1; ++r) {
-    int64_t p = pattern.row_ptr[r];
-    const int64_t end = pattern.row_ptr[r + 1];
-    cuts[r * tiles] = static_cast<int32_t>(p);
+    const int64_t begin = pattern.row_ptr[r], end = pattern.row_ptr[r + 1];
+    int64_t p = begin;
+    cuts[r * tiles] = static_cast<int32_t>(begin);
     for (int64_t k = 1; k < tiles; ++k) {
       const int64_t bound = pattern.cols * k / tiles;
       while (p + kStep <= end && pattern.col_idx[p + kStep - 1] < bound) p += kStep;
@@ -44,10 +48,11 @@ void cut_rows(int32_t* cuts, int64_t tiles, const CsrPattern<Index>& pattern, in
       const int64_t last = min(p + kStep, end);
       for (int64_t q = p; q < last; ++q) below += pattern.col_idx[q] < bound;
       p += below;
-      cuts[r * tiles + k] = static_cast<int32_t>(p);
+      const int64_t whole = (p - begin + kSegmentMultiple / 2) / kSegmentMultiple * kSegmentMultiple;
+      cuts[r * tiles + k] = static_cast<int32_t>(min(begin + whole, end));
     }
   }
-  if (r1 == pattern.rows) cuts[pattern.rows * tiles] = pattern.row_ptr[pattern.rows];
+  if (r0 < r1 && r1 == pattern.rows) cuts[pattern.rows * tiles] = pattern.row_ptr[pattern.rows];
 }
 
 }  // namespace spx::cpu::SPX_ISA

@@ -138,16 +138,11 @@ inline void transpose(Vec<A>* v) {
   }
 }
 
-// Lane i of the result is the sum of the lanes of v[i]: log2(lanes) halvings, the same order of additions always.
-template <class A, int h = kLanes<A> / 2>
-inline Vec<A> sum_each(Vec<A>* v) {
-  if constexpr (h == 0) {
-    return v[0];
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < h; ++i) v[i] = merge_halves<A, h, false>(v[i], v[i + h]) + merge_halves<A, h, true>(v[i], v[i + h]);
-    return sum_each<A, h / 2>(v);
-  }
+// Halves what is left to add: lanes where bit h is 0 go on with a's sums, the others with b's. Folding n = kLanes registers in pairs
+// h apart, for h = n / 2 .. 1, leaves the sum of register i's lanes in lane i, always added in the same order.
+template <class A, int h>
+inline Vec<A> fold(Vec<A> a, Vec<A> b) {
+  return merge_halves<A, h, false>(a, b) + merge_halves<A, h, true>(a, b);
 }
 
 }  // namespace spx::cpu::SPX_ISA
