@@ -81,6 +81,7 @@ class _Launchers(ModuleType):
         row_ptr: int,
         col_idx: int,
         rows: int,
+        first_col: int,
         cols: int,
         capacity: int,
         device: int,

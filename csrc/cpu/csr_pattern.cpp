@@ -2,6 +2,7 @@
 // for 16-bit values and columns could overlap, for all that the compiler knows.
 #include <omp.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
@@ -24,18 +25,27 @@ Status csr_pack(T* values, CsrPattern<Index> pattern, DenseView<const T> dense, 
   return kOk;
 }
 
+// The first of a row's entries [begin, end) that is not left of column `bound`.
+template <class Index>
+int64_t entry_at(const Index* col_idx, int64_t begin, int64_t end, int64_t bound) {
+  if (begin == end || col_idx[begin] >= bound) return begin;
+  if (col_idx[end - 1] < bound) return end;
+  return std::lower_bound(col_idx + begin, col_idx + end, bound) - col_idx;
+}
+
 template <class T, class Index>
-Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, int threads) {
+Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, int64_t first_col, int threads) {
   const CsrPattern<Index>& pattern = w.pattern;
 #pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > 1 << 16)
   for (int64_t r = 0; r < pattern.rows; ++r) {
     T* __restrict row = dense.row(r);
     const Index* __restrict cols = pattern.col_idx;
     const T* __restrict in = w.values;
-    const int64_t end = pattern.row_ptr[r + 1];
+    const int64_t begin = entry_at(cols, pattern.row_ptr[r], pattern.row_ptr[r + 1], first_col);
+    const int64_t end = entry_at(cols, begin, pattern.row_ptr[r + 1], first_col + dense.cols);
     fill_zero(row, dense.cols);
 #pragma GCC unroll 8
-    for (int64_t p = pattern.row_ptr[r]; p < end; ++p) row[cols[p]] = in[p];
+    for (int64_t p = begin; p < end; ++p) row[cols[p] - first_col] = in[p];
   }
   return kOk;
 }
@@ -86,7 +96,7 @@ int64_t csr_transpose_workspace(int64_t, int64_t cols, int64_t, int) { return co
 
 #define SPX_INSTANTIATE(T, Index)                                           \
   template Status csr_pack(T*, CsrPattern<Index>, DenseView<const T>, int); \
-  template Status csr_unpack(DenseView<T>, CsrView<T, Index>, int);
+  template Status csr_unpack(DenseView<T>, CsrView<T, Index>, int64_t, int);
 SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 
 }  // namespace spx::cpu

@@ -30,13 +30,15 @@ __global__ void __launch_bounds__(kThreads) csr_pack_kernel(T* values, CsrPatter
 
 // A block per row: zeros first, then the entries over them.
 template <class T, class Index>
-__global__ void __launch_bounds__(kThreads) csr_unpack_kernel(DenseView<T> dense, CsrView<T, Index> w) {
+__global__ void __launch_bounds__(kThreads) csr_unpack_kernel(DenseView<T> dense, CsrView<T, Index> w, int64_t first_col) {
   const CsrPattern<Index>& pattern = w.pattern;
   const int64_t r = blockIdx.x;
   for (int64_t c = threadIdx.x; c < dense.cols; c += kThreads) dense.row(r)[c] = from_acc<T>(0);
   __syncthreads();
-  for (int64_t p = pattern.row_ptr[r] + threadIdx.x; p < pattern.row_ptr[r + 1]; p += kThreads)
-    dense.row(r)[pattern.col_idx[p]] = w.values[pattern.value_at(p)];
+  for (int64_t p = pattern.row_ptr[r] + threadIdx.x; p < pattern.row_ptr[r + 1]; p += kThreads) {
+    const int64_t c = pattern.col_idx[p] - first_col;
+    if (0 <= c && c < dense.cols) dense.row(r)[c] = w.values[pattern.value_at(p)];
+  }
 }
 
 __global__ void __launch_bounds__(kThreads) mask_count_kernel(int32_t* row_ptr, DenseView<const uint8_t> mask) {
@@ -128,8 +130,8 @@ Status csr_pack(T* values, CsrPattern<Index> pattern, DenseView<const T> dense, 
 }
 
 template <class T, class Index>
-Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, Where where) {
-  return launch("csr_unpack", csr_unpack_kernel<T, Index>, dense.rows, kThreads, where, dense, w);
+Status csr_unpack(DenseView<T> dense, CsrView<T, Index> w, int64_t first_col, Where where) {
+  return launch("csr_unpack", csr_unpack_kernel<T, Index>, dense.rows, kThreads, where, dense, w, first_col);
 }
 
 Status csr_from_mask(CsrPatternOut out, DenseView<const uint8_t> mask, void*, Where where) {
@@ -157,7 +159,7 @@ int64_t csr_transpose_workspace(int64_t rows, int64_t cols, int64_t capacity, Wh
 
 #define INSTANTIATE(T, Index)                                                 \
   template Status csr_pack(T*, CsrPattern<Index>, DenseView<const T>, Where); \
-  template Status csr_unpack(DenseView<T>, CsrView<T, Index>, Where);
+  template Status csr_unpack(DenseView<T>, CsrView<T, Index>, int64_t, Where);
 SPX_FOR_EACH_TYPE(INSTANTIATE)
 INSTANTIATE(f16, int32_t)
 INSTANTIATE(f16, uint16_t)

@@ -214,7 +214,7 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     backend.module.csr_unpack(
         dtype, col_idx.dtype is torch.uint16,
         dense.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
-        rows, cols, capacity, *backend.where(weight),
+        rows, 0, cols, capacity, *backend.where(weight),
     )  # fmt: skip
     return dense
 

@@ -1,12 +1,12 @@
-"""The three products by way of the dense matrix, a panel of rows after the other: what `layout="auto"` falls back to.
+"""The three products by way of the dense matrix, a panel after the other: what `layout="auto"` falls back to.
 
-A panel lives in a buffer that stays in a cache, and on a CPU stays allocated, one for each thread: pages made anew in every
-call would cost a twentieth of the product. The zeros are multiplied too: Inf and NaN in x meet them.
+None adds to what another one wrote: panels are rows of the matrix, and columns for the input gradient. One fits into a cache.
+The zeros are multiplied too: Inf and NaN in x meet them.
 """
 
 from __future__ import annotations
 
-import threading
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -14,40 +14,43 @@ import torch
 
 from .checks import check_dtype, check_entries, check_index, check_range, check_values
 from .csr import check_columns, check_grad_weight, check_matmul
-from .launch import DTYPES, backend_of, ready
+from .launch import DTYPES, backend_of, ready, workspace
 from .library import define
 
 PANEL_BYTES = 16 << 20
-
-_kept = threading.local()
-
-
-def _kept_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """`size` elements, which the thread's next panel reuses."""
-    size_bytes = size * dtype.itemsize
-    if not hasattr(_kept, "memory") or _kept.memory.numel() < size_bytes:
-        _kept.memory = torch.empty(size_bytes, dtype=torch.uint8)
-    return cast(torch.Tensor, _kept.memory)[:size_bytes].view(dtype)
+PANEL_STEP = 16  # panels begin at multiples of so many rows or columns: whole cache lines of what they write
 
 
-def _panels(rows: int, cols: int, like: torch.Tensor, many: bool = True) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """(first row, row after the last, memory [rows of the panel, cols]), whose contents do not outlive the step."""
-    many &= like.is_cpu  # a GPU unpacks at the speed of its memory, which torch's allocator keeps
-    count = -(-rows * cols * like.element_size() // PANEL_BYTES) if many else 1
-    step = min(rows, max(1, -(-rows // max(1, count))))
-    memory = _kept_memory(step * cols, like.dtype) if many else like.new_empty(step * cols)
-    for first in range(0, rows, max(1, step)):
-        last = min(first + step, rows)
-        yield first, last, memory[: (last - first) * cols].view(last - first, cols)
+def _panels(rows: int, cols: int, like: torch.Tensor, dim: int = 0) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """(first, end, memory) for the rows (dim 1: columns) [first, end) of a matrix; what it holds does not outlive a step."""
+    sizes = [rows, cols]
+    length, line_bytes = sizes[dim], sizes[1 - dim] * like.element_size()
+    step = length
+    if like.is_cpu:  # a GPU unpacks at the speed of its memory, which torch's allocator keeps
+        count = max(1, -(-length * line_bytes // PANEL_BYTES))
+        step = min(length, -(-length // (count * PANEL_STEP)) * PANEL_STEP)
+    sizes[dim] = step
+    memory = cast(torch.Tensor, workspace(like, max(1, math.prod(sizes)) * like.element_size())).view(like.dtype)
+    for first in range(0, length, max(1, step)):
+        end = min(first + step, length)
+        sizes[dim] = end - first
+        yield first, end, memory[: math.prod(sizes)].view(sizes)
 
 
-def _unpack(panel: torch.Tensor, weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, first: int) -> None:
-    """The rows of the matrix that the panel holds, `first` being its first."""
+def _unpack(
+    panel: torch.Tensor,
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    first_row: int = 0,
+    first_col: int = 0,
+) -> None:
+    """The part of the matrix that the panel holds, from that row and column on."""
     backend = backend_of("csr_unpack", weight)
     backend.module.csr_unpack(
         DTYPES[weight.dtype], col_idx.dtype is torch.uint16,
-        panel.data_ptr(), weight.data_ptr(), row_ptr[first:].data_ptr(), col_idx.data_ptr(),
-        *panel.shape, col_idx.numel(), *backend.where(weight),
+        panel.data_ptr(), weight.data_ptr(), row_ptr[first_row:].data_ptr(), col_idx.data_ptr(),
+        panel.shape[0], first_col, panel.shape[1], col_idx.numel(), *backend.where(weight),
     )  # fmt: skip
 
 
@@ -93,12 +96,12 @@ def densified_matmul(
     row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
     weight = ready(weight)
     y = x.new_empty((x.shape[0], rows))
-    for first, last, panel in _panels(rows, cols, weight):
-        _unpack(panel, weight, row_ptr, col_idx, first)
+    for first, end, panel in _panels(rows, cols, weight):
+        _unpack(panel, weight, row_ptr, col_idx, first_row=first)
         if bias is None:
-            torch.mm(x, panel.t(), out=y[:, first:last])
+            torch.mm(x, panel.t(), out=y[:, first:end])
         else:
-            torch.addmm(bias[first:last], x, panel.t(), out=y[:, first:last])
+            torch.addmm(bias[first:end], x, panel.t(), out=y[:, first:end])
     return y.relu_() if relu else y
 
 
@@ -119,12 +122,11 @@ def densified_matmul_t(
     check_entries(op, "col_idx", col_idx.numel(), weight=weight)
     row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, dy)
     weight = ready(weight)
-    dx: torch.Tensor | None = None
-    # The panels' products add up in dx: in 16 bits that would round every time.
-    for first, last, panel in _panels(rows, cols, weight, many=weight.element_size() > 2):
-        _unpack(panel, weight, row_ptr, col_idx, first)
-        dx = dy[:, first:last] @ panel if dx is None else dx.addmm_(dy[:, first:last], panel)
-    return dy.new_zeros((dy.shape[0], cols)) if dx is None else dx
+    dx = dy.new_empty((dy.shape[0], cols))
+    for first, end, panel in _panels(rows, cols, weight, dim=1):
+        _unpack(panel, weight, row_ptr, col_idx, first_col=first)
+        torch.mm(dy, panel, out=dx[:, first:end])
+    return dx
 
 
 @densified_matmul_t.fake
@@ -144,8 +146,8 @@ def densified_grad_weight(
     values = x.new_empty((col_idx.numel(),))
     if not rows:
         values.zero_()
-    for first, last, panel in _panels(rows, cols, x):
-        _pack(values, torch.mm(dy[:, first:last].t(), x, out=panel), row_ptr, col_idx, first)
+    for first, end, panel in _panels(rows, cols, x):
+        _pack(values, torch.mm(dy[:, first:end].t(), x, out=panel), row_ptr, col_idx, first)
     return values
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import cast
 
 import torch  # before _C: both share torch's libgomp
 
@@ -18,6 +20,10 @@ ACC_BYTES = {torch.float32: 4, torch.float64: 8, torch.bfloat16: 4, torch.float1
 
 # Workspaces are 64-byte aligned, and vector loads need 16 bytes.
 ALIGNMENT = 16
+
+# A CPU's workspaces of so many bytes are kept, the largest one for each thread: the allocator keeps smaller ones anyway.
+KEPT = (1 << 20, 128 << 20)
+_kept = threading.local()
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,14 @@ def ready(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def workspace(like: torch.Tensor, size: int) -> torch.Tensor | None:
-    """`size` uninitialised bytes on the tensor's device, from torch's allocator (64-byte aligned); None for 0."""
+    """`size` uninitialised bytes on the tensor's device, 64-byte aligned, until the thread's next call; None for 0.
+
+    A CPU's large ones are kept: the system would take them back and give them anew page by page, a tenth of a training step.
+    """
+    if KEPT[0] <= size <= KEPT[1] and like.is_cpu:
+        if not hasattr(_kept, "memory") or _kept.memory.numel() < size:
+            _kept.memory = torch.empty(size, dtype=torch.uint8)
+        return cast(torch.Tensor, _kept.memory)[:size]
     return torch.empty(size, dtype=torch.uint8, device=like.device) if size else None
 
 

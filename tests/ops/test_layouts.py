@@ -20,7 +20,7 @@ from cases import (
 )
 
 from sparse_ext import SparseLinear, count_flops
-from sparse_ext.ops import LAYOUTS, Pattern, crossover, densified
+from sparse_ext.ops import LAYOUTS, OPS, Pattern, crossover, densified, launch
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -102,9 +102,25 @@ def test_a_dense_product_does_not_depend_on_its_panels(panel_bytes, dtype, monke
                 assert_agrees(op, arguments, dtype)
 
 
+def test_a_panel_is_any_part_of_the_matrix(device, dtype):
+    p = problem(Shape(33, 70, 1, 0.2, spare=7), dtype, device)
+    index = p.pattern.row_ptr, p.columns
+    whole = OPS["csr_unpack"](p.weight, *index, 70)
+    for rows, cols in ((33, (0, 70)), (33, (0, 1)), (33, (13, 40)), (20, (13, 70)), (7, (69, 70)), (33, (30, 30))):
+        panel = torch.full((rows, cols[1] - cols[0]), torch.nan, dtype=dtype, device=device)
+        densified._unpack(panel, p.weight, *index, first_row=33 - rows, first_col=cols[0])
+        assert torch.equal(panel, whole[33 - rows :, slice(*cols)])
+
+
+def keep_all(monkeypatch):
+    """However small workspaces are; none is there yet."""
+    monkeypatch.setattr(launch, "KEPT", (1, 1 << 20))
+    monkeypatch.setattr(launch, "_kept", threading.local())
+
+
 def test_panels_serve_inference_and_training_in_turn(all_dense, monkeypatch):
     """Their memory stays, though it may have been made in inference mode."""
-    monkeypatch.setattr(densified, "_kept", threading.local())
+    keep_all(monkeypatch)
     layer, x = SparseLinear(20, 12, sparsity=0.5, layout="auto"), torch.randn(5, 20)
     with torch.inference_mode():
         y = layer(x)
@@ -117,14 +133,15 @@ def test_panels_serve_inference_and_training_in_turn(all_dense, monkeypatch):
 
 def test_panels_serve_dtypes_in_turn(monkeypatch):
     """The memory of an odd number of 16-bit elements, too."""
-    monkeypatch.setattr(densified, "_kept", threading.local())
+    keep_all(monkeypatch)
     for dtype, cols in ((torch.bfloat16, 21), (torch.float64, 4)):
         for arguments in ARGUMENTS["densified_matmul"](problem(Shape(3, cols, 5, 0.5), dtype)):
             assert_agrees("densified_matmul", arguments, dtype)
 
 
-def test_panels_of_several_threads(all_dense):
+def test_panels_of_several_threads(all_dense, monkeypatch):
     """Each has its own memory."""
+    keep_all(monkeypatch)
     p = problem(Shape(64, 300, 40, 0.3))
     weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
 
