@@ -15,7 +15,7 @@ namespace spx::cpu::SPX_ISA {
 namespace {
 
 constexpr int kMaxVecs = 8;                 // registers of tokens in a block: the final reduction is shared by so many products
-constexpr int64_t kPanelBytes = 128 << 10;  // a panel's dy, which stays in L2 while the tiles pass
+constexpr int64_t kPanelBytes = 128 << 10;  // a panel's dy, which stays in L2 while the tiles pass; of a batch twice as much
 
 // Token blocks that a panel takes through the tiles together, so that a tile's dw comes into L2 once for all of them, not for each.
 // Below one entry in six dw is small, and the tiles of x, which every panel reads anew, would cost more than that saves.
@@ -66,7 +66,7 @@ void sample_tile(Acc<E>* dw, const Index* col_idx, Cuts cuts, int64_t k, const E
   using A = Acc<E>;
   constexpr int n = kLanes<E>;
   for (int64_t r = r0; r < r1; ++r) {
-    Vec<E> dy[kVecs];
+    Vec<E> dy[kVecs];  // one by one: a memcpy goes by way of the stack, in halves, and loads wait for stores of another width
 #pragma GCC unroll 8
     for (int t = 0; t < kVecs; ++t) dy[t] = reinterpret_cast<const Vec<E>*>(dy_block)[r * kVecs + t];
     int64_t p = cuts.at[r * cuts.tiles + k];

@@ -67,9 +67,10 @@ int64_t values_left_of(int64_t bound, W* out, const CsrView<T, Index>& w, int64_
 // are more pages than a CPU keeps addresses of, many rows take the values of few columns, then of the next ones: pages and lines are
 // at hand for all rows but the first.
 template <class W, class T, class Index>
-void values_in_order(W* out, const CsrView<T, Index>& w, int64_t nnz, int64_t r0, int64_t r1) {
+void values_in_order(W* out, const CsrView<T, Index>& w, int64_t r0, int64_t r1) {
   constexpr int64_t kRows = 128, kCols = 256, kKnownBytes = 2048 * 4096;  // of the second-level TLB
-  const int64_t cols = max(1, w.pattern.cols), step = nnz * static_cast<int64_t>(sizeof(T)) > kKnownBytes ? kCols : cols;
+  const int64_t bytes = w.pattern.row_ptr[w.pattern.rows] * static_cast<int64_t>(sizeof(T));
+  const int64_t cols = max(1, w.pattern.cols), step = bytes > kKnownBytes ? kCols : cols;
   int64_t next[kRows];
   for (int64_t first = r0; first < r1; first += kRows) {
     const int64_t last = min(r1, first + kRows);
@@ -165,7 +166,7 @@ void spmm_blocks(DenseView<T> y, const CsrView<T, Index>& w, DenseView<const T> 
 
   in_parallel(threads, [&](int64_t id, int64_t team) {
     const int64_t own = row_cut(pattern, id, team), next = row_cut(pattern, id + 1, team);
-    if (!in_order) values_in_order(ordered, w, nnz, own, next);
+    if (!in_order) values_in_order(ordered, w, own, next);
     if (tiles > 1) cut_rows(own_cuts, tiles, pattern, own, next);
 #pragma omp barrier
     E* x_block = reinterpret_cast<E*>(memory + l.threads + id * l.thread);
