@@ -35,7 +35,7 @@ $(VENV)/.with-%: $(VENV)/.tools $(SOURCES)
 $(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TEST_ARGS)
 
 sanitize: $(VENV)/.with-test
 	tools/sanitize.sh $(TEST_ARGS)

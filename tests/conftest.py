@@ -1,9 +1,14 @@
-"""The device kinds that every kernel test runs on: CPU, emulated CUDA kernels and a GPU, each at each instruction set."""
+"""The device kinds that every kernel test runs on: CPU, emulated CUDA kernels and a GPU, each at each instruction set.
+
+A CPU's AVX-512 kernels run in instructions of AVX2 where it has no others.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
+from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -21,7 +26,6 @@ KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfl
 for cuda in ("emulated", "cuda"):
     KINDS |= {f"{cuda}-sm_80": DTYPES, f"{cuda}-sm_90a": (torch.bfloat16, torch.float16)}
 SM_90A = ("csr_sddmm",)  # the operators that have kernels of their own for sm_90a
-_emulated = {}  # the module, loaded once
 
 
 def pytest_generate_tests(metafunc):
@@ -52,6 +56,8 @@ def device(request, monkeypatch):
     kind, _, isa = request.param.partition("-")
     if kind == "emulated":
         monkeypatch.setitem(BACKENDS, "cpu", emulated_backend())
+    elif kind == "cpu" and isa.startswith("v4") and not has_isa(isa):
+        monkeypatch.setitem(BACKENDS, "cpu", replace(BACKENDS["cpu"], module=emulated_module().cpu))
     elif kind == "cuda":
         if "cuda" not in BACKENDS:
             pytest.skip("this build of sparse_ext has no CUDA kernels")
@@ -71,24 +77,37 @@ def kind(request):
     return request.node.callspec.params["device"].partition("-")[0]
 
 
-def emulated_backend():
-    """The CUDA launchers compiled for the host (tests/emulation), taking host pointers."""
-    if "module" not in _emulated:
-        _emulated["module"] = _load_emulated()
-    if _emulated["module"] is None:
+def has_isa(isa):
+    """Whether the package's own CPU kernels run at this instruction set."""
+    kernels = BACKENDS["cpu"].module
+    before = kernels.isa()
+    found = kernels.use_isa(isa)
+    kernels.use_isa(before)
+    return found
+
+
+def emulated_module():
+    """_C_emulated: the CUDA launchers compiled for the host (tests/emulation), and AVX-512's CPU kernels for AVX2."""
+    module = _load_emulated()
+    if module is None:
         pytest.skip(
             "no emulated CUDA kernels: build with -DSPARSE_EXT_EMULATION=ON, or set SPARSE_EXT_EMULATED to _C_emulated*.so"
         )
-    return launch.Backend(_emulated["module"].cuda, lambda tensor: (0, 0), frozenset(DTYPES))
+    return module
+
+
+def emulated_backend():
+    """The emulated CUDA launchers, taking host pointers."""
+    return launch.Backend(emulated_module().cuda, lambda tensor: (0, 0), frozenset(DTYPES))
 
 
 @pytest.fixture
 def emulated_file():
     """Where _C_emulated lies."""
-    emulated_backend()
-    return sys.modules["_C_emulated"].__file__
+    return emulated_module().__file__
 
 
+@cache
 def _load_emulated():
     """_C_emulated from $SPARSE_EXT_EMULATED (then it must load), else from a build folder; None where there is none."""
     if named := os.environ.get("SPARSE_EXT_EMULATED"):

@@ -96,9 +96,9 @@ inline void add_entries(Vec<A>* sum, const A* values, const Index* col_idx, cons
 #if defined(SPX_ISA_v4_bf16)
 // The same two entries at a time: the halves of their feature rows are interleaved, so that a 32-bit lane holds what one token has
 // in both columns. A last entry alone meets zeros of ours, never another column's Inf.
-inline void add_pair(Vec<float>* sum, Vec<Pair> weights, __m512i first, __m512i second) {
-  sum[0] = multiply_add<Pair>(sum[0], (Vec<Pair>)_mm512_unpacklo_epi16(first, second), weights);
-  sum[1] = multiply_add<Pair>(sum[1], (Vec<Pair>)_mm512_unpackhi_epi16(first, second), weights);
+inline void add_pair(Vec<float>* sum, Vec<Pair> weights, Vec<Pair> first, Vec<Pair> second) {
+  sum[0] = multiply_add<Pair>(sum[0], interleave<false>(first, second), weights);
+  sum[1] = multiply_add<Pair>(sum[1], interleave<true>(first, second), weights);
 }
 template <int kVecs, class Index>
 inline void add_entries(Vec<float>* sum, const bf16* values, const Index* col_idx, const Pair* x_block, int64_t p,
@@ -108,15 +108,15 @@ inline void add_entries(Vec<float>* sum, const bf16* values, const Index* col_id
   for (; p + 2 <= end; p += 2) {
     uint32_t both;
     memcpy(&both, values + p, sizeof both);
-    const __m512i* first = reinterpret_cast<const __m512i*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
-    const __m512i* second = reinterpret_cast<const __m512i*>(x_block + static_cast<int64_t>(col_idx[p + 1]) * kStride);
+    const Vec<Pair>* first = reinterpret_cast<const Vec<Pair>*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
+    const Vec<Pair>* second = reinterpret_cast<const Vec<Pair>*>(x_block + static_cast<int64_t>(col_idx[p + 1]) * kStride);
 #pragma GCC unroll 8
     for (int t = 0; t < kVecs; ++t) add_pair(sum + 2 * t, Vec<Pair>{} + both, first[t], second[t]);
   }
   if (p < end) {
-    const __m512i* first = reinterpret_cast<const __m512i*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
+    const Vec<Pair>* first = reinterpret_cast<const Vec<Pair>*>(x_block + static_cast<int64_t>(col_idx[p]) * kStride);
 #pragma GCC unroll 8
-    for (int t = 0; t < kVecs; ++t) add_pair(sum + 2 * t, Vec<Pair>{} + values[p].bits, first[t], __m512i{});
+    for (int t = 0; t < kVecs; ++t) add_pair(sum + 2 * t, Vec<Pair>{} + values[p].bits, first[t], Vec<Pair>{});
   }
 }
 #endif

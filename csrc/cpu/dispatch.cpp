@@ -11,15 +11,23 @@ namespace {
 enum Isa { kBaseline, kV3, kV4, kV4Bf16, kIsas };
 constexpr const char* kNames[] = {"baseline", "v3", "v4", "v4_bf16"};
 
+#if defined(SPX_LOWERED)
+constexpr bool kLowered = true;  // a binary for tests, its AVX-512 kernels in instructions of AVX2
+#else
+constexpr bool kLowered = false;
+#endif
+
 bool available(int isa) {
   switch (isa) {
     case kBaseline: return true;
 #if defined(SPX_HAVE_v3)
     case kV3: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     case kV4:
-      return available(kV3) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    case kV4Bf16: return available(kV4) && __builtin_cpu_supports("avx512bf16");
+      return available(kV3) &&
+             (kLowered || (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                           __builtin_cpu_supports("avx512vl")));
+    case kV4Bf16: return available(kV4) && (kLowered || __builtin_cpu_supports("avx512bf16"));
 #endif
     default: return false;
   }

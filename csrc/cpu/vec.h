@@ -9,7 +9,7 @@
 
 #include "common/types.h"
 
-#if defined(SPX_ISA_v4_bf16)
+#if defined(__AVX512BF16__)
 #include <immintrin.h>  // the one instruction that GCC's vector extensions do not reach
 #endif
 
@@ -102,12 +102,16 @@ inline void store(T* p, Vec<A> v) {
 // sum + a * b, lane by lane; of pairs both products are added.
 template <class E>
 inline Vec<Acc<E>> multiply_add(Vec<Acc<E>> sum, Vec<E> a, Vec<E> b) {
-#if defined(SPX_ISA_v4_bf16)
-  if constexpr (std::is_same_v<E, Pair>)
+  if constexpr (std::is_same_v<E, Pair>) {
+#if defined(__AVX512BF16__)
     return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-  else
+#else  // the same for CPUs without it, but for denormals, which it takes as 0: tests run these kernels anywhere
+    sum += (Vec<float>)(a & 0xFFFF0000u) * (Vec<float>)(b & 0xFFFF0000u);
+    return sum + (Vec<float>)(a << 16) * (Vec<float>)(b << 16);
 #endif
+  } else {
     return sum + a * b;
+  }
 }
 
 // ---- shuffles ---------------------------------------------------------------------------------------------------------
@@ -121,6 +125,18 @@ inline Vec<A> merge_halves(Vec<A> a, Vec<A> b, std::integer_sequence<int, l...>)
 template <class A, int h, bool kOdd>
 inline Vec<A> merge_halves(Vec<A> a, Vec<A> b) {
   return merge_halves<A, h, kOdd>(a, b, std::make_integer_sequence<int, kLanes<A>>());
+}
+
+// The first halves (kSecond: the second ones) of every 16 bytes of a and b, in turns, 2 bytes of each.
+template <bool kSecond, class V, int... i>
+inline V interleave(V a, V b, std::integer_sequence<int, i...>) {
+  typedef uint16_t Half __attribute__((vector_size(sizeof(V)), may_alias));
+  constexpr int n = sizeof...(i), from = kSecond ? 4 : 0;
+  return (V)__builtin_shufflevector((Half)a, (Half)b, (i / 8 * 8 + i % 8 / 2 + from + i % 2 * n)...);
+}
+template <bool kSecond, class V>
+inline V interleave(V a, V b) {
+  return interleave<kSecond>(a, b, std::make_integer_sequence<int, sizeof(V) / 2>());
 }
 
 // Transposes kLanes x kLanes elements held in kLanes registers, by swapping blocks of size h, h = lanes / 2 .. 1.
