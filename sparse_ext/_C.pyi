@@ -171,6 +171,27 @@ class _Launchers(ModuleType):
     ) -> None: ...
     @staticmethod
     def regrow_workspace(rows: int, capacity: int, candidates: int, where: int, /) -> int: ...
+    @staticmethod
+    def nm24_pack(
+        dtype: int,
+        from_float32: bool,
+        values: int,
+        ids: int,
+        values_t: int,
+        ids_t: int,
+        dense: int,
+        rows: int,
+        cols: int,
+        choice: int,
+        scale: float,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def nm24_unpack(
+        dtype: int, dense: int, values: int, ids: int, rows: int, cols: int, device: int, where: int, /
+    ) -> None: ...
 
 class _Cpu(_Launchers): ...
 

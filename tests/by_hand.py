@@ -24,7 +24,17 @@ DX = [[1.0, 9.0, 2.0], [4.0, 18.0, 8.0]]
 DW = [17.0, 27.0, 36.0, 0.0]  # 1*1 + 4*4, 1*3 + 4*6, 3*2 + 6*5
 OUTER = [[17.0, 22.0, 27.0], [22.0, 29.0, 36.0], [27.0, 36.0, 45.0]]
 
-# {op: [(arguments, results)]}; lists of floats take the dtype under test, lists of ints are int32, an in-place
+# 2:4, two rows of five: the last group of each has one column, and two positions all the same.
+N = [[1.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
+N_VALUES, N_IDS = [[3.0, 2.0, 5.0, 0.0], [-4.0, 1.0, -6.0, 0.0]], [b"\x49", b"\x4c"]  # (1, 2) (0, 1) and (0, 3) (0, 1)
+N_SOFT = [[4.0, 2.0, 10.0, 0.0], [-8.0, 2.0, -12.0, 0.0]]  # 1 less in the first group, then twice
+N_DENSE = [[0.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
+# A tile whose largest are two of each row and column.
+TILE = [[9.0, 8.0, 0.0, 0.0], [7.0, 6.0, 0.0, 0.0], [0.0, 0.0, 5.0, 4.0], [0.0, 0.0, 3.0, 2.0]]
+TILE_VALUES, TILE_IDS = [[9.0, 8.0], [7.0, 6.0], [5.0, 4.0], [3.0, 2.0]], [b"\x44", b"\x44", b"\x4e", b"\x4e"]
+TILE_VALUES_T = [[9.0, 7.0], [8.0, 6.0], [5.0, 3.0], [4.0, 2.0]]
+
+# {op: [(arguments, results)]}; lists of floats take the dtype under test, lists of ints are int32, of bytes uint8; an in-place
 # operator's result is its first argument.
 HAND = {
     "csr_spmm": [
@@ -45,6 +55,13 @@ HAND = {
     "csr_unpack": [((WEIGHT, ROW_PTR, COL_IDX, 3), (W,))],
     "csr_from_mask": [(([[True, False, True], [False] * 3, [False, True, False]], 4), (ROW_PTR, COL_IDX))],
     "csr_transpose": [((ROW_PTR, COL_IDX, 3), (COL_PTR, ROW_IDX, SLOT))],
+    "nm24_prune": [
+        ((N, "largest"), (N_VALUES, N_IDS)),
+        ((N, "soft", None, 2.0), (N_SOFT, N_IDS)),
+        ((TILE, "transposable"), (TILE_VALUES, TILE_IDS, TILE_VALUES_T, TILE_IDS)),
+    ],
+    "nm24_pack": [((N, N_IDS), (N_VALUES,)), ((TILE, TILE_IDS, True), (TILE_VALUES, TILE_VALUES_T, TILE_IDS))],
+    "nm24_unpack": [((N_VALUES, N_IDS, 5), (N_DENSE,))],
     "add_outer_": [(([[1.0] * 3] * 3, [0], X, X), ([[v + 1 for v in row] for row in OUTER],))],
     "stream_outer_": [],  # test_regrow.py
     "regrow_candidates_": [],  # REGROW, below, as all of the rest

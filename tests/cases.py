@@ -176,6 +176,19 @@ ARGUMENTS = {
     "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols)],
     "csr_from_mask": lambda p: [(p.mask, p.pattern.capacity)],
     "csr_transpose": lambda p: [(p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols)],
+    "nm24_prune": lambda p: [
+        (matrix, *choice)
+        for matrix in (p.dense, p.score)  # 16-bit values are made of float32, too
+        for choice in (("largest", p.dense.dtype), ("soft", p.dense.dtype, 0.75), ("transposable", p.dense.dtype))
+    ],
+    "nm24_pack": lambda p: [
+        (matrix, reference.nm24_prune(p.dense.cpu(), choice)[1].to(p.dense.device), choice == "transposable", p.dense.dtype)
+        for matrix in (p.dense, p.score)
+        for choice in ("largest", "transposable")
+    ],
+    "nm24_unpack": lambda p: [
+        (*(tensor.to(p.dense.device) for tensor in reference.nm24_prune(p.dense.cpu(), "largest")), p.shape.cols)
+    ],
     "regrow": _regrow_arguments,
     "regrow_candidates_": _candidates_arguments,
     "regrow_streamed": _streamed_arguments,
@@ -190,7 +203,7 @@ SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", *TORCH_SUMS)
 # Operators that read column or row ids, in either width; the others take int32 only, or no ids.
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS[:3])
 # Operators whose code on the CPU is the same for every instruction set.
-ONE_ISA = tuple(op for op in OPS if op not in ("csr_spmm", "csr_spmm_t", "csr_sddmm"))
+ONE_ISA = tuple(op for op in OPS if op not in ("csr_spmm", "csr_spmm_t", "csr_sddmm") and not op.startswith("nm24"))
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 

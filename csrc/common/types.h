@@ -10,7 +10,7 @@
 #if defined(__CUDACC__)
 #define SPX_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define SPX_HOST_DEVICE inline
+#define SPX_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace spx {
@@ -44,6 +44,13 @@ using Acc = typename AccOf<T>::type;
   M(double, uint16_t)        \
   M(bf16, int32_t)           \
   M(bf16, uint16_t)
+
+// The storage types, each with what is converted to it: M(T, S).
+#define SPX_FOR_EACH_SOURCE(M) \
+  M(float, float)              \
+  M(double, double)            \
+  M(bf16, bf16)                \
+  M(bf16, float)
 
 // Internal linkage: see cpu/vec.h on weak symbols. memset(to, 0, ...) for `count` elements; nothing at a null pointer, which an empty tensor has, is fine here.
 template <class T>

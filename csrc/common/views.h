@@ -48,6 +48,21 @@ struct CsrView {
   const T* values;
 };
 
+// A 2:4 matrix [rows, cols]: of every four neighbours of a row two are stored (common/nm24.h).
+//
+//   values  [rows, 2 * groups]           groups = ceil(cols / 4); 0 where the row has no such column
+//   ids     [rows, ceil(groups / 2)]     bytes: the code of a group, first | second << 2, of an even one in the low half
+template <class T>
+struct Nm24View {
+  int64_t rows, cols;
+  T* values;
+  uint8_t* ids;
+
+  SPX_HOST_DEVICE int64_t groups() const { return (cols + 3) / 4; }
+  SPX_HOST_DEVICE T* row_values(int64_t r) const { return values + r * 2 * groups(); }
+  SPX_HOST_DEVICE uint8_t* row_ids(int64_t r) const { return ids + r * ((groups() + 1) / 2); }
+};
+
 // The best that growth can choose from outside a pattern (regrow_candidates): nobody stores the dense score.
 //
 //   at_entry  [capacity of the pattern]  the score at each entry, should it be dropped

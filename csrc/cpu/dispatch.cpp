@@ -23,10 +23,9 @@ bool available(int isa) {
 #if defined(SPX_HAVE_v3)
     case kV3: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     case kV4:
-      return available(kV3) &&
-             (kLowered || (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512vl")));
+      return available(kV3) && (kLowered || (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                                             __builtin_cpu_supports("avx512vl")));
     case kV4Bf16: return available(kV4) && (kLowered || __builtin_cpu_supports("avx512bf16"));
 #endif
     default: return false;
@@ -84,9 +83,28 @@ int64_t csr_sddmm_workspace(int64_t rows, int64_t cols, int64_t capacity, int64_
   SPX_DISPATCH(csr_sddmm_workspace(rows, cols, capacity, tokens, acc_bytes, where));
 }
 
+template <class T, class S>
+Status nm24_pack(Nm24View<T> w, Nm24View<T> wt, DenseView<const S> dense, Nm24Choice choice, float scale, Where where) {
+  SPX_DISPATCH(nm24_pack(w, wt, dense, choice, scale, where));
+}
+template <class T>
+Status nm24_unpack(DenseView<T> dense, Nm24View<const T> w, Where where) {
+  SPX_DISPATCH(nm24_unpack(dense, w, where));
+}
+
 #define SPX_INSTANTIATE(T, Index)                                                                              \
   template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, bool, void*, Where); \
   template Status csr_sddmm(T*, CsrPattern<Index>, DenseView<const T>, DenseView<const T>, void*, Where);
 SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
+#undef SPX_INSTANTIATE
+
+#define SPX_INSTANTIATE(T, S) template Status nm24_pack(Nm24View<T>, Nm24View<T>, DenseView<const S>, Nm24Choice, float, Where);
+SPX_FOR_EACH_SOURCE(SPX_INSTANTIATE)
+#undef SPX_INSTANTIATE
+
+#define SPX_INSTANTIATE(T) template Status nm24_unpack(DenseView<T>, Nm24View<const T>, Where);
+SPX_INSTANTIATE(float)
+SPX_INSTANTIATE(double)
+SPX_INSTANTIATE(bf16)
 
 }  // namespace spx::cpu

@@ -1,6 +1,6 @@
 """Floor 1: the operators. The only importer of `_C`; everything above goes through here."""
 
-from . import csr, reference, regrow
+from . import csr, nm24, reference, regrow
 from .autograd import LinearFunction, SampledFunction
 from .checks import check_pattern
 from .launch import BACKENDS
@@ -23,6 +23,7 @@ __all__ = [
     "check_pattern",
     "csr",
     "layout_named",
+    "nm24",
     "observe_dense_grad",
     "reference",
     "regrow",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 
@@ -167,3 +169,92 @@ def stream_outer_(at_entry, score, position, count, passes, row_ptr, col_idx, dy
     tile = (dy.to(score.dtype)[:, :, None] * x.to(score.dtype)[:, None, :]).sum(0)
     regrow_candidates_(at_entry, score, position, count, row_ptr, col_idx, tile, 0)
     passes += 1
+
+
+# ---- 2:4: dense [rows, cols] as groups of four, through masks of the size of the matrix ------------------------------------
+
+_PAIRS = [(first, second) for first in range(4) for second in range(first + 1, 4)]
+_CODES = torch.tensor([first | second << 2 for first, second in _PAIRS], dtype=torch.uint8)
+# The 90 tiles with two ones in every row and column, as the pair of each row.
+_TILES = [
+    t for t in itertools.product(range(6), repeat=4) if sorted(sum((_PAIRS[p] for p in t), ())) == sorted([0, 1, 2, 3] * 2)
+]
+
+
+def _magnitude(dense):
+    magnitude = dense.to(_sum_dtype(dense.dtype)).abs()
+    return magnitude.masked_fill(magnitude.isnan(), torch.inf)
+
+
+def _fours(dense, rows_too=False):
+    """[rows, groups, 4], with zeros for what does not exist."""
+    rows, cols = dense.shape
+    padded = torch.nn.functional.pad(dense, (0, -cols % 4, 0, -rows % 4 if rows_too else 0))
+    return padded.view(padded.shape[0], -1, 4)
+
+
+def _largest(fours):
+    """The two positions [..., 2] of the largest magnitudes, ascending; NaN is the largest."""
+    return torch.argsort(fours.double().abs(), dim=-1, descending=True, stable=True)[..., :2].sort(-1).values
+
+
+def _transposable(dense):
+    fours = _magnitude(_fours(dense, rows_too=True))  # [4 * strips, groups, 4]
+    pairs = torch.stack([fours[..., first] + fours[..., second] for first, second in _PAIRS], -1)
+    row = pairs.view(-1, 4, *pairs.shape[1:]).unbind(1)  # four times [strips, groups, 6]
+    best, total = torch.zeros(row[0].shape[:2], dtype=torch.long), row[0].new_full(row[0].shape[:2], -1.0)
+    for index, (p, q, r, s) in enumerate(_TILES):
+        offered = (row[0][..., p] + row[1][..., q]) + (row[2][..., r] + row[3][..., s])
+        best[offered > total] = index
+        total = torch.maximum(total, offered)
+    chosen = torch.tensor(_TILES)[best]  # [strips, groups, 4], the pair of each row
+    return torch.tensor(_PAIRS)[chosen].transpose(1, 2).reshape(-1, fours.shape[1], 2)[: dense.shape[0]]
+
+
+def _ids(positions):
+    """[rows, groups, 2] as bytes."""
+    codes = (positions[..., 0] | positions[..., 1] << 2).to(torch.uint8)
+    codes = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2), value=4)
+    return codes[:, 0::2] | codes[:, 1::2] << 4
+
+
+def _positions(ids, cols):
+    """The way back."""
+    codes = torch.stack([ids & 15, ids >> 4], -1).reshape(ids.shape[0], -1)[:, : -(-cols // 4)].long()
+    return torch.stack([codes & 3, codes >> 2], -1)
+
+
+def _values(dense, positions, dtype, towards_zero=0.0, scale=1.0):
+    kept = _fours(dense).to(_sum_dtype(dense.dtype)).gather(-1, positions)
+    kept = torch.where(kept < 0, kept + towards_zero, kept - towards_zero) * scale
+    return kept.flatten(1).to(dtype)
+
+
+def _columns(dense, positions, dtype):
+    """values and ids of the transpose: by column, the rows that have it; a strip that ends early gets what is missing there."""
+    mask = torch.zeros(_fours(dense).shape, dtype=torch.bool).scatter_(-1, positions, True).flatten(1)[:, : dense.shape[1]]
+    fours = _fours(mask.t()).clone()
+    for i in (3, 2, 1, 0):
+        fours[..., i] |= fours.sum(-1) < 2
+    positions_t = _largest(fours)
+    return _values(dense.t(), positions_t, dtype), _ids(positions_t)
+
+
+def nm24_prune(dense, choice, dtype=None, scale=1.0):
+    dtype = dtype or dense.dtype
+    positions = _transposable(dense) if choice == "transposable" else _largest(_fours(dense))
+    others = torch.ones_like(_fours(dense), dtype=torch.bool).scatter_(-1, positions, False)
+    third = _magnitude(_fours(dense)).masked_fill(~others, 0.0).amax(-1, keepdim=True) if choice == "soft" else 0.0
+    made = _values(dense, positions, dtype, third, scale), _ids(positions)
+    return (*made, *_columns(dense, positions, dtype)) if choice == "transposable" else made
+
+
+def nm24_pack(dense, ids, transposed=False, dtype=None):
+    dtype, positions = dtype or dense.dtype, _positions(ids, dense.shape[1])
+    values = _values(dense, positions, dtype)
+    return (values, *_columns(dense, positions, dtype)) if transposed else (values,)
+
+
+def nm24_unpack(values, ids, cols):
+    fours = values.new_zeros((values.shape[0], -(-cols // 4), 4))
+    return fours.scatter_(-1, _positions(ids, cols), values.view(*fours.shape[:2], 2)).flatten(1)[:, :cols].contiguous()

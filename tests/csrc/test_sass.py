@@ -16,7 +16,11 @@ KERNELS = sorted(path.stem for path in (CSRC / "cuda").glob("*.cu") if path.stem
 ARCHS = ("sm_80", "sm_90a")
 MAX_REGISTERS = 128  # two blocks of 256 threads fit a multiprocessor
 # Kernels of which one block fills a multiprocessor, by a part of their name.
-MAX_REGISTERS_ALONE = {"csr_sddmm_kernel": 168, "csr_sddmm_wgmma_kernel": 168}  # 384 threads
+MAX_REGISTERS_ALONE = {
+    "csr_sddmm_kernel": 168,  # 384 threads
+    "csr_sddmm_wgmma_kernel": 168,
+    "nm24_pack_kernelIdd": 168,  # 42 sums of float64 for the 90 tiles
+}
 
 # csr_spmm by its mangled type: {type: (the instructions that its design promises, registers of the small tile)}. Registers are
 # those of nvcc 13.0 and a few more, some for split rows and relu; the large tile needs MAX_REGISTERS.

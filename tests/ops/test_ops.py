@@ -64,6 +64,8 @@ def tensors(arguments, device, dtype):
     def made(value):
         if not isinstance(value, list):
             return value
+        if isinstance(value[0], bytes):
+            return torch.tensor([list(row) for row in value], dtype=torch.uint8, device=device)
         tensor = torch.tensor(value)
         return tensor.to(device, {torch.float32: dtype, torch.int64: torch.int32}.get(tensor.dtype, tensor.dtype))
 

@@ -1,0 +1,133 @@
+// 2:4 matrices: what is stored, and which two of four to keep, once for CPU and CUDA.
+//
+// Four neighbours of a row are a group. Of each group two positions are stored, ascending, as a code of four bits:
+// first | second << 2, one of 4, 8, 9, 12, 13, 14. This is the field that sparse tensor cores read, in no layout of theirs yet.
+// Where choosing, a group is a mask of four bits and a tile of 4 x 4 one of sixteen, row by row.
+//
+// A *transposable* tile has two ones in every row and column, so that its transpose is 2:4 as well; there are 90 of them
+// (Hu et al. 2024, "Accelerating Transformer Pre-training with 2:4 Sparsity", section 4.2).
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#include "common/types.h"
+
+namespace spx {
+
+enum class Nm24Choice { kGiven, kLargest, kSoft, kTransposable };
+
+constexpr int kNm24EmptyCode = 4;  // of a group that does not exist: positions 0 and 1
+
+SPX_HOST_DEVICE int lowest_bit(uint32_t mask) {
+#if defined(__CUDA_ARCH__)
+  return __ffs(static_cast<int>(mask)) - 1;
+#else
+  return __builtin_ctz(mask);
+#endif
+}
+SPX_HOST_DEVICE int highest_bit(uint32_t mask) {
+#if defined(__CUDA_ARCH__)
+  return 31 - __clz(static_cast<int>(mask));
+#else
+  return 31 - __builtin_clz(mask);
+#endif
+}
+
+SPX_HOST_DEVICE uint32_t nm24_mask(uint32_t code) { return 1u << (code & 3) | 1u << (code >> 2 & 3); }
+SPX_HOST_DEVICE uint32_t nm24_code(uint32_t mask) { return static_cast<uint32_t>(lowest_bit(mask) | highest_bit(mask) << 2); }
+
+// The two largest of four keys; of equal ones the first.
+template <class K>
+SPX_HOST_DEVICE uint32_t nm24_largest(K a, K b, K c, K d) {
+  const int ab = a >= b, ac = a >= c, ad = a >= d, bc = b >= c, bd = b >= d, cd = c >= d;
+  // How many are before each one, in that order.
+  const int before_a = 3 - ab - ac - ad, before_b = ab + 2 - bc - bd, before_c = ac + bc + 1 - cd, before_d = ad + bd + cd;
+  return static_cast<uint32_t>((before_a < 2) | (before_b < 2) << 1 | (before_c < 2) << 2 | (before_d < 2) << 3);
+}
+
+// Column j of a tile, as the mask of a group of the transpose. Of a tile whose last rows do not exist a column may lack ones: it
+// gets them there.
+SPX_HOST_DEVICE uint32_t nm24_column(uint32_t tile, int j) {
+  uint32_t column = (tile >> j & 1) | (tile >> (3 + j) & 2) | (tile >> (6 + j) & 4) | (tile >> (9 + j) & 8);
+  for (int i = 3; i >= 0; --i)
+    if ((column & (column - 1)) == 0) column |= 1u << i;
+  return column;
+}
+
+// ---- transposable tiles -------------------------------------------------------------------------------------------------
+
+// The pairs of four positions in ascending order of (first, second).
+constexpr int kPairs = 6, kTiles = 90;
+struct Nm24Tables {
+  int first[kPairs], second[kPairs];
+  int pair[kTiles][4];  // of each row, tiles in ascending order of these
+  uint32_t mask[kTiles];
+};
+SPX_HOST_DEVICE constexpr Nm24Tables nm24_tables() {
+  Nm24Tables t{};
+  int pairs = 0;
+  for (int i = 0; i < 4; ++i) {
+    for (int j = i + 1; j < 4; ++j) {
+      t.first[pairs] = i;
+      t.second[pairs++] = j;
+    }
+  }
+  int tiles = 0;
+  for (int index = 0; index < kPairs * kPairs * kPairs * kPairs; ++index) {
+    const int pair[4] = {index / 216, index / 36 % 6, index / 6 % 6, index % 6};
+    int ones[4] = {0, 0, 0, 0};
+    uint32_t mask = 0;
+    for (int r = 0; r < 4; ++r) {
+      ++ones[t.first[pair[r]]];
+      ++ones[t.second[pair[r]]];
+      mask |= (1u << t.first[pair[r]] | 1u << t.second[pair[r]]) << 4 * r;
+    }
+    if (ones[0] != 2 || ones[1] != 2 || ones[2] != 2 || ones[3] != 2) continue;
+    for (int r = 0; r < 4; ++r) t.pair[tiles][r] = pair[r];
+    t.mask[tiles++] = mask;
+  }
+  return t;
+}
+
+// A, a number or a SIMD register of numbers, one for each of several tiles: magnitude[4 r + c].
+template <class A>
+struct TileSums {
+  A upper[kPairs * kPairs], lower[kPairs * kPairs];  // of the pairs of rows 0 and 1, and of rows 2 and 3
+
+  template <int... p>
+  SPX_HOST_DEVICE TileSums(const A* magnitude, std::integer_sequence<int, p...>) {
+    constexpr Nm24Tables t = nm24_tables();
+    const A row[4][kPairs] = {{(magnitude[t.first[p]] + magnitude[t.second[p]])...},
+                              {(magnitude[4 + t.first[p]] + magnitude[4 + t.second[p]])...},
+                              {(magnitude[8 + t.first[p]] + magnitude[8 + t.second[p]])...},
+                              {(magnitude[12 + t.first[p]] + magnitude[12 + t.second[p]])...}};
+    for (int i = 0; i < kPairs; ++i) {
+      for (int j = 0; j < kPairs; ++j) {
+        upper[kPairs * i + j] = row[0][i] + row[1][j];
+        lower[kPairs * i + j] = row[2][i] + row[3][j];
+      }
+    }
+  }
+  SPX_HOST_DEVICE explicit TileSums(const A* magnitude) : TileSums(magnitude, std::make_integer_sequence<int, kPairs>()) {}
+};
+
+template <int tile, class A, class Offer>
+SPX_HOST_DEVICE void offer_tile(const TileSums<A>& sums, Offer& offer) {
+  constexpr Nm24Tables t = nm24_tables();
+  constexpr int upper = kPairs * t.pair[tile][0] + t.pair[tile][1], lower = kPairs * t.pair[tile][2] + t.pair[tile][3];
+  constexpr uint32_t mask = t.mask[tile];
+  offer(sums.upper[upper] + sums.lower[lower], mask);
+}
+template <class A, class Offer, int... tile>
+SPX_HOST_DEVICE void offer_tiles(const TileSums<A>& sums, Offer& offer, std::integer_sequence<int, tile...>) {
+  (offer_tile<tile>(sums, offer), ...);
+}
+// offer(total magnitude, mask) for each of the 90 tiles, in order: who keeps the first of the largest has the best one. The total
+// is (row 0 + row 1) + (row 2 + row 3), a row being first + second.
+template <class A, class Offer>
+SPX_HOST_DEVICE void offer_tiles(const A* magnitude, Offer& offer) {
+  const TileSums<A> sums(magnitude);
+  offer_tiles(sums, offer, std::make_integer_sequence<int, kTiles>());
+}
+
+}  // namespace spx

@@ -1,0 +1,188 @@
+// A dense matrix to 2:4 and back (common/nm24.h), and the transpose in the same pass
+//
+//   strips of eight rows, so that no two threads share a byte of the transpose's ids; of a strip kLanes groups of four columns at a
+//   time, a register having a number of each
+// ops/nm24.py has checked shapes, dtypes and codes.
+#include "common/nm24.h"
+
+#include "common/select.h"
+#include "common/views.h"
+#include "cpu/isa.h"
+#include "cpu/vec.h"
+
+namespace spx::cpu::SPX_ISA {
+namespace {
+
+constexpr int64_t kParallelFrom = 1 << 14;  // elements: fewer take no longer than waking a thread
+
+// |v|, as large as can be where it is not a number: so it wins, and sums can be compared.
+template <class A>
+inline A magnitude(A v) {
+  return v != v ? static_cast<A>(__builtin_inf()) : v < 0 ? -v : v;
+}
+
+// Four rows and kLanes groups of the matrix; what lies outside is 0.
+template <class S>
+struct Block {
+  static constexpr int n = kLanes<Acc<S>>;
+  S at[4][4 * n];
+
+  Block(DenseView<const S> dense, int64_t row, int64_t col) {
+    memset(at, 0, sizeof at);
+    const int64_t cols = min(4 * n, dense.cols - col);
+    for (int64_t r = 0; r < min(4, dense.rows - row); ++r)
+      memcpy(at[r], dense.row(row + r) + col, static_cast<size_t>(cols) * sizeof(S));
+  }
+};
+
+template <class A>
+struct Best {
+  using Mask = decltype(Vec<A>{} > Vec<A>{});
+  Vec<A> total = Vec<A>{} - 1;
+  Mask mask{};
+
+  inline __attribute__((always_inline)) void operator()(Vec<A> sum, uint32_t tile) {
+    const Mask larger = sum > total;
+    total = larger ? sum : total;
+    mask = larger ? Mask{} + static_cast<int>(tile) : mask;
+  }
+};
+
+// tiles[g]: the masks of the four rows of group g.
+template <class S>
+void best_tiles(uint32_t* tiles, const Block<S>& block) {
+  using A = Acc<S>;
+  constexpr int n = kLanes<A>;
+  A lanes[16][n];
+  for (int r = 0; r < 4; ++r)
+    for (int g = 0; g < n; ++g)
+      for (int c = 0; c < 4; ++c) lanes[4 * r + c][g] = magnitude(to_acc(block.at[r][4 * g + c]));
+  Vec<A> magnitudes[16];
+  memcpy(magnitudes, lanes, sizeof lanes);
+  Best<A> best;
+  offer_tiles(magnitudes, best);
+  for (int g = 0; g < n; ++g) tiles[g] = static_cast<uint32_t>(best.mask[g]);
+}
+
+template <class S>
+uint32_t largest(const S* four) {
+  return nm24_largest(magnitude_key(four[0]), magnitude_key(four[1]), magnitude_key(four[2]), magnitude_key(four[3]));
+}
+
+template <class T, class S>
+void choose(uint32_t* tiles, const Block<S>& block, const Nm24View<T>& w, int64_t row, int64_t group, Nm24Choice choice) {
+  constexpr int n = Block<S>::n;
+  const int64_t rows = min(4, w.rows - row), groups = min(n, w.groups() - group);
+  for (int g = 0; g < n; ++g) tiles[g] = 0;
+  if (choice == Nm24Choice::kTransposable) {
+    best_tiles(tiles, block);
+    for (int g = 0; g < n; ++g) tiles[g] &= (1u << 4 * rows) - 1;
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint32_t mask = choice == Nm24Choice::kGiven ? nm24_mask(w.row_ids(row + r)[(group + g) / 2] >> (group + g) % 2 * 4)
+                                                         : largest(block.at[r] + 4 * g);
+      tiles[g] |= mask << 4 * r;
+    }
+  }
+}
+
+// The third largest magnitude of four: the larger one of the two that are not kept.
+template <class S>
+Acc<S> threshold(const S* four, uint32_t mask) {
+  Acc<S> third = 0;
+  for (int i = 0; i < 4; ++i) {
+    const Acc<S> m = magnitude(to_acc(four[i]));
+    if (!(mask >> i & 1) && m > third) third = m;
+  }
+  return third;
+}
+
+template <class T, class S>
+T stored(S v, Acc<S> towards_zero, float scale) {
+  const Acc<S> a = to_acc(v);
+  T out;
+  from_acc(&out, static_cast<Acc<T>>((a < 0 ? a + towards_zero : a - towards_zero) * static_cast<Acc<S>>(scale)));
+  return out;
+}
+
+template <class T, class S>
+void write_rows(const Nm24View<T>& w, const Block<S>& block, const uint32_t* tiles, int64_t row, int64_t group,
+                Nm24Choice choice, float scale) {
+  const int64_t rows = min(4, w.rows - row), groups = min(Block<S>::n, w.groups() - group);
+  for (int64_t r = 0; r < rows; ++r) {
+    T* values = w.row_values(row + r) + 2 * group;
+    uint32_t code = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+      const S* four = block.at[r] + 4 * g;
+      const uint32_t mask = tiles[g] >> 4 * r & 15;
+      const Acc<S> shrink = choice == Nm24Choice::kSoft ? threshold(four, mask) : 0;
+      values[2 * g] = stored<T>(four[lowest_bit(mask)], shrink, scale);
+      values[2 * g + 1] = stored<T>(four[highest_bit(mask)], shrink, scale);
+      if (choice == Nm24Choice::kGiven) continue;
+      code = g % 2 ? (code & 15) | nm24_code(mask) << 4 : nm24_code(mask) | kNm24EmptyCode << 4;
+      w.row_ids(row + r)[(group + g) / 2] = static_cast<uint8_t>(code);
+    }
+  }
+}
+
+// The same tiles as rows of the transpose, of which a strip's upper tiles begin a byte and its lower ones end it.
+template <class T, class S>
+void write_columns(const Nm24View<T>& wt, const Block<S>& block, const uint32_t* tiles, int64_t row, int64_t first_col,
+                   float scale) {
+  const int64_t cols = min(4 * Block<S>::n, wt.rows - first_col), group = row / 4;
+  for (int64_t c = 0; c < cols; ++c) {
+    const uint32_t mask = nm24_column(tiles[c / 4], static_cast<int>(c % 4)), code = nm24_code(mask);
+    T* values = wt.row_values(first_col + c) + 2 * group;
+    values[0] = stored<T>(block.at[lowest_bit(mask)][c], 0, scale);
+    values[1] = stored<T>(block.at[highest_bit(mask)][c], 0, scale);
+    uint8_t* ids = wt.row_ids(first_col + c) + group / 2;
+    *ids = static_cast<uint8_t>(group % 2 ? (*ids & 15) | code << 4 : code | kNm24EmptyCode << 4);
+  }
+}
+
+}  // namespace
+
+template <class T, class S>
+Status nm24_pack(Nm24View<T> w, Nm24View<T> wt, DenseView<const S> dense, Nm24Choice choice, float scale, int threads) {
+  constexpr int n = Block<S>::n;
+#pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > kParallelFrom)
+  for (int64_t strip = 0; strip < ceil_div(dense.rows, 8); ++strip) {
+    for (int64_t row = 8 * strip; row < min(8 * strip + 8, dense.rows); row += 4) {
+      for (int64_t group = 0; group < w.groups(); group += n) {
+        const Block<S> block(dense, row, 4 * group);
+        uint32_t tiles[n];
+        choose(tiles, block, w, row, group, choice);
+        write_rows(w, block, tiles, row, group, choice, scale);
+        if (wt.values) write_columns(wt, block, tiles, row, 4 * group, scale);
+      }
+    }
+  }
+  return kOk;
+}
+
+template <class T>
+Status nm24_unpack(DenseView<T> dense, Nm24View<const T> w, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > kParallelFrom)
+  for (int64_t r = 0; r < w.rows; ++r) {
+    T* row = dense.row(r);
+    fill_zero(row, w.cols);
+    for (int64_t g = 0; g < w.groups(); ++g) {
+      const uint32_t code = w.row_ids(r)[g / 2] >> g % 2 * 4;
+      const T* values = w.row_values(r) + 2 * g;
+      const int64_t first = 4 * g + (code & 3), second = 4 * g + (code >> 2 & 3);
+      if (first < w.cols) row[first] = values[0];
+      if (second < w.cols) row[second] = values[1];
+    }
+  }
+  return kOk;
+}
+
+#define SPX_INSTANTIATE(T, S) template Status nm24_pack(Nm24View<T>, Nm24View<T>, DenseView<const S>, Nm24Choice, float, int);
+SPX_FOR_EACH_SOURCE(SPX_INSTANTIATE)
+template Status nm24_unpack(DenseView<float>, Nm24View<const float>, int);
+template Status nm24_unpack(DenseView<double>, Nm24View<const double>, int);
+template Status nm24_unpack(DenseView<bf16>, Nm24View<const bf16>, int);
+
+}  // namespace spx::cpu::SPX_ISA
