@@ -192,6 +192,25 @@ class _Launchers(ModuleType):
     def nm24_unpack(
         dtype: int, dense: int, values: int, ids: int, rows: int, cols: int, device: int, where: int, /
     ) -> None: ...
+    @staticmethod
+    def nm24_gemm(
+        dtype: int,
+        y: int,
+        values: int,
+        ids: int,
+        x: int,
+        bias: int,
+        relu: bool,
+        rows: int,
+        cols: int,
+        tokens: int,
+        workspace: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
+    @staticmethod
+    def nm24_gemm_workspace(rows: int, cols: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
 
 class _Cpu(_Launchers): ...
 

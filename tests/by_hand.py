@@ -29,6 +29,9 @@ N = [[1.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
 N_VALUES, N_IDS = [[3.0, 2.0, 5.0, 0.0], [-4.0, 1.0, -6.0, 0.0]], [b"\x49", b"\x4c"]  # (1, 2) (0, 1) and (0, 3) (0, 1)
 N_SOFT = [[4.0, 2.0, 10.0, 0.0], [-8.0, 2.0, -12.0, 0.0]]  # 1 less in the first group, then twice
 N_DENSE = [[0.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
+N_X, N_BIAS = [[1.0, 2.0, 3.0, 4.0, 5.0], [inf, 1.0, 1.0, 1.0, -1.0]], [-100.0, 10.0]
+N_Y = [[37.0, -30.0], [0.0, -inf]]  # 3*2 + 2*3 + 5*5, -4*1 + 1*4 - 6*5; row 0 does not have column 0
+N_Y_RELU = [[0.0, 0.0], [0.0, 0.0]]
 # A tile whose largest are two of each row and column.
 TILE = [[9.0, 8.0, 0.0, 0.0], [7.0, 6.0, 0.0, 0.0], [0.0, 0.0, 5.0, 4.0], [0.0, 0.0, 3.0, 2.0]]
 TILE_VALUES, TILE_IDS = [[9.0, 8.0], [7.0, 6.0], [5.0, 4.0], [3.0, 2.0]], [b"\x44", b"\x44", b"\x4e", b"\x4e"]
@@ -62,6 +65,10 @@ HAND = {
     ],
     "nm24_pack": [((N, N_IDS), (N_VALUES,)), ((TILE, TILE_IDS, True), (TILE_VALUES, TILE_VALUES_T, TILE_IDS))],
     "nm24_unpack": [((N_VALUES, N_IDS, 5), (N_DENSE,))],
+    "nm24_gemm": [
+        ((N_VALUES, N_IDS, N_X, None), (N_Y,)),
+        ((N_VALUES, N_IDS, N_X, N_BIAS, True), (N_Y_RELU,)),
+    ],
     "add_outer_": [(([[1.0] * 3] * 3, [0], X, X), ([[v + 1 for v in row] for row in OUTER],))],
     "stream_outer_": [],  # test_regrow.py
     "regrow_candidates_": [],  # REGROW, below, as all of the rest

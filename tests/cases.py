@@ -189,6 +189,10 @@ ARGUMENTS = {
     "nm24_unpack": lambda p: [
         (*(tensor.to(p.dense.device) for tensor in reference.nm24_prune(p.dense.cpu(), "largest")), p.shape.cols)
     ],
+    "nm24_gemm": lambda p: [
+        (*(tensor.to(p.dense.device) for tensor in reference.nm24_prune(p.dense.cpu(), "largest")), p.x, *rest)
+        for rest in ((None,), (p.bias,), (p.bias, True))
+    ],
     "regrow": _regrow_arguments,
     "regrow_candidates_": _candidates_arguments,
     "regrow_streamed": _streamed_arguments,
@@ -199,7 +203,8 @@ ARGUMENTS = {
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
 TORCH_SUMS = ("densified_matmul", "densified_matmul_t", "densified_grad_weight", "add_outer_", "stream_outer_")
-SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", *TORCH_SUMS)
+SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *TORCH_SUMS)
+TENSOR_CORES = ("nm24_gemm",)  # operators that CUDA has for 16-bit types only
 # Operators that read column or row ids, in either width; the others take int32 only, or no ids.
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS[:3])
 # Operators whose code on the CPU is the same for every instruction set.

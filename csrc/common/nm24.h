@@ -36,6 +36,10 @@ SPX_HOST_DEVICE int highest_bit(uint32_t mask) {
 SPX_HOST_DEVICE uint32_t nm24_mask(uint32_t code) { return 1u << (code & 3) | 1u << (code >> 2 & 3); }
 SPX_HOST_DEVICE uint32_t nm24_code(uint32_t mask) { return static_cast<uint32_t>(lowest_bit(mask) | highest_bit(mask) << 2); }
 
+// What mma.sp m16n8k32 reads of lane 4 i + j, j < 2, with selector 0 (PTX ISA, "Matrix Fragments for sparse mma.m16n8k32 with .f16
+// and .bf16 types"): the codes of the 16 columns from 16 j on, of row i in the low half and of row i + 8 in the high one.
+SPX_HOST_DEVICE uint32_t nm24_metadata(uint32_t row_codes, uint32_t row8_codes) { return row_codes | row8_codes << 16; }
+
 // The two largest of four keys; of equal ones the first.
 template <class K>
 SPX_HOST_DEVICE uint32_t nm24_largest(K a, K b, K c, K d) {

@@ -110,6 +110,41 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
 #undef SPX_MMA
 }
 
+// d += a b on the sparse tensor cores: a is 16 x 32 elements of T, of which the 16 x 16 that are stored are given as in mma_16x8x16,
+// and b 32 x 8: of the lane 4 * i + j column i, rows 2j and 2j + 1, and 8, 16 and 24 further. codes: see nm24_metadata; those of
+// lanes with j > 1 are not read.
+template <class T>
+__device__ __forceinline__ void mma_sp_16x8x32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t codes) {
+#define SPX_MMA(type)                                                                                     \
+  asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." type "." type                \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, 0x0;" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(codes))
+  if constexpr (std::is_same_v<T, bf16>)
+    SPX_MMA("bf16");
+  else
+    SPX_MMA("f16");
+#undef SPX_MMA
+}
+
+// Four 8 x 8 matrices of 16-bit elements, a row being 16 bytes: lane 8 m + r says where row r of matrix m begins; the lane 4 * i + j
+// gets elements 2j and 2j + 1 of row i of each.
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint32_t> row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// 16 aligned bytes of shared memory.
+__device__ __forceinline__ void store_chunk(Shared<uint32_t> to, const uint32_t (&words)[4]) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+__device__ __forceinline__ void load_chunk(uint32_t (&words)[4], Shared<uint32_t> from) {
+  const uint4 four = *reinterpret_cast<const uint4*>(from);
+  words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
+}
+
 }  // namespace spx::cuda
 #else
 #include "emulator.h"  // the same names on the host

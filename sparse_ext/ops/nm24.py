@@ -11,12 +11,13 @@ from __future__ import annotations
 import torch
 
 from . import checks
-from .checks import check_dtype
-from .launch import address, backend_of
+from .checks import check_dtype, check_values
+from .launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
 from .library import define
 
 # The order of the enum Nm24Choice in csrc/common/nm24.h.
 CHOICES = ("given", "largest", "soft", "transposable")
+TENSOR_CORE_DTYPES = (DTYPES[torch.bfloat16], DTYPES[torch.float16])
 _LEGAL = torch.tensor([4, 8, 9, 12, 13, 14], dtype=torch.uint8)
 
 
@@ -146,3 +147,49 @@ def nm24_unpack(values: torch.Tensor, ids: torch.Tensor, cols: int) -> torch.Ten
 @nm24_unpack.fake
 def _(values, ids, cols):
     return values.new_empty((values.shape[0], cols))
+
+
+def _check_matmul(
+    op: str, values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[int, int]:
+    """rows and cols of the matrix, after checking that x [tokens, cols] can meet it."""
+    if values.dim() != 2 or x.dim() != 2 or values.shape[1] != 2 * -(-x.shape[1] // 4):
+        got = f"{tuple(values.shape)} and {tuple(x.shape)}"
+        raise ValueError(f"{op}: expected values [rows, 2 * ceil(cols / 4)] and x [tokens, cols], got shapes {got}")
+    rows, cols = values.shape[0], x.shape[1]
+    check_values(op, "x", x, values=values, bias=bias)
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"{op}: expected bias of shape ({rows},), got {tuple(bias.shape)}")
+    return rows, cols
+
+
+@define("nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor")
+def nm24_gemm(
+    values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+) -> torch.Tensor:
+    """y [tokens, rows] = x [tokens, cols] W^T + bias, or torch.relu of that. On CUDA bfloat16 and float16 only.
+
+    Given values_t and ids_t of a transposable matrix and dy in place of x, the same product is the input gradient.
+    """
+    op = "nm24_gemm"
+    rows, cols = _check_matmul(op, values, ids, x, bias)
+    backend = backend_of(op, x)
+    dtype = check_dtype(op, backend, "x", x)
+    if dtype not in TENSOR_CORE_DTYPES and hasattr(backend.module, "device_count"):
+        raise TypeError(f"{op}: expected x of dtype bfloat16, float16 (what tensor cores multiply 2:4), got {x.dtype}")
+    ids, values, x = check_ids(op, ids, rows, cols, x), ready(values), ready(x)
+    bias = None if bias is None else bias.contiguous()
+    tokens, (device, where) = x.shape[0], backend.where(x)
+    y = x.new_empty((tokens, rows))
+    space = workspace(x, backend.module.nm24_gemm_workspace(rows, cols, tokens, ACC_BYTES[x.dtype], where))
+    backend.module.nm24_gemm(
+        dtype, y.data_ptr(), values.data_ptr(), ids.data_ptr(), x.data_ptr(), address(bias), relu,
+        rows, cols, tokens, address(space), device, where,
+    )  # fmt: skip
+    return y
+
+
+@nm24_gemm.fake
+def _(values, ids, x, bias, relu=False):
+    _check_matmul("nm24_gemm", values, ids, x, bias)
+    return x.new_empty((x.shape[0], values.shape[0]))

@@ -258,3 +258,13 @@ def nm24_pack(dense, ids, transposed=False, dtype=None):
 def nm24_unpack(values, ids, cols):
     fours = values.new_zeros((values.shape[0], -(-cols // 4), 4))
     return fours.scatter_(-1, _positions(ids, cols), values.view(*fours.shape[:2], 2)).flatten(1)[:, :cols].contiguous()
+
+
+def nm24_gemm(values, ids, x, bias, relu=False):
+    """By absence: only stored columns meet x."""
+    dtype, positions = _sum_dtype(x.dtype), _positions(ids, x.shape[1])
+    columns = (torch.arange(positions.shape[1])[:, None] * 4 + positions).flatten(1)  # [rows, 2 * groups]
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 4)).to(dtype)
+    y = torch.stack([padded[:, row] @ value for row, value in zip(columns, values.to(dtype), strict=True)], 1)
+    y = y if bias is None else y + bias.to(dtype)
+    return (y.relu() if relu else y).to(x.dtype)

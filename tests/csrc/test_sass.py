@@ -48,6 +48,12 @@ SDDMM_WGMMA = {
     "NS_3f16E": {"HGMMA.64x256x16.F32", "UTMALDG.2D", "UTMALDG.2D.MULTICAST", "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STS.64"},
 }
 
+# nm24_gemm on sparse tensor cores by its mangled type.
+GEMM_MMA = {
+    "NS_4bf16E": {"HMMA.SP.16832.F32.BF16", "LDSM.16.M88.4", "LDG.E.128", "STS.128", "STG.E.128"},
+    "NS_3f16E": {"HMMA.SP.16832.F32", "LDSM.16.M88.4", "LDG.E.128", "STS.128", "STG.E.128"},
+}
+
 
 def find_nvcc():
     if "CUDA_HOME" in os.environ and "CUDACXX" not in os.environ:
@@ -156,6 +162,12 @@ def test_sddmm_is_made_of_wide_accesses(instructions, dtype, arch):
 @pytest.mark.parametrize("dtype", SDDMM_MMA)
 def test_sddmm_runs_on_tensor_cores(instructions, dtype, arch):
     assert_made_of(instructions("csr_sddmm", arch), f"csr_sddmm_mma_kernelI{dtype}", SDDMM_MMA[dtype])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", GEMM_MMA)
+def test_gemm_runs_on_sparse_tensor_cores(instructions, dtype, arch):
+    assert_made_of(instructions("nm24_gemm", arch), f"nm24_gemm_mma_kernelI{dtype}Lb1E", GEMM_MMA[dtype])
 
 
 @pytest.mark.parametrize("dtype", SDDMM_WGMMA)

@@ -220,4 +220,60 @@ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], 
     for (int k = 0; k < 16; ++k) d[i] += rows[i / 2][k] * cols[i % 2][k];
 }
 
+// The same for mma_sp_16x8x32. A code that is none of the six fails the launch.
+template <class T>
+void mma_sp_16x8x32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t codes,
+                    const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  const int row = lane_id() / 4, col = lane_id() % 4 * 2;
+  const auto element = [](const uint64_t* lanes, int lane, int i) {  // the i-th of the four that a lane gave
+    const auto bits = static_cast<uint16_t>(lanes[lane] >> 16 * i);
+    T v;
+    memcpy(&v, &bits, sizeof v);
+    return to_acc(v);
+  };
+  float rows[2][16], cols[2][32];
+  int at[2][16];  // the column of each stored element
+  for (int half = 0; half < 2; ++half) {
+    const uint64_t* lanes = emulator::exchange(a[2 * half] | uint64_t{a[2 * half + 1]} << 32, file, line);
+    for (int k = 0; k < 8; ++k)
+      for (int i = 0; i < 2; ++i) rows[i][8 * half + k] = element(lanes, 4 * row + k / 2, 2 * i + k % 2);
+  }
+  for (int half = 0; half < 2; ++half) {
+    const uint64_t* lanes = emulator::exchange(b[2 * half] | uint64_t{b[2 * half + 1]} << 32, file, line);
+    for (int k = 0; k < 16; ++k)
+      for (int i = 0; i < 2; ++i) cols[i][16 * half + k] = element(lanes, 4 * (col + i) + k % 8 / 2, k / 8 * 2 + k % 2);
+  }
+  const uint64_t* lanes = emulator::exchange(codes, file, line);
+  for (int i = 0; i < 2; ++i) {
+    for (int group = 0; group < 8; ++group) {
+      const auto code = static_cast<int>(lanes[4 * row + group / 4] >> (16 * i + group % 4 * 4) & 15);
+      if ((code & 3) >= code >> 2)
+        emulator::fail("mma_sp_16x8x32 (%s:%d): code %d is not of two ascending positions", file, line, code);
+      at[i][2 * group] = 4 * group + (code & 3);
+      at[i][2 * group + 1] = 4 * group + (code >> 2);
+    }
+  }
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 16; ++k) d[i] += rows[i / 2][k] * cols[i % 2][at[i / 2][k]];
+}
+
+// Four 8 x 8 matrices, a row of one from each lane.
+inline void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint32_t> row, const char* file = __builtin_FILE(),
+                        int line = __builtin_LINE()) {
+  const int lane = lane_id();
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t low = row[2 * half], high = row[2 * half + 1];
+    const uint64_t* lanes = emulator::exchange(low | uint64_t{high} << 32, file, line);
+    if (lane % 4 / 2 == half)
+      for (int m = 0; m < 4; ++m) matrices[m] = static_cast<uint32_t>(lanes[8 * m + lane / 4] >> lane % 2 * 32);
+  }
+}
+
+inline void store_chunk(Shared<uint32_t> to, const uint32_t (&words)[4]) {
+  for (int i = 0; i < 4; ++i) to[i] = words[i];
+}
+inline void load_chunk(uint32_t (&words)[4], Shared<uint32_t> from) {
+  for (int i = 0; i < 4; ++i) words[i] = from[i];
+}
+
 }  // namespace spx::cuda
