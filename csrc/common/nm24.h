@@ -18,23 +18,26 @@ enum class Nm24Choice { kGiven, kLargest, kSoft, kTransposable };
 
 constexpr int kNm24EmptyCode = 4;  // of a group that does not exist: positions 0 and 1
 
-SPX_HOST_DEVICE int lowest_bit(uint32_t mask) {
-#if defined(__CUDA_ARCH__)
-  return __ffs(static_cast<int>(mask)) - 1;
-#else
-  return __builtin_ctz(mask);
-#endif
-}
-SPX_HOST_DEVICE int highest_bit(uint32_t mask) {
-#if defined(__CUDA_ARCH__)
-  return 31 - __clz(static_cast<int>(mask));
-#else
-  return 31 - __builtin_clz(mask);
-#endif
-}
-
 SPX_HOST_DEVICE uint32_t nm24_mask(uint32_t code) { return 1u << (code & 3) | 1u << (code >> 2 & 3); }
-SPX_HOST_DEVICE uint32_t nm24_code(uint32_t mask) { return static_cast<uint32_t>(lowest_bit(mask) | highest_bit(mask) << 2); }
+
+// The code of each mask, four bits of the result for each of sixteen. Of a mask that has fewer than two ones, as a column of a tile
+// whose last rows do not exist, the missing ones are the last places that it does not have.
+SPX_HOST_DEVICE constexpr uint64_t nm24_codes() {
+  uint64_t codes = 0;
+  for (int mask = 0; mask < 16; ++mask) {
+    int place[2] = {0, 0}, ones = 0;
+    for (int i = 0; i < 4; ++i)
+      if (mask >> i & 1 && ones < 2) place[ones++] = i;
+    if (ones == 0) place[0] = 2, place[1] = 3;
+    if (ones == 1) place[1] = place[0] == 3 ? (place[0] = 2, 3) : 3;
+    codes |= static_cast<uint64_t>(place[0] | place[1] << 2) << 4 * mask;
+  }
+  return codes;
+}
+SPX_HOST_DEVICE uint32_t nm24_code(uint32_t mask) {
+  constexpr uint64_t codes = nm24_codes();
+  return static_cast<uint32_t>(codes >> 4 * mask) & 15;
+}
 
 // What mma.sp m16n8k32 reads of lane 4 i + j, j < 2, with selector 0 (PTX ISA, "Matrix Fragments for sparse mma.m16n8k32 with .f16
 // and .bf16 types"): the codes of the 16 columns from 16 j on, of row i in the low half and of row i + 8 in the high one.
@@ -49,13 +52,9 @@ SPX_HOST_DEVICE uint32_t nm24_largest(K a, K b, K c, K d) {
   return static_cast<uint32_t>((before_a < 2) | (before_b < 2) << 1 | (before_c < 2) << 2 | (before_d < 2) << 3);
 }
 
-// Column j of a tile, as the mask of a group of the transpose. Of a tile whose last rows do not exist a column may lack ones: it
-// gets them there.
+// Column j of a tile, as the mask of a group of the transpose.
 SPX_HOST_DEVICE uint32_t nm24_column(uint32_t tile, int j) {
-  uint32_t column = (tile >> j & 1) | (tile >> (3 + j) & 2) | (tile >> (6 + j) & 4) | (tile >> (9 + j) & 8);
-  for (int i = 3; i >= 0; --i)
-    if ((column & (column - 1)) == 0) column |= 1u << i;
-  return column;
+  return (tile >> j & 1) | (tile >> (3 + j) & 2) | (tile >> (6 + j) & 4) | (tile >> (9 + j) & 8);
 }
 
 // ---- transposable tiles -------------------------------------------------------------------------------------------------

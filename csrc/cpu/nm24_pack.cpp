@@ -1,7 +1,7 @@
 // A dense matrix to 2:4 and back (common/nm24.h), and the transpose in the same pass
 //
-//   strips of eight rows, so that no two threads share a byte of the transpose's ids; of a strip kLanes groups of four columns at a
-//   time, a register having a number of each
+//   a thread has bands of whole eights of rows, so that no two share a byte of the transpose's ids; of four rows kLanes groups of
+//   four columns at a time, a register having a number of each
 // ops/nm24.py has checked shapes, dtypes and codes.
 #include "common/nm24.h"
 
@@ -13,6 +13,8 @@
 namespace spx::cpu::SPX_ISA {
 namespace {
 
+// A band of rows goes by in blocks of columns: what these write of the transpose stays in a cache until its lines are full.
+constexpr int64_t kBandRows = 128, kBlockGroups = 64;
 constexpr int64_t kParallelFrom = 1 << 14;  // elements: fewer take no longer than waking a thread
 
 // |v|, as large as can be where it is not a number: so it wins, and sums can be compared.
@@ -99,12 +101,18 @@ Acc<S> threshold(const S* four, uint32_t mask) {
   return third;
 }
 
+// v as it is stored: moved towards 0, and scaled.
 template <class T, class S>
-T stored(S v, Acc<S> towards_zero, float scale) {
-  const Acc<S> a = to_acc(v);
+inline T stored(S v, Acc<S> towards_zero, float scale) {
+  const Acc<S> a = to_acc(v), step = a < 0 ? -towards_zero : towards_zero;
   T out;
-  from_acc(&out, static_cast<Acc<T>>((a < 0 ? a + towards_zero : a - towards_zero) * static_cast<Acc<S>>(scale)));
+  from_acc(&out, static_cast<Acc<T>>((a - step) * static_cast<Acc<S>>(scale)));
   return out;
+}
+
+// The code of a group into its half of a byte; an even one comes first.
+inline void put(uint8_t* ids, int64_t group, uint32_t code) {
+  *ids = static_cast<uint8_t>(group % 2 ? (*ids & 15) | code << 4 : code | kNm24EmptyCode << 4);
 }
 
 template <class T, class S>
@@ -113,32 +121,29 @@ void write_rows(const Nm24View<T>& w, const Block<S>& block, const uint32_t* til
   const int64_t rows = min(4, w.rows - row), groups = min(Block<S>::n, w.groups() - group);
   for (int64_t r = 0; r < rows; ++r) {
     T* values = w.row_values(row + r) + 2 * group;
-    uint32_t code = 0;
+    uint8_t* ids = w.row_ids(row + r) + group / 2;
     for (int64_t g = 0; g < groups; ++g) {
       const S* four = block.at[r] + 4 * g;
-      const uint32_t mask = tiles[g] >> 4 * r & 15;
+      const uint32_t mask = tiles[g] >> 4 * r & 15, code = nm24_code(mask);
       const Acc<S> shrink = choice == Nm24Choice::kSoft ? threshold(four, mask) : 0;
-      values[2 * g] = stored<T>(four[lowest_bit(mask)], shrink, scale);
-      values[2 * g + 1] = stored<T>(four[highest_bit(mask)], shrink, scale);
-      if (choice == Nm24Choice::kGiven) continue;
-      code = g % 2 ? (code & 15) | nm24_code(mask) << 4 : nm24_code(mask) | kNm24EmptyCode << 4;
-      w.row_ids(row + r)[(group + g) / 2] = static_cast<uint8_t>(code);
+      values[2 * g] = stored<T>(four[code & 3], shrink, scale);
+      values[2 * g + 1] = stored<T>(four[code >> 2], shrink, scale);
+      if (choice != Nm24Choice::kGiven) put(ids + g / 2, g, code);
     }
   }
 }
 
-// The same tiles as rows of the transpose, of which a strip's upper tiles begin a byte and its lower ones end it.
+// The same tiles as rows of the transpose.
 template <class T, class S>
 void write_columns(const Nm24View<T>& wt, const Block<S>& block, const uint32_t* tiles, int64_t row, int64_t first_col,
                    float scale) {
   const int64_t cols = min(4 * Block<S>::n, wt.rows - first_col), group = row / 4;
   for (int64_t c = 0; c < cols; ++c) {
-    const uint32_t mask = nm24_column(tiles[c / 4], static_cast<int>(c % 4)), code = nm24_code(mask);
+    const uint32_t code = nm24_code(nm24_column(tiles[c / 4], static_cast<int>(c % 4)));
     T* values = wt.row_values(first_col + c) + 2 * group;
-    values[0] = stored<T>(block.at[lowest_bit(mask)][c], 0, scale);
-    values[1] = stored<T>(block.at[highest_bit(mask)][c], 0, scale);
-    uint8_t* ids = wt.row_ids(first_col + c) + group / 2;
-    *ids = static_cast<uint8_t>(group % 2 ? (*ids & 15) | code << 4 : code | kNm24EmptyCode << 4);
+    values[0] = stored<T>(block.at[code & 3][c], 0, scale);
+    values[1] = stored<T>(block.at[code >> 2][c], 0, scale);
+    put(wt.row_ids(first_col + c) + group / 2, group, code);
   }
 }
 
@@ -147,15 +152,19 @@ void write_columns(const Nm24View<T>& wt, const Block<S>& block, const uint32_t*
 template <class T, class S>
 Status nm24_pack(Nm24View<T> w, Nm24View<T> wt, DenseView<const S> dense, Nm24Choice choice, float scale, int threads) {
   constexpr int n = Block<S>::n;
+  // Whole bytes of the transpose's ids in a band, and work for every thread.
+  const int64_t band = max(8, min(kBandRows, dense.rows / threads / 8 * 8));
 #pragma omp parallel for num_threads(threads) schedule(static) if (dense.rows * dense.cols > kParallelFrom)
-  for (int64_t strip = 0; strip < ceil_div(dense.rows, 8); ++strip) {
-    for (int64_t row = 8 * strip; row < min(8 * strip + 8, dense.rows); row += 4) {
-      for (int64_t group = 0; group < w.groups(); group += n) {
-        const Block<S> block(dense, row, 4 * group);
-        uint32_t tiles[n];
-        choose(tiles, block, w, row, group, choice);
-        write_rows(w, block, tiles, row, group, choice, scale);
-        if (wt.values) write_columns(wt, block, tiles, row, 4 * group, scale);
+  for (int64_t begin = 0; begin < dense.rows; begin += band) {
+    for (int64_t first = 0; first < w.groups(); first += kBlockGroups) {
+      for (int64_t row = begin; row < min(begin + band, dense.rows); row += 4) {
+        for (int64_t group = first; group < min(first + kBlockGroups, w.groups()); group += n) {
+          const Block<S> block(dense, row, 4 * group);
+          uint32_t tiles[n];
+          choose(tiles, block, w, row, group, choice);
+          write_rows(w, block, tiles, row, group, choice, scale);
+          if (wt.values) write_columns(wt, block, tiles, row, 4 * group, scale);
+        }
       }
     }
   }

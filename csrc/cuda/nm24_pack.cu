@@ -77,8 +77,8 @@ __device__ __forceinline__ Acc<S> element(const Four<S>& four, int i) {
 // The third largest magnitude of four: the larger one of the two that are not kept.
 template <class S>
 __device__ Acc<S> threshold(const Four<S>& four, uint32_t mask) {
-  const uint32_t others = ~mask & 15;
-  const Acc<S> a = magnitude(element(four, lowest_bit(others))), b = magnitude(element(four, highest_bit(others)));
+  const int others = static_cast<int>(nm24_code(~mask & 15));
+  const Acc<S> a = magnitude(element(four, others & 3)), b = magnitude(element(four, others >> 2));
   return a > b ? a : b;
 }
 
