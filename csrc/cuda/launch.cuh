@@ -136,7 +136,14 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint
                : "memory");
 }
 
-// 16 aligned bytes of shared memory.
+// 16 aligned bytes of global memory. A plain copy may become four stores.
+__device__ __forceinline__ void store_global_chunk(void* to, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]),
+               "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
+// The same of shared memory.
 __device__ __forceinline__ void store_chunk(Shared<uint32_t> to, const uint32_t (&words)[4]) {
   *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
 }

@@ -8,16 +8,10 @@ namespace spx::cuda {
 
 template <class T>
 Status nm24_gemm(DenseView<T> y, Nm24View<const T> w, DenseView<const T> x, const T* bias, bool relu, void*, Where stream) {
-  if constexpr (sizeof(T) != sizeof(uint16_t)) {
+  if constexpr (sizeof(T) == sizeof(uint16_t))
+    return nm24_gemm_mma(y, w, x, bias, relu, stream);
+  else
     return cudaErrorNotSupported;
-  } else {
-    const int64_t blocks = ceil_div(w.rows, kSpRows) * ceil_div(x.rows, kSpTokens);
-    if (w.cols > 0x7FFFFFFF - 2 * kSpCols) return cudaErrorInvalidValue;  // columns are 32-bit numbers
-    const Block block(kSpThreads, kSpSharedBytes);
-    if (w.cols % 32 == 0)
-      return launch("nm24_gemm_mma", nm24_gemm_mma_kernel<T, true>, blocks, block, stream, y, w, x, bias, relu);
-    return launch("nm24_gemm_mma", nm24_gemm_mma_kernel<T, false>, blocks, block, stream, y, w, x, bias, relu);
-  }
 }
 
 int64_t nm24_gemm_workspace(int64_t, int64_t, int64_t, int64_t, Where) { return 0; }

@@ -185,7 +185,7 @@ __device__ void store_tokens(DenseView<T> y, Shared<uint32_t> slab, int64_t row0
     Words<T, 8> eight;
     load_chunk(eight.word, slab + (i / kPieces * kSlabWords + i % kPieces * 4));
     if (y.cols % 8 == 0) {
-      *reinterpret_cast<Words<T, 8>*>(y.row(token) + row) = eight;
+      store_global_chunk(y.row(token) + row, eight.word);
     } else {
 #pragma unroll
       for (int r = 0; r < 8; ++r)
@@ -225,6 +225,16 @@ __global__ void __launch_bounds__(kSpThreads, 2)
   store_slab<T>(memory, sums, y, bias, relu, row0, row, token);
   __syncthreads();
   store_tokens<T>(y, memory, row0, token0);
+}
+
+template <class T>
+Status nm24_gemm_mma(DenseView<T> y, Nm24View<const T> w, DenseView<const T> x, const T* bias, bool relu, Where stream) {
+  if (w.cols > 0x7FFFFFFF - 2 * kSpCols) return cudaErrorInvalidValue;  // columns are 32-bit numbers
+  const int64_t blocks = ceil_div(w.rows, kSpRows) * ceil_div(x.rows, kSpTokens);
+  const Block block(kSpThreads, kSpSharedBytes);
+  if (w.cols % 32 == 0)
+    return launch("nm24_gemm_mma", nm24_gemm_mma_kernel<T, true>, blocks, block, stream, y, w, x, bias, relu);
+  return launch("nm24_gemm_mma", nm24_gemm_mma_kernel<T, false>, blocks, block, stream, y, w, x, bias, relu);
 }
 
 }  // namespace spx::cuda

@@ -269,6 +269,7 @@ inline void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint32_t> row, const cha
   }
 }
 
+inline void store_global_chunk(void* to, const uint32_t (&words)[4]) { memcpy(to, words, sizeof words); }
 inline void store_chunk(Shared<uint32_t> to, const uint32_t (&words)[4]) {
   for (int i = 0; i < 4; ++i) to[i] = words[i];
 }
