@@ -32,7 +32,7 @@ def values_shape(rows: int, cols: int) -> tuple[int, int]:
 
 
 def check_ids(op: str, ids: torch.Tensor, rows: int, cols: int, like: torch.Tensor) -> torch.Tensor:
-    """Contiguous ids; TypeError / ValueError if they are none of this matrix. In debug mode every one is read."""
+    """ids as kernels need them; TypeError / ValueError if they are none of this matrix. In debug mode every one is read."""
     if ids.dtype is not torch.uint8:
         raise TypeError(f"{op}: expected ids of dtype torch.uint8, got {ids.dtype}")
     if ids.shape != (expected := ids_shape(rows, cols)):
@@ -43,7 +43,7 @@ def check_ids(op: str, ids: torch.Tensor, rows: int, cols: int, like: torch.Tens
         codes = torch.stack([ids & 15, ids >> 4])
         if not (legal := torch.isin(codes, _LEGAL.to(ids.device))).all():
             raise ValueError(f"{op}: expected ids among {_LEGAL.tolist()}, got {int(codes[~legal][0])}")
-    return ids.contiguous()
+    return ready(ids)
 
 
 def _check_dense(op: str, dense: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -63,7 +63,7 @@ def _pack(
     backend = backend_of(op, dense)
     check_dtype(op, backend, "dense", dense)
     code = check_dtype(op, backend, "the values", torch.empty(0, dtype=dtype))
-    (rows, cols), dense = dense.shape, dense.contiguous()
+    (rows, cols), dense = dense.shape, ready(dense)
     values = dense.new_empty(values_shape(rows, cols), dtype=dtype)
     ids = dense.new_empty(ids_shape(rows, cols), dtype=torch.uint8) if ids is None else check_ids(op, ids, rows, cols, dense)
     values_t = dense.new_empty(values_shape(cols, rows), dtype=dtype) if transposed else None
@@ -134,7 +134,7 @@ def nm24_unpack(values: torch.Tensor, ids: torch.Tensor, cols: int) -> torch.Ten
     op, rows = "nm24_unpack", values.shape[0]
     if values.shape != (expected := values_shape(rows, cols)):
         raise ValueError(f"{op}: expected values of shape {expected} (of {cols} columns), got {tuple(values.shape)}")
-    ids, values = check_ids(op, ids, rows, cols, values), values.contiguous()
+    ids, values = check_ids(op, ids, rows, cols, values), ready(values)
     backend = backend_of(op, values)
     dense = values.new_empty((rows, cols))
     code = check_dtype(op, backend, "values", values)
