@@ -211,6 +211,25 @@ class _Launchers(ModuleType):
     ) -> None: ...
     @staticmethod
     def nm24_gemm_workspace(rows: int, cols: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
+    @staticmethod
+    def nm24_mvue(
+        dtype: int, values_t: int, ids: int, dy: int, draw: int, rows: int, tokens: int, device: int, where: int, /
+    ) -> None: ...
+    @staticmethod
+    def nm24_regrow(
+        dtype: int,
+        new_ids: int,
+        source: int,
+        ids: int,
+        stays: int,
+        score: int,
+        seed: int,
+        rows: int,
+        cols: int,
+        device: int,
+        where: int,
+        /,
+    ) -> None: ...
 
 class _Cpu(_Launchers): ...
 

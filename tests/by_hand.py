@@ -36,9 +36,14 @@ N_Y_RELU = [[0.0, 0.0], [0.0, 0.0]]
 TILE = [[9.0, 8.0, 0.0, 0.0], [7.0, 6.0, 0.0, 0.0], [0.0, 0.0, 5.0, 4.0], [0.0, 0.0, 3.0, 2.0]]
 TILE_VALUES, TILE_IDS = [[9.0, 8.0], [7.0, 6.0], [5.0, 4.0], [3.0, 2.0]], [b"\x44", b"\x44", b"\x4e", b"\x4e"]
 TILE_VALUES_T = [[9.0, 7.0], [8.0, 6.0], [5.0, 3.0], [4.0, 2.0]]
+# Eight tokens of two rows. Key and count 0 give the first known answer of PHILOX: 0.399 and 0.881, then 0.736 and 0.606. In the
+# first row these fall into parts 1 of (1, 1, 1, 1) and 3 of (1, 0, 1, 1), then into 3 of (2, 0, 2, 2) and 2 of (2, 0, 2, 0). Of
+# four equal ones p = 1/2, of three 2/3. In the other row there is nothing to draw.
+M_DY = [[1.0, 0.0], [1.0, -7.0], [1.0, 0.0], [1.0, 5.0], [2.0, 0.0], [0.0, 0.0], [-2.0, 0.0], [2.0, 3.0]]
+M_VALUES_T, M_IDS_T = [[2.0, 2.0, -3.0, 3.0], [-7.0, 5.0, 0.0, 3.0]], [b"\xed", b"\xcd"]  # (1, 3) (2, 3) and (1, 3) (0, 3)
 
-# {op: [(arguments, results)]}; lists of floats take the dtype under test, lists of ints are int32, of bytes uint8; an in-place
-# operator's result is its first argument.
+# {op: [(arguments, results)]}; lists of floats take the dtype under test, lists of ints are int32, tuples of them int64,
+# lists of bytes uint8; an in-place operator's result is its first argument.
 HAND = {
     "csr_spmm": [
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),
@@ -69,11 +74,18 @@ HAND = {
         ((N_VALUES, N_IDS, N_X, None), (N_Y,)),
         ((N_VALUES, N_IDS, N_X, N_BIAS, True), (N_Y_RELU,)),
     ],
+    "nm24_mvue": [((M_DY, (0, 0)), (M_VALUES_T, M_IDS_T))],
     "add_outer_": [(([[1.0] * 3] * 3, [0], X, X), ([[v + 1 for v in row] for row in OUTER],))],
     "stream_outer_": [],  # test_regrow.py
     "regrow_candidates_": [],  # REGROW, below, as all of the rest
     "regrow_streamed": [],
     "regrow": [],
+    # NM24_REGROW, below; and at random, by the first numbers of PHILOX: 0.399, 0.881, 0.736, 0.606.
+    "nm24_regrow": [
+        (([[3.0, 2.0]], [b"\x4c"], 4, None, 0, 0), ([b"\x4c"], [0, 1])),
+        (([[3.0, 2.0]], [b"\x4c"], 4, None, 0, 1), ([b"\x44"], [0, -1])),  # 3 is dropped, 1 grows beside 0
+        (([[3.0, 2.0]], [b"\x4c"], 4, None, 0, 2), ([b"\x49"], [-1, -1])),
+    ],
 }
 
 
@@ -124,6 +136,60 @@ REGROW = (
            after=[[_, 1, 2, _]]),
     Regrow("minus zero equals zero", weight=[[0.0, -0.0, 0.0]], score=[[-0.0, 0.0, -0.0]], drop=2, grow=1,
            after=[[0, 1, _]]),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Nm24Regrow:
+    """As Regrow, in groups of four columns with two entries each; a last group of one column has a second one in none."""
+
+    why: str
+    weight: list
+    score: list
+    drop: int
+    after: list
+
+    def __str__(self) -> str:
+        return self.why.replace(" ", "-")
+
+
+NM24_REGROW = (
+    # Dropped: both 0.1. The first comes back by its score of 4; the other's group prefers 4 to 3.
+    Nm24Regrow("the example",
+               weight=[[0.5, _, -0.1, _], [_, 0.3, _, 0.1]],
+               score=[[9, 1, 4, 0], [2, 9, -4, 3]], drop=2,
+               after=[[0, _, 1, _], [_, 2, -1, _]]),
+    Nm24Regrow("dropping equals keeps the lower index",
+               weight=[[1.0, -1.0, _, _], [_, 1.0, _, -1.0]],
+               score=[[0, 0, 5, 0], [0, 0, 5, 0]], drop=1,
+               after=[[0, 1, _, _], [_, 2, -1, _]]),
+    Nm24Regrow("growing equals takes the lower position", weight=[[_, 2.0, _, 1.0]], score=[[0, 0, 0, 0]], drop=1,
+               after=[[-1, 0, _, _]]),
+    Nm24Regrow("a dropped position may win its own tie", weight=[[1.0, _, 2.0, _]], score=[[7, 7, 7, 7]], drop=1,
+               after=[[0, _, 1, _]]),
+    Nm24Regrow("both of a group", weight=[[1.0, 2.0, _, _]], score=[[0, 1, 2, 3]], drop=2, after=[[_, _, -1, -1]]),
+    Nm24Regrow("both of a group and one comes back", weight=[[1.0, 2.0, _, _]], score=[[0, 5, 0, 7]], drop=2,
+               after=[[_, 1, _, -1]]),
+    Nm24Regrow("every group for itself",
+               weight=[[0.1, 0.2, _, _, 8.0, 9.0, _, _]], score=[[0, 0, 1, 2, 0, 0, 50, 60]], drop=2,
+               after=[[_, _, -1, -1, 2, 3, _, _]]),
+    Nm24Regrow("three columns have an alternative", weight=[[_, 3.0, 1.0]], score=[[4, 0, 0]], drop=1, after=[[-1, 0, _]]),
+    Nm24Regrow("two columns have none",
+               weight=[[1.0, 2.0, _, _, 0.1, 0.2]], score=[[0, 0, 3, 0, 9, 9]], drop=1,
+               after=[[_, 1, -1, _, 2, 3]]),
+    Nm24Regrow("one column has none",
+               weight=[[1.0, 2.0, _, _, 0.1]], score=[[0, 0, 1, 1, 9]], drop=2,
+               after=[[_, _, -1, -1, 2]]),
+    Nm24Regrow("NaN scores are the largest, infinite ones next",
+               weight=[[1.0, _, 2.0, _], [4.0, _, 3.0, _]], score=[[5, inf, 7, nan], [0, inf, 9, -nan]], drop=3,
+               after=[[_, -1, _, -1], [2, _, _, -1]]),
+    Nm24Regrow("NaN weights are kept",
+               weight=[[nan, 1.0, _, _], [-inf, 2.0, _, _]], score=[[0, 0, 1, 0], [0, 0, 1, 0]], drop=2,
+               after=[[0, _, -1, _], [2, _, -1, _]]),
+    Nm24Regrow("minus zero equals zero",
+               weight=[[0.0, -0.0, _, _], [-0.0, 0.0, _, _]], score=[[-0.0, 0.0, -0.0, 0.0], [0.0, -0.0, 0.0, -0.0]], drop=3,
+               after=[[0, 1, _, _], [2, 3, _, _]]),
+    Nm24Regrow("nothing to do", weight=[[1.0, _, _, 2.0]], score=[[0, 9, 9, 0]], drop=0, after=[[0, _, _, 1]]),
 )  # fmt: skip
 del _
 

@@ -1,6 +1,6 @@
 """What the tests run on: shapes, tolerances and every operator's arguments. The only place for rtol and atol.
 
-Order of trust: a row that a human can check (by_hand.py), then the twin in reference.py, then properties.
+Order of trust: a row that a human can check (by_hand.py), then the twin in ops/reference, then properties.
 """
 
 from __future__ import annotations
@@ -132,6 +132,16 @@ def _regrow_arguments(p: Problem):
     return [(*index, score, 123456789012, *count) for score in (p.score, None) for count in sorted(counts)]
 
 
+def _nm24_regrow_arguments(p: Problem):
+    """Of transposable tiles, too, whose entries may lie in columns that do not exist."""
+    calls = []
+    for choice in ("largest", "transposable"):
+        values, ids = (tensor.to(p.dense.device) for tensor in reference.nm24_prune(p.dense.cpu(), choice)[:2])
+        most = 2 * p.shape.rows * (p.shape.cols // 4)  # without the last group
+        calls += [(values, ids, p.shape.cols, score, 7, drop) for score in (p.score, None) for drop in (0, most // 3, most)]
+    return calls
+
+
 def _candidates(p: Problem, wanted: int):
     """Before the first tile."""
     return Candidates.none_yet(p.weight, p.pattern.capacity, wanted, p.score.dtype).tensors
@@ -193,6 +203,8 @@ ARGUMENTS = {
         (*(tensor.to(p.dense.device) for tensor in reference.nm24_prune(p.dense.cpu(), "largest")), p.x, *rest)
         for rest in ((None,), (p.bias,), (p.bias, True))
     ],
+    "nm24_mvue": lambda p: [(matrix, torch.tensor([-123456789012, 5], device=matrix.device)) for matrix in (p.dy, p.x)],
+    "nm24_regrow": _nm24_regrow_arguments,
     "regrow": _regrow_arguments,
     "regrow_candidates_": _candidates_arguments,
     "regrow_streamed": _streamed_arguments,
@@ -207,8 +219,9 @@ SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *TORCH_SUMS)
 TENSOR_CORES = ("nm24_gemm",)  # operators that CUDA has for 16-bit types only
 # Operators that read column or row ids, in either width; the others take int32 only, or no ids.
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS[:3])
-# Operators whose code on the CPU is the same for every instruction set.
-ONE_ISA = tuple(op for op in OPS if op not in ("csr_spmm", "csr_spmm_t", "csr_sddmm") and not op.startswith("nm24"))
+# Operators that the CPU has a kernel of for every instruction set; the others' code is the same for all of them.
+MANY_ISAS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_gemm", "nm24_mvue")
+ONE_ISA = tuple(op for op in OPS if op not in MANY_ISAS)
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 

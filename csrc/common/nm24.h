@@ -57,6 +57,32 @@ SPX_HOST_DEVICE uint32_t nm24_column(uint32_t tile, int j) {
   return (tile >> j & 1) | (tile >> (3 + j) & 2) | (tile >> (6 + j) & 4) | (tile >> (9 + j) & 8);
 }
 
+// The code of a group that keeps some of its two entries and grows the largest keys among its other columns, of equal ones the
+// first, until it has two again. slot: of its first entry; source: the old slot of each new entry, or -1.
+template <class K>
+SPX_HOST_DEVICE uint32_t nm24_regrown(int32_t (&source)[2], uint32_t code, const bool (&stays)[2], uint32_t columns,
+                                      const K (&key)[4], int32_t slot) {
+  const uint32_t first = code & 3, second = code >> 2 & 3;
+  const uint32_t kept = (stays[0] ? 1u << first : 0u) | (stays[1] ? 1u << second : 0u), others = columns & ~kept;
+  uint32_t mask = kept;
+  for (int i = 0; i < 4; ++i) {
+    int before = stays[0] + stays[1];
+    for (int j = 0; j < 4; ++j) before += (others >> j & 1) && (key[j] > key[i] || (key[j] == key[i] && j < i));
+    if (before < 2) mask |= others & 1u << i;
+  }
+  const uint32_t regrown = nm24_code(mask);
+  for (int k = 0; k < 2; ++k) {
+    const uint32_t place = regrown >> 2 * k & 3;
+    source[k] = place == first ? slot : place == second ? slot + 1 : -1;
+  }
+  return regrown;
+}
+
+// Which of the four columns of a group exist, as a mask.
+SPX_HOST_DEVICE uint32_t nm24_columns(int64_t group, int64_t cols) {
+  return 4 * group + 4 <= cols ? 15u : (1u << (cols - 4 * group)) - 1;
+}
+
 // ---- transposable tiles -------------------------------------------------------------------------------------------------
 
 // The pairs of four positions in ascending order of (first, second).

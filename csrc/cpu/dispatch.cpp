@@ -99,6 +99,10 @@ Status nm24_gemm(DenseView<T> y, Nm24View<const T> w, DenseView<const T> x, cons
 int64_t nm24_gemm_workspace(int64_t rows, int64_t cols, int64_t tokens, int64_t acc_bytes, Where where) {
   SPX_DISPATCH(nm24_gemm_workspace(rows, cols, tokens, acc_bytes, where));
 }
+template <class T>
+Status nm24_mvue(Nm24View<T> wt, DenseView<const T> dy, const int64_t* draw, Where where) {
+  SPX_DISPATCH(nm24_mvue(wt, dy, draw, where));
+}
 
 #define SPX_INSTANTIATE(T, Index)                                                                              \
   template Status csr_spmm(DenseView<T>, CsrView<T, Index>, DenseView<const T>, const T*, bool, void*, Where); \
@@ -110,8 +114,9 @@ SPX_FOR_EACH_TYPE(SPX_INSTANTIATE)
 SPX_FOR_EACH_SOURCE(SPX_INSTANTIATE)
 #undef SPX_INSTANTIATE
 
-#define SPX_INSTANTIATE(T)                                             \
-  template Status nm24_unpack(DenseView<T>, Nm24View<const T>, Where); \
+#define SPX_INSTANTIATE(T)                                                           \
+  template Status nm24_unpack(DenseView<T>, Nm24View<const T>, Where);               \
+  template Status nm24_mvue(Nm24View<T>, DenseView<const T>, const int64_t*, Where); \
   template Status nm24_gemm(DenseView<T>, Nm24View<const T>, DenseView<const T>, const T*, bool, void*, Where);
 SPX_INSTANTIATE(float)
 SPX_INSTANTIATE(double)

@@ -20,6 +20,8 @@
   template <class T>                                                                                   \
   Status nm24_gemm(DenseView<T>, Nm24View<const T>, DenseView<const T>, const T*, bool, void*, Where); \
   int64_t nm24_gemm_workspace(int64_t, int64_t, int64_t, int64_t, Where);                              \
+  template <class T>                                                                                   \
+  Status nm24_mvue(Nm24View<T>, DenseView<const T>, const int64_t*, Where);                            \
   }
 SPX_DECLARE_KERNELS(baseline)
 SPX_DECLARE_KERNELS(v3)

@@ -1,6 +1,6 @@
 """Floor 1: the operators. The only importer of `_C`; everything above goes through here."""
 
-from . import csr, nm24, reference, regrow
+from . import csr, nm24, nm24_training, reference, regrow
 from .autograd import LinearFunction, SampledFunction
 from .checks import check_pattern
 from .launch import BACKENDS
@@ -24,6 +24,7 @@ __all__ = [
     "csr",
     "layout_named",
     "nm24",
+    "nm24_training",
     "observe_dense_grad",
     "reference",
     "regrow",

@@ -1,4 +1,4 @@
-"""The CSR kernels as torch operators (`torch.ops.sparse_ext.csr_*`). Each has a twin of the same name in `reference.py`.
+"""The CSR kernels as torch operators (`torch.ops.sparse_ext.csr_*`). Each has a twin of the same name in `reference`.
 
 Shapes, once for all: weight [capacity] holds the values of a CSR matrix [rows, cols]; row_ptr int32 [rows + 1];
 col_idx int32 or uint16 [capacity], ascending inside a row; x [tokens, cols]; y, dy [tokens, rows]. Entries behind

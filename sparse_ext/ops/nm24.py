@@ -1,4 +1,4 @@
-"""2:4 matrices as torch operators (`torch.ops.sparse_ext.nm24_*`). Each has a twin of the same name in `reference.py`.
+"""2:4 matrices as torch operators (`torch.ops.sparse_ext.nm24_*`). Each has a twin of the same name in `reference`.
 
 Of every four neighbours of a row two are stored. Shapes, once for all: dense [rows, cols]; with groups = ceil(cols / 4), values
 [rows, 2 * groups] and ids uint8 [rows, ceil(groups / 2)]. A group's id is first | second << 2, four bits, of an even group in
@@ -96,7 +96,8 @@ def nm24_prune(
     return _pack(op, dense, None, choice, choice == "transposable", dtype, scale)
 
 
-def _empty(like: torch.Tensor, rows: int, cols: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def empty(like: torch.Tensor, rows: int, cols: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """values and ids of a matrix, uninitialised."""
     values = like.new_empty(values_shape(rows, cols), dtype=dtype)
     return values, like.new_empty(ids_shape(rows, cols), dtype=torch.uint8)
 
@@ -105,8 +106,8 @@ def _empty(like: torch.Tensor, rows: int, cols: int, dtype: torch.dtype) -> tupl
 def _(dense, choice, dtype=None, scale=1.0):
     dtype = _check_dense("nm24_prune", dense, dtype)
     rows, cols = dense.shape
-    made = _empty(dense, rows, cols, dtype)
-    return [*made, *_empty(dense, cols, rows, dtype)] if choice == "transposable" else list(made)
+    made = empty(dense, rows, cols, dtype)
+    return [*made, *empty(dense, cols, rows, dtype)] if choice == "transposable" else list(made)
 
 
 @define("nm24_pack(Tensor dense, Tensor ids, bool transposed=False, ScalarType? dtype=None) -> Tensor[]")
@@ -124,8 +125,8 @@ def nm24_pack(
 def _(dense, ids, transposed=False, dtype=None):
     dtype = _check_dense("nm24_pack", dense, dtype)
     rows, cols = dense.shape
-    values, _ = _empty(dense, rows, cols, dtype)
-    return [values, *_empty(dense, cols, rows, dtype)] if transposed else [values]
+    values, _ = empty(dense, rows, cols, dtype)
+    return [values, *empty(dense, cols, rows, dtype)] if transposed else [values]
 
 
 @define("nm24_unpack(Tensor values, Tensor ids, SymInt cols) -> Tensor")

@@ -103,7 +103,7 @@ def check_pattern_of(
     return row_ptr, col_idx
 
 
-def _check_score(op: str, name: str, score: torch.Tensor, like: torch.Tensor, shape: tuple[int, ...]) -> None:
+def check_score(op: str, name: str, score: torch.Tensor, like: torch.Tensor, shape: tuple[int, ...]) -> None:
     wanted = score_dtype(like.dtype)
     if score.dtype != wanted:
         raise TypeError(f"{op}: expected {name} of dtype {wanted} (weight is {like.dtype}), got {score.dtype}")
@@ -123,8 +123,8 @@ def check_candidates(
     count: torch.Tensor,
 ) -> Candidates:
     """The tensors as one value; ValueError or TypeError unless they fit a pattern of this capacity and weights like these."""
-    _check_score(op, "at_entry", at_entry, like, (capacity,))
-    _check_score(op, "score", score, like, (position.numel(),))
+    check_score(op, "at_entry", at_entry, like, (capacity,))
+    check_score(op, "score", score, like, (position.numel(),))
     for name, tensor, shape in (("position", position, (score.numel(),)), ("count", count, (1,))):
         if tensor.dtype != torch.int64:
             raise TypeError(f"{op}: expected {name} of dtype torch.int64, got {tensor.dtype}")
@@ -147,7 +147,7 @@ def _check_counts(op: str, nnz: int, capacity: int, positions: int, drop: int, g
         )
 
 
-def _rebuild(
+def rebuild(
     op: str,
     weight: torch.Tensor,
     row_ptr: torch.Tensor,
@@ -216,7 +216,7 @@ def regrow(
     """
     op, rows = "regrow", row_ptr.numel() - 1
     if score is not None:
-        _check_score(op, "score", score, weight, (rows, cols))
+        check_score(op, "score", score, weight, (rows, cols))
         score = score.contiguous()
     row_ptr, col_idx = _checked(op, weight, row_ptr, col_idx, cols, drop, grow)
     dtype = None if score is None else score.dtype
@@ -226,14 +226,14 @@ def regrow(
     for first in range(0, rows, step):
         tile = range(first, min(first + step, rows))
         best.take_(row_ptr, col_idx, cols, None if score is None else score[tile.start : tile.stop], tile, seed)
-    return _rebuild(op, weight, row_ptr, col_idx, cols, best, seed, drop, grow)
+    return rebuild(op, weight, row_ptr, col_idx, cols, best, seed, drop, grow)
 
 
 @regrow.fake
 def _(weight, row_ptr, col_idx, cols, score, seed, drop, grow):
     check_index("regrow", weight, row_ptr=row_ptr, col_idx=col_idx)
     if score is not None:
-        _check_score("regrow", "score", score, weight, (row_ptr.shape[0] - 1, cols))
+        check_score("regrow", "score", score, weight, (row_ptr.shape[0] - 1, cols))
     return torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)
 
 
@@ -258,7 +258,7 @@ def regrow_candidates_(
         raise ValueError(
             f"{op}: expected a tile of whole rows of {row_ptr.numel() - 1}, got shape {tuple(tile.shape)} at row {first_row}"
         )
-    _check_score(op, "tile", tile, score, tuple(tile.shape))
+    check_score(op, "tile", tile, score, tuple(tile.shape))
     row_ptr, col_idx = check_pattern_of(op, score, row_ptr, col_idx, tile.shape[1])
     best.take_(row_ptr, col_idx, tile.shape[1], tile, range(first_row, first_row + tile.shape[0]))
 
@@ -291,7 +291,7 @@ def regrow_streamed(
     if position.numel() < grow:
         raise ValueError(f"{op}: expected candidates for grow = {grow}, got room for {position.numel()}")
     check_positions(op, position, count, (row_ptr.numel() - 1) * cols)
-    return _rebuild(op, weight, row_ptr, col_idx, cols, best, 0, drop, grow)
+    return rebuild(op, weight, row_ptr, col_idx, cols, best, 0, drop, grow)
 
 
 @regrow_streamed.fake

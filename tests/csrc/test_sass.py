@@ -54,6 +54,9 @@ GEMM_MMA = {
     "NS_3f16E": {"HMMA.SP.16832.F32", "LDSM.16.M88.4", "LDG.E.128", "STS.128", "STG.E.128"},
 }
 
+# nm24_mvue by its mangled type: values written a pair of groups at once.
+MVUE = {"f": "STG.E.128", "d": "STG.E.128", "NS_4bf16E": "STG.E.64", "NS_3f16E": "STG.E.64"}
+
 
 def find_nvcc():
     if "CUDA_HOME" in os.environ and "CUDACXX" not in os.environ:
@@ -168,6 +171,12 @@ def test_sddmm_runs_on_tensor_cores(instructions, dtype, arch):
 @pytest.mark.parametrize("dtype", GEMM_MMA)
 def test_gemm_runs_on_sparse_tensor_cores(instructions, dtype, arch):
     assert_made_of(instructions("nm24_gemm", arch), f"nm24_gemm_mma_kernelI{dtype}Lb1E", GEMM_MMA[dtype])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", MVUE)
+def test_mvue_writes_pairs_of_groups(instructions, dtype, arch):
+    assert_made_of(instructions("nm24_mvue", arch), f"nm24_mvue_kernelI{dtype}", {MVUE[dtype]})
 
 
 @pytest.mark.parametrize("dtype", SDDMM_WGMMA)

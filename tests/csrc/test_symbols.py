@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 CSRC = ROOT / "csrc"
-KERNELS = ("csr_sddmm", "csr_spmm", "nm24_gemm", "nm24_pack")
+KERNELS = ("csr_sddmm", "csr_spmm", "nm24_gemm", "nm24_mvue", "nm24_pack")
 # What CMake gives every file in a release build.
 FLAGS = (
     "-std=gnu++17",

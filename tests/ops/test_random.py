@@ -24,6 +24,13 @@ def test_random123_known_answers(counter, key, result):
     assert philox(counter, key) == result
 
 
+@pytest.mark.parametrize(("counter", "key", "result"), PHILOX)
+def test_twin_gives_the_known_answers(counter, key, result):
+    low, high = (int.from_bytes(b"".join(word.to_bytes(4, "little") for word in half), "little", signed=True)
+                 for half in (counter[:2], counter[2:]))  # fmt: skip
+    assert reference.philox4x32(key[0] | key[1] << 32, torch.tensor([low]), high).tolist() == [list(result)]
+
+
 def expected(seed, i):
     """Our layout: four neighbours share a block, whose number is the counter; the seed is the key."""
     return philox((i >> 2 & M, i >> 34, 0, 0), (seed & M, seed >> 32))[i & 3]

@@ -1,0 +1,43 @@
+"""Every operator in plain PyTorch, through the dense matrix: the truth for tests. Slow and simple on purpose."""
+
+from .csr import (
+    csr_from_mask,
+    csr_pack,
+    csr_sddmm,
+    csr_spmm,
+    csr_spmm_t,
+    csr_transpose,
+    csr_unpack,
+    densified_grad_weight,
+    densified_matmul,
+    densified_matmul_t,
+)
+from .nm24 import nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
+from .random import philox4x32, random_u32
+from .regrow import add_outer_, regrow, regrow_candidates_, regrow_streamed, stream_outer_
+
+__all__ = [
+    "add_outer_",
+    "csr_from_mask",
+    "csr_pack",
+    "csr_sddmm",
+    "csr_spmm",
+    "csr_spmm_t",
+    "csr_transpose",
+    "csr_unpack",
+    "densified_grad_weight",
+    "densified_matmul",
+    "densified_matmul_t",
+    "nm24_gemm",
+    "nm24_mvue",
+    "nm24_pack",
+    "nm24_prune",
+    "nm24_regrow",
+    "nm24_unpack",
+    "philox4x32",
+    "random_u32",
+    "regrow",
+    "regrow_candidates_",
+    "regrow_streamed",
+    "stream_outer_",
+]

@@ -1,0 +1,82 @@
+"""The CSR operators: entry by entry, or through the dense matrix."""
+
+from __future__ import annotations
+
+import torch
+
+
+def entries(row_ptr: torch.Tensor, col_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column (int64) of each of the nnz entries."""
+    rows = torch.repeat_interleave(torch.arange(row_ptr.numel() - 1, device=row_ptr.device), row_ptr.diff().long())
+    return rows, col_idx[: rows.numel()].long()
+
+
+def padded(values: torch.Tensor, capacity: int, fill: int = 0) -> torch.Tensor:
+    return torch.cat([values, values.new_full((capacity - values.numel(),), fill)])
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> torch.Tensor:
+    return padded(dense[entries(row_ptr, col_idx)], col_idx.numel())
+
+
+def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> torch.Tensor:
+    dense = weight.new_zeros((row_ptr.numel() - 1, cols))
+    rows, columns = entries(row_ptr, col_idx)
+    dense[rows, columns] = weight[: rows.numel()]
+    return dense
+
+
+def csr_spmm(weight, row_ptr, col_idx, cols, x, bias, relu=False):
+    """By absence, not by zeros: only stored entries meet x, so Inf and NaN in x reach y through them alone."""
+    dtype = sum_dtype(x.dtype)
+    rows, columns = entries(row_ptr, col_idx)
+    terms = x[:, columns].to(dtype) * weight[: rows.numel()].to(dtype)
+    y = x.new_zeros((x.shape[0], row_ptr.numel() - 1), dtype=dtype).index_add_(1, rows, terms)
+    y = y if bias is None else y + bias.to(dtype)
+    return (y.relu() if relu else y).to(x.dtype)
+
+
+def csr_spmm_t(weight, col_ptr, row_idx, slot, rows, dy):
+    return csr_spmm(weight[slot.long()], col_ptr, row_idx, rows, dy, None)
+
+
+def csr_sddmm(row_ptr, col_idx, cols, dy, x):
+    dtype = sum_dtype(x.dtype)
+    rows, columns = entries(row_ptr, col_idx)
+    dw = (dy[:, rows].to(dtype) * x[:, columns].to(dtype)).sum(0)
+    return padded(dw.to(x.dtype), col_idx.numel())
+
+
+def densified_matmul(weight, row_ptr, col_idx, cols, x, bias, relu=False):
+    """By zeros, not by absence: these meet Inf and NaN in x."""
+    dtype = sum_dtype(x.dtype)
+    y = x.to(dtype) @ csr_unpack(weight, row_ptr, col_idx, cols).to(dtype).t()
+    y = y if bias is None else y + bias.to(dtype)
+    return (y.relu() if relu else y).to(x.dtype)
+
+
+def densified_matmul_t(weight, row_ptr, col_idx, cols, dy):
+    dtype = sum_dtype(dy.dtype)
+    return (dy.to(dtype) @ csr_unpack(weight, row_ptr, col_idx, cols).to(dtype)).to(dy.dtype)
+
+
+def densified_grad_weight(row_ptr, col_idx, cols, dy, x):
+    return csr_sddmm(row_ptr, col_idx, cols, dy, x)
+
+
+def csr_from_mask(mask: torch.Tensor, capacity: int):
+    row_ptr = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
+    return row_ptr.int(), padded(mask.nonzero()[:, 1].int(), capacity)
+
+
+def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int):
+    rows, columns = entries(row_ptr, col_idx)
+    order = torch.argsort(columns, stable=True)  # entries are by row already
+    counts = torch.bincount(columns, minlength=cols)
+    col_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    capacity = col_idx.numel()
+    return col_ptr.int(), padded(rows[order].int(), capacity), padded(order.int(), capacity)
