@@ -1,7 +1,8 @@
 """Who is measured: for a case, the functions that compute each product. CONTENDERS is the table.
 
 Products: "forward" x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward of the layer as a
-module; "regrow": replace 30 % of the connections by score. A contender leaves out what it does not have.
+module; "regrow": replace 30 % of the connections by score; "pack": from a dense master to what products read, beside a clone.
+A contender leaves out what it does not have.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparse_ext as sx
+from sparse_ext import ops
 from sparse_ext.ops import BACKENDS, layout_named
 from sparse_ext.ops.regrow import regrow
 
@@ -91,6 +93,7 @@ def dense(o: Operands) -> Functions:
         "weight gradient": o.cold(lambda x, dy: dy.t() @ x),
         "step": step(o, o.linear()),
         "regrow": regrow_mask,
+        "pack": o.weight.clone,
     }
 
 
@@ -107,7 +110,7 @@ def tf32(o: Operands) -> Functions:
 
         return run
 
-    return {name: rounded(function) for name, function in dense(o).items() if name != "regrow"}
+    return {name: rounded(function) for name, function in dense(o).items() if name not in ("regrow", "pack")}
 
 
 def sparse_ext(o: Operands, layout: str = "csr") -> Functions:
@@ -149,6 +152,45 @@ def auto(o: Operands) -> Functions:
     return functions
 
 
+def nm24(o: Operands) -> Functions:
+    """Layout "2:4" with a dense master and transposable tiles, as FST trains: packing is in "step", choosing tiles is "pack".
+
+    Of a case at 50 % zeros, whatever its pattern; on a GPU of 16 bits.
+    """
+    if o.case.sparsity != 0.5 or (o.case.device == "cuda" and o.case.dtype.itemsize > 2):
+        return {}
+    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
+    layer.prune_("transposable")
+    dense = layer.weight.detach().view_as(o.weight)
+    values, ids, values_t, ids_t = ops.nm24.nm24_prune(dense, "transposable")
+    return {
+        "forward": o.cold(lambda x, dy: ops.nm24.nm24_gemm(values, ids, x, o.bias)),
+        "input gradient": o.cold(lambda x, dy: ops.nm24.nm24_gemm(values_t, ids_t, dy, None)),
+        "step": step(o, layer),
+        "pack": lambda: ops.nm24.nm24_prune(dense, "transposable"),
+    }
+
+
+def nm24_mvue(o: Operands) -> Functions:
+    """The same with a sampled output gradient, so that the weight gradient is a 2:4 product too."""
+    if not nm24(o):
+        return {}
+    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
+    layer.prune_("transposable")
+    layer.sample_gradient(torch.zeros(2, dtype=torch.int64, device=o.case.device))
+    verbs, pattern = layout_named("2:4"), layer.pattern
+    return {"weight gradient": o.cold(lambda x, dy: verbs.grad_weight(pattern, dy, x)), "step": step(o, layer)}
+
+
+def semi_structured(o: Operands) -> Functions:
+    """PyTorch's own 2:4 tensors (cuSPARSELt, or CUTLASS): inference on a GPU."""
+    if o.case.sparsity != 0.5 or o.case.device != "cuda":
+        return {}
+    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4").to_semi_structured()
+    functions: Functions = {"forward": o.cold(lambda x, dy: layer(x))}
+    return {name: function for name, function in functions.items() if _runs(function)}
+
+
 def sparselab(o: Operands) -> Functions:
     """SparseLab (PyPI): float32 and uniform patterns on the CPU; nothing where it is not installed."""
     case = o.case
@@ -156,10 +198,10 @@ def sparselab(o: Operands) -> Functions:
         return {}
     try:
         import sparselab
-        from sparselab import ops
     except ImportError:
         return {}
-    ops._transpose_cache.clear()  # 0.2.2 keys it by id(): a new layer may meet the entry of one that is gone, and fail
+    # 0.2.2 keys it by id(): a new layer may meet the entry of one that is gone, and fail.
+    sparselab.ops._transpose_cache.clear()
     return {"step": step(o, sparselab.SparseLinear(case.shape.in_features, case.shape.out_features, sparsity=case.sparsity))}
 
 
@@ -203,7 +245,10 @@ CONTENDERS: dict[str, Callable[[Operands], Functions]] = {
     "sparse_ext": sparse_ext,
     "sm_90a": sm_90a,
     "auto": auto,
+    "2:4": nm24,
+    "2:4 mvue": nm24_mvue,
+    "torch 2:4": semi_structured,
     "sparselab": sparselab,
     "torch.sparse": torch_sparse,
 }
-PRODUCTS = ("forward", "input gradient", "weight gradient", "step", "regrow")
+PRODUCTS = ("forward", "input gradient", "weight gradient", "step", "regrow", "pack")

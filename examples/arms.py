@@ -81,6 +81,7 @@ class Arm:
     method: Any = None
     steps: int = 0
     lr: float = 0.0
+    layout: str = "auto"
 
 
 @dataclass
@@ -110,7 +111,8 @@ def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.S
     """Model and optimizer; the three lines that make them sparse are here."""
     model = task.model()
     if arm.method is not None:
-        sx.sparsify_(model, task.sparsity, init=task.init, exclude=task.exclude)
+        sparsity = None if arm.layout == "2:4" else task.sparsity
+        sx.sparsify_(model, sparsity, layout=arm.layout, method=arm.method, init=task.init, exclude=task.exclude)
     optimizer = task.optimizer(model, arm.lr)
     if arm.method is None:
         return model, optimizer, None
@@ -118,20 +120,26 @@ def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.S
 
 
 class Flops:
-    """FLOPs of an arm's training after any number of steps, from counting one plain and one armed step."""
+    """FLOPs of an arm's training after any number of steps, from counting one step of each kind: plain, armed, dense."""
 
     def __init__(self, task: Task, arm: Arm) -> None:
-        self._arm = arm
-        self._plain = _step_flops(task, replace(arm, method=arm.method and sx.Static()))
+        self._arm, self._method = arm, arm.method or sx.Static()
+        prunes = self._method.pruning(0, arm.steps) is not None
+        self._plain = _step_flops(task, arm if prunes or not arm.method else replace(arm, method=sx.Static()))
         self._armed = self._plain
         if isinstance(arm.method, sx.RigL):  # updated every step, so armed from the first
             self._armed = _step_flops(task, replace(arm, method=sx.RigL(update_interval=1)))
+        self._dense = _step_flops(task, Arm("dense", lr=arm.lr)) if prunes else 0
 
     def after(self, steps: int) -> float:
         """Forward and backward of that many steps."""
-        method = self._arm.method or sx.Static()
-        armed = sum(method.is_scored(step, self._arm.steps) for step in range(1, steps + 1))
-        return (steps - armed) * self._plain + armed * self._armed
+        kinds = [self._of(step) for step in range(1, steps + 1)]
+        return float(sum(kinds))
+
+    def _of(self, step: int) -> int:
+        if self._method.pruning(step - 1, self._arm.steps) == "dense":
+            return self._dense
+        return self._armed if self._method.is_scored(step, self._arm.steps) else self._plain
 
 
 def _step_flops(task: Task, arm: Arm) -> int:
@@ -141,7 +149,14 @@ def _step_flops(task: Task, arm: Arm) -> int:
     return sx.count_flops(lambda: task.loss(model, batch).backward())
 
 
-def arms_of(task: Task) -> list[Arm]:
+def nm24_arms(task: Task) -> list[Arm]:
+    """Dense, and every way to train 2:4: FST, S-STE and SR-STE with a dense master, RigL without one."""
+    methods = {"FST": sx.FST(), "S-STE": sx.SSTE(), "SR-STE": sx.SRSTE(), "RigL, no master": task.rigl}
+    dense = Arm("dense", None, task.steps, task.lr)
+    return [dense, *(Arm(name, method, task.steps, task.lr, "2:4") for name, method in methods.items())]
+
+
+def csr_arms(task: Task) -> list[Arm]:
     """The four arms. The short dense one may spend what RigL, the dearer of the sparse ones, spends."""
     dense = Arm("dense", None, task.steps, task.lr)
     rigl = Arm("RigL", task.rigl, task.steps, task.lr)

@@ -1,6 +1,7 @@
 """`python -m examples.demo`: dense and sparse training side by side, on real data that is already on this machine.
 
-Four arms: dense; dense stopped at the sparse arm's training FLOPs; sparse with a static pattern; sparse with RigL.
+Four arms: dense; dense stopped at the sparse arm's training FLOPs; sparse with a static pattern; sparse with RigL. With
+--layout 2:4 five: dense; FST, S-STE and SR-STE, which keep a dense master weight; RigL without one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import report
-from .arms import Arm, Result, Run, Task, arms_of, train
+from .arms import Arm, Result, Run, Task, csr_arms, nm24_arms, train
 from .chars import Chars
 from .digits import Digits
 
 TASKS: dict[str, Task] = {"digits": Digits(), "chars": Chars()}
+LAYOUTS = {"csr": (csr_arms, report.csr_claims), "2:4": (nm24_arms, report.nm24_claims)}
 # About a minute for everything: enough to see that all works, too short to judge by.
 QUICK = {"digits": {"seeds": 3}, "chars": {"steps": 120, "update_interval": 20, "gradient_steps": 8}}
 
@@ -42,23 +44,26 @@ def train_with_bars(task: Task, arms: list[Arm], console: Console) -> list[Resul
     return results
 
 
-def run(task: Task, out: Path, console: Console) -> None:
+def run(task: Task, layout: str, out: Path, console: Console) -> None:
     """One task from training to table, plot and JSON lines."""
-    console.rule(f"{task.name}: {task.sparsity:.0%} sparse")
+    arms_of, claims = LAYOUTS[layout]
+    kind = "2:4" if layout == "2:4" else f"{task.sparsity:.0%} sparse"
+    console.rule(f"{task.name}: {kind}")
     begin = time.perf_counter()
     results = train_with_bars(task, arms_of(task), console)
     arms = report.summarize(results)
-    console.print(report.table(task, arms))
-    for holds, sentence in report.claims(task, arms):
+    console.print(report.table(task, arms, kind))
+    for holds, sentence in claims(task, arms):
         console.print(f"[green]yes[/]  {sentence}" if holds else f"[bold red]NO[/]   not this time: {sentence}")
     console.print(report.notes(task), style="dim")
-    files = report.plot(task, arms, out), report.write(task, results, out)
+    files = report.plot(task, arms, kind, out), report.write(task, results, out)
     console.print(f"{' and '.join(map(str, files))}; {time.perf_counter() - begin:.0f} s\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
+    parser.add_argument("--layout", choices=LAYOUTS, default="csr", help="csr: any pattern; 2:4: two of every four weights")
     parser.add_argument("--quick", action="store_true", help="about a minute: fewer seeds and steps")
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for plots and demo.jsonl (default: %(default)s)"
@@ -68,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Not a terminal: rich would guess 80 columns and cut the tables.
     console = Console() if Console().is_terminal else Console(width=140)
     for name in TASKS if options.task == "all" else [options.task]:
-        run(replace(TASKS[name], **QUICK[name]) if options.quick else TASKS[name], options.out, console)
+        task = replace(TASKS[name], **QUICK[name]) if options.quick else TASKS[name]
+        run(task, options.layout, options.out, console)
 
 
 if __name__ == "__main__":

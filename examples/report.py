@@ -62,11 +62,11 @@ def _summary(name: str, runs: list[Result]) -> Summary:
     )
 
 
-def table(task: Task, arms: dict[str, Summary]) -> Table:
+def table(task: Task, arms: dict[str, Summary], kind: str) -> Table:
     """The arms side by side; what is compared with the dense arm is the column before it."""
     dense = arms["dense"]
     seeds = f", mean of {task.seeds} seeds" if task.seeds > 1 else ""
-    grid = Table(title=f"{task.name}: {task.sparsity:.0%} sparse{seeds}, {torch.get_num_threads()} threads")
+    grid = Table(title=f"{task.name}: {kind}{seeds}, {torch.get_num_threads()} threads")
     grid.add_column("arm", no_wrap=True)
     for heading in (task.metric, "steps", "ms / step", "speed", "weights, grads,\noptimizer", "indices", "FLOPs", "train s"):
         grid.add_column(heading, justify="right", no_wrap=True)
@@ -86,7 +86,18 @@ def table(task: Task, arms: dict[str, Summary]) -> Table:
     return grid
 
 
-def claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
+def nm24_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
+    """The same of the 2:4 arms."""
+    dense, *others = arms.values()
+    sign = 1 if task.higher_is_better else -1
+    for other in others:
+        leads = [sign * (own - against) for own, against in zip(other.scores, dense.scores, strict=True)]
+        near = mean(leads) > (-1.0 if task.higher_is_better else -0.1)
+        bar = "1 point" if task.higher_is_better else "0.1 bits"
+        yield near, f"{other.arm} is within {bar} of dense: {mean(leads):+.3g} {task.metric} {_spread(leads)}"
+
+
+def csr_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
     """What this demo is there to show, and whether this run did."""
     dense, short, static, rigl = arms.values()
     slowest = max(static.step_s, rigl.step_s)
@@ -115,7 +126,7 @@ def notes(task: Task) -> str:
     )
 
 
-def plot(task: Task, arms: dict[str, Summary], out: Path) -> Path:
+def plot(task: Task, arms: dict[str, Summary], kind: str, out: Path) -> Path:
     """The metric over steps and over training FLOPs, as a PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -127,8 +138,8 @@ def plot(task: Task, arms: dict[str, Summary], out: Path) -> Path:
     _label(right, "training FLOPs", "")
     right.set_xscale("log")
     left.legend()
-    figure.suptitle(f"{task.name}, {task.sparsity:.0%} sparse")
-    path = out / f"demo-{task.name}.png"
+    figure.suptitle(f"{task.name}, {kind}")
+    path = out / f"demo-{task.name}{'-nm24' if kind == '2:4' else ''}.png"
     figure.savefig(path, dpi=120)
     return path
 

@@ -2,13 +2,16 @@
 
 from . import functional
 from .config import __version__, cuda_available, show_config
-from .methods import METHODS, SET, RigL, Static
+from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static
 from .nn import SparseLinear, densify_, layer_densities, sparsify_
 from .train import Sparsifier, count_flops
 
 __all__ = [
+    "FST",
     "METHODS",
     "SET",
+    "SRSTE",
+    "SSTE",
     "RigL",
     "SparseLinear",
     "Sparsifier",

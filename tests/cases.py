@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparse_ext.ops import OPS, Candidates, Pattern, reference
+from sparse_ext.ops import OPS, Candidates, CsrPattern, reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int32, torch.uint16)
@@ -80,7 +80,7 @@ class Problem:
 
     shape: Shape
     mask: torch.Tensor
-    pattern: Pattern
+    pattern: CsrPattern
     columns: torch.Tensor  # pattern.col_idx in the wanted index dtype, and
     row_ids: torch.Tensor  # pattern.row_ids likewise
     dense: torch.Tensor
@@ -107,7 +107,7 @@ def problem(shape: Shape, dtype=torch.float32, device="cpu", index=torch.int32, 
     if shape.skew:
         density = (density * rows / torch.arange(1, rows + 1)[:, None]).clamp(max=1.0)
     mask = torch.rand(rows, cols, generator=draw) < density
-    pattern = Pattern.from_mask(mask, int(mask.sum()) + shape.spare)
+    pattern = CsrPattern.from_mask(mask, int(mask.sum()) + shape.spare)
     dense = values(rows, cols)
     weight = torch.zeros(pattern.capacity, dtype=torch.float64)
     weight[: pattern.nnz] = dense[mask]
@@ -116,7 +116,7 @@ def problem(shape: Shape, dtype=torch.float32, device="cpu", index=torch.int32, 
         return tensor.to(index if largest <= 1 << 16 else torch.int32).to(device)
 
     return Problem(
-        shape, mask.to(device), Pattern.from_mask(mask.to(device), pattern.capacity),
+        shape, mask.to(device), CsrPattern.from_mask(mask.to(device), pattern.capacity),
         ids(pattern.col_idx, cols), ids(pattern.row_ids, rows),
         dense.to(device, dtype), weight.to(device, dtype),
         values(tokens, cols).to(device, dtype), values(tokens, rows).to(device, dtype), values(rows).to(device, dtype),

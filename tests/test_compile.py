@@ -125,6 +125,41 @@ def test_a_compiled_layer_follows_its_pattern():
     assert counter.frame_count == 1
 
 
+def nm24(choice=None):
+    """A 2:4 layer, packed or with a dense master of which products take `choice`."""
+    layer = SparseLinear(16, 8, layout="2:4", capacity=0.5 if choice is None else 1.0)
+    if choice is not None:
+        layer.prune_(choice)
+    return layer
+
+
+@pytest.mark.parametrize("choice", [None, "largest", "transposable", "soft", "dense"])
+def test_a_compiled_2_4_layer(choice):
+    layer, counter = nm24(choice), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for size in (5, 7, 33):
+        x = torch.randn(size, 16)
+        assert_same(outcome(compiled, [layer], x)[0], outcome(layer, [layer], x)[0])
+    for change in (layer.reset_parameters, lambda: layer.load_state_dict(nn.Linear(16, 8).state_dict())):
+        change()
+        assert_same(outcome(compiled, [layer], x)[0], outcome(layer, [layer], x)[0])
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.slow
+def test_inductor_samples_gradients_as_eager_does():
+    torch.manual_seed(0)
+    layer, x = nm24("transposable"), torch.randn(9, 16)
+    compiled, results = torch.compile(layer, fullgraph=True), []
+    for run in (layer, compiled):
+        layer.sample_gradient(torch.tensor([7, 0]))
+        results.append([outcome(run, [layer], x)[0] for _ in range(3)])
+        assert layer.pattern.draw.tolist() == [7, 3]
+    for eager, got in zip(*results, strict=True):
+        assert_same(got, eager)
+    assert not torch.equal(results[0][0][2], results[0][1][2])
+
+
 def test_compiled_under_autocast_and_no_grad():
     layer = SparseLinear(16, 8, sparsity=0.8)
     compiled, x = torch.compile(layer, backend="aot_eager", fullgraph=True), torch.randn(6, 16)

@@ -9,7 +9,7 @@ from torch import nn
 
 from sparse_ext import SparseLinear, densify_, layer_densities, sparsify_
 from sparse_ext import functional as SF
-from sparse_ext.ops import LAYOUTS, OPS, Pattern, checks
+from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, checks
 
 meta = torch.device("meta")
 
@@ -99,10 +99,10 @@ BAD = {
                           ("at least one True", r"got none in \(6, 8\)")),
     "mask and sparsity": (lambda c: SparseLinear.from_dense(c.dense, mask=c.mask, sparsity=0.5), ValueError,
                           ("sparsity or mask", "got both")),
-    "mask beyond the capacity": (lambda c: Pattern.from_mask(torch.ones(6, 8, dtype=torch.bool), 24), ValueError,
+    "mask beyond the capacity": (lambda c: CsrPattern.from_mask(torch.ones(6, 8, dtype=torch.bool), 24), ValueError,
                                  ("at most 24", "got 48")),
-    "mask of numbers": (lambda c: Pattern.from_mask(c.score), TypeError, ("bool", "got", "float32")),
-    "mask of one dimension": (lambda c: Pattern.from_mask(c.mask[0]), ValueError, ("2 dimensions", r"got shape \(8,\)")),
+    "mask of numbers": (lambda c: CsrPattern.from_mask(c.score), TypeError, ("bool", "got", "float32")),
+    "mask of one dimension": (lambda c: CsrPattern.from_mask(c.mask[0]), ValueError, ("2 dimensions", r"got shape \(8,\)")),
     "set_matrix_ with a mask beyond the capacity": (
         lambda c: c.layer.set_matrix_(c.score, c.mask | True), ValueError, ("at most 24", "got 48")),
     "set_matrix_ with a narrow mask": (lambda c: c.layer.set_matrix_(c.score, c.mask[:, :4]), ValueError,
@@ -111,7 +111,7 @@ BAD = {
                                        (r"8", r"got .*9")),
     # ---- patterns made by hand ----
     "pattern with columns not ascending": (
-        lambda c: Pattern.around(torch.tensor([0, 2], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32), 4),
+        lambda c: CsrPattern.around(1, 4, 2, torch.tensor([0, 2], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32)),
         ValueError, ("ascending", "got 3 then 1", "row 0")),
     # ---- sparsity, capacity, names ----
     **{f"sparsity {s}": (lambda c, s=s: SparseLinear(8, 6, sparsity=s), ValueError,

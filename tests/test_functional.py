@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from cases import TOLERANCE, Shape, problem
 
 from sparse_ext import functional as SF
-from sparse_ext.ops import OPS, Pattern
+from sparse_ext.ops import OPS, CsrPattern
 
 SHAPE = Shape(6, 10, 7, 0.4, spare=3)
 
@@ -55,13 +55,13 @@ def test_relu_in_the_product(device, dtype):
 def test_spmm_by_hand(device):
     """Two neighbours averaged: a graph's adjacency times node features."""
     adjacency = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]], device=device)
-    pattern = Pattern.from_mask(adjacency != 0)
+    pattern = CsrPattern.from_mask(adjacency != 0)
     features = torch.tensor([[1.0, 2.0], [4.0, 6.0], [8.0, 10.0]], device=device)
     assert SF.spmm(at_pattern(adjacency, pattern), pattern, features).tolist() == [[6.0, 8.0], [1.0, 2.0]]
 
 
 def test_sddmm_by_hand(device):
-    pattern = Pattern.from_mask(torch.tensor([[True, False], [False, True]], device=device), capacity=3)
+    pattern = CsrPattern.from_mask(torch.tensor([[True, False], [False, True]], device=device), capacity=3)
     a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device), torch.tensor([[5.0, 6.0], [7.0, 8.0]], device=device)
     assert SF.sddmm(pattern, a, b).tolist() == [19.0, 50.0, 0.0]
 

@@ -49,6 +49,21 @@ class Method:
         """What happens to a layer with nnz entries at this step; None: nothing. Looks at nothing else."""
         return None
 
+    def pruning(self, step: int, total_steps: int) -> str | None:
+        """What products take of a dense 2:4 master after this step, a name in PRUNINGS; None: the method needs no master.
+
+        Step 0 is the start. A method that prunes chooses anew at every update.
+        """
+        return None
+
+    def masked_decay(self) -> float:
+        """What is added to the gradient of a master's weights that products leave out, times these weights."""
+        return 0.0
+
+    def samples_gradient(self) -> bool:
+        """Whether the weight gradient comes from a 2:4 sample of the output gradient."""
+        return False
+
     def max_density(self, density: float) -> float:
         """The largest density that a layer of this density will have: what it needs room for."""
         return density

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from sparse_ext.ops import layout_named
+
 from .distributions import densities
-from .layer import DEFAULT_SPARSITY, SparseLayer, check_sparsity
+from .layer import SparseLayer, check_sparsity
 from .linear import SparseLinear, keep_frozen
 
 # Dense class -> sparse class: a row for every layer that can be replaced.
@@ -93,17 +95,20 @@ def sparsify_(
     """Replaces the model's `nn.Linear` layers by sparse ones, in place, and returns the model.
 
     Args:
-        sparsity: share of zeros over all replaced layers, in [0, 1); None: 0.9.
-        distribution: how it is shared among them; see `layer_densities`. A layer whose share is 1 stays `nn.Linear`.
+        sparsity: share of zeros over all replaced layers, in [0, 1); None: 0.9, of "2:4" 0.5.
+        distribution: how it is shared among them; see `layer_densities`. A layer whose share is 1 stays `nn.Linear`. Layers of
+            "2:4" have equal shares.
         layout: the layers' layout.
-        method: the DST method that will train the model, if its density varies: layers get the room it needs.
-        init: "variance": fresh values for the sparse fan-in; "masked": the dense values at the (random) mask.
+        method: the method that will train the model, if its density varies or it needs a dense master: layers get the room.
+        init: "variance": fresh values for the sparse fan-in; "masked": the dense values at the (random) mask, of a dense master
+            all of them.
         exclude: names, or glob patterns of names, of layers to leave alone.
 
     A layer that cannot be replaced (inside `nn.MultiheadAttention`, tied, parametrized, a subclass) stays dense, with a
     warning. Nothing is changed if an argument is wrong (ValueError).
     """
-    sparsity = DEFAULT_SPARSITY if sparsity is None else check_sparsity(sparsity)
+    kind = layout_named(layout).pattern
+    sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
     if init not in INITS:
         raise ValueError(f"expected init to be one of {', '.join(map(repr, INITS))}, got {init!r}")
     if type(model) in REPLACEMENTS:
@@ -112,7 +117,8 @@ def sparsify_(
             f"use {REPLACEMENTS[type(model)].__name__}.from_dense"
         )
     layers = _candidates(model, exclude)
-    shares = densities({name: tuple(layer.weight.shape) for name, layer in layers.items()}, sparsity, distribution)
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    shares = densities(shapes, sparsity, distribution if kind.ANY_DENSITY else "uniform")
     sparse = {
         name: _sparse_twin(layer, shares[name], layout, method, init) for name, layer in layers.items() if shares[name] < 1.0
     }
@@ -132,7 +138,7 @@ def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, ini
     )  # fmt: skip
     if not dense.is_meta:
         if init == "masked":
-            twin.set_matrix_(dense, twin.mask())
+            twin.set_matrix_(dense, None if twin.pattern.master else twin.mask())
         if twin.bias is not None:
             twin.bias.copy_(layer.bias)
     keep_frozen(twin, layer)

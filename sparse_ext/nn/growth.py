@@ -39,7 +39,7 @@ class Scores:
         """Candidates for up to `wanted` new entries of this pattern."""
         best = Candidates.none_yet(weight.detach(), pattern.capacity, wanted, score_dtype(weight.dtype))
         passes = torch.zeros(1, dtype=torch.int64, device=weight.device)
-        return Scores(best, passes, (*best.tensors, passes, pattern.row_ptr, pattern.col_idx))
+        return Scores(best, passes, (*best.tensors, passes, *pattern.stored))
 
     def is_finite(self) -> bool:
         """No Inf or NaN among the scores: these rank first, so the candidates would hold one."""

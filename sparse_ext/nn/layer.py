@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ext.ops import Candidates, Pattern, check_pattern, layout_named, observe_dense_grad
+from sparse_ext.ops import Candidates, Nm24Pattern, Pattern, layout_named, observe_dense_grad
 
+from .checkpoint import converted
 from .growth import Scores
-
-DEFAULT_SPARSITY = 0.9
 
 
 def check_sparsity(sparsity: float) -> float:
@@ -23,27 +22,18 @@ def check_sparsity(sparsity: float) -> float:
     return float(sparsity)
 
 
-def largest(dense: torch.Tensor, count: int) -> torch.Tensor:
-    """Boolean mask of the `count` largest magnitudes of a matrix; ties go to the lower linear index."""
-    order = torch.argsort(dense.detach().reshape(-1).abs(), descending=True, stable=True)
-    mask = torch.zeros(dense.numel(), dtype=torch.bool, device=dense.device)
-    mask[order[:count]] = True
-    return mask.view(dense.shape)
-
-
 class SparseLayer(nn.Module):
     """A sparse matrix [rows, cols] as parameters and buffers; subclasses say what it multiplies.
 
-    `weight` [capacity] is an ordinary Parameter: entries behind nnz are 0 and stay 0, and its shape never changes through
-    topology updates, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. `row_ptr` (int32
-    [rows + 1]) and `col_idx` (int32 [capacity]) are persistent buffers; all else of the pattern is derived from them.
+    `weight` [capacity] is an ordinary Parameter: what belongs to no position is 0 and stays 0, and its shape never changes
+    through topology updates, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. What the
+    layout's pattern stores are persistent buffers: of "csr" and "auto" `row_ptr` (int32 [rows + 1]) and `col_idx` (int32
+    [capacity]), of "2:4" `ids` (uint8 [rows, ceil(cols / 8)]) and `pruning` (int32 [2]). All else is derived from them.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    row_ptr: torch.Tensor
-    col_idx: torch.Tensor
-    _seen: tuple[int, int]
+    _seen: tuple[int, ...]
 
     def __init__(
         self,
@@ -57,20 +47,17 @@ class SparseLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        sparsity = DEFAULT_SPARSITY if sparsity is None else check_sparsity(sparsity)
-        layout_named(layout)
+        kind = layout_named(layout).pattern
         self.layout = layout
         self._shape = (rows, cols)
-        self._initial_nnz = round((1.0 - sparsity) * rows * cols)
-        fits = capacity is None or 0.0 <= capacity <= 1.0  # not so for NaN
-        room = self._initial_nnz if capacity is None or not fits else round(capacity * rows * cols)
-        if not fits or room < self._initial_nnz:
-            raise ValueError(f"expected capacity (a density) in [{1.0 - sparsity:.6g}, 1], got {capacity}")
+        sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
+        self._initial_nnz, room = kind.sizes(rows, cols, sparsity, capacity)
         self.weight = nn.Parameter(torch.zeros(room, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
-        self.register_buffer("row_ptr", torch.zeros(rows + 1, dtype=torch.int32, device=device))
-        self.register_buffer("col_idx", torch.zeros(room, dtype=torch.int32, device=device))
+        for name, tensor in zip(kind.STORED, kind.blank(rows, cols, room, device), strict=True):
+            self.register_buffer(name, tensor)
         self._growth: Scores | None = None
+        self._draw: torch.Tensor | None = None
         self._uses = self._room = 0
         self._refresh()
 
@@ -84,12 +71,12 @@ class SparseLayer(nn.Module):
     @property
     def capacity(self) -> int:
         """Entries there is room for: the length of `weight`, gradients and optimizer state."""
-        return self.col_idx.shape[0]
+        return self.weight.shape[0]
 
     @property
     def nnz(self) -> int:
         """Entries in use (reads one element: synchronises on CUDA)."""
-        return self._initial_nnz if self.row_ptr.is_meta else self._pattern.nnz
+        return self._initial_nnz if self.weight.is_meta else self._pattern.nnz
 
     @property
     def density(self) -> float:
@@ -102,23 +89,31 @@ class SparseLayer(nn.Module):
 
     @torch.no_grad()
     def matrix(self) -> torch.Tensor:
-        """A detached dense copy, [rows, cols]."""
+        """A detached dense copy, [rows, cols], of what products multiply by."""
         return layout_named(self.layout).unpack(self.weight.detach(), self._pattern)
 
     # ---- writing ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _stored(self) -> tuple[torch.Tensor, ...]:
+        """The pattern's buffers as they are now."""
+        return tuple(self.get_buffer(name) for name in layout_named(self.layout).pattern.STORED)
+
     def _refresh(self) -> None:
         """Points `pattern` at the present buffers; whatever replaces a buffer calls this.
 
-        Buffers that hold no pattern, as after `to_empty`, become the empty one: `reset_parameters` or a checkpoint follows.
+        Buffers that hold no pattern, as after `to_empty`, become a blank one: `reset_parameters` or a checkpoint follows.
         """
+        kind, sizes, stored = layout_named(self.layout).pattern, (*self._shape, self.weight.shape[0]), self._stored
         try:
-            self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
+            self._pattern = kind.around(*sizes, *stored)
         except ValueError:
-            self.row_ptr.zero_()
-            self.col_idx.zero_()
-            self._pattern = Pattern.around(self.row_ptr, self.col_idx, self._shape[1])
+            for tensor, value in zip(stored, kind.blank(*sizes, self.weight.device), strict=True):
+                tensor.copy_(value)
+            self._pattern = kind.around(*sizes, *stored)
         self._pattern_changed()
+        if self._draw is not None:
+            self.sample_gradient(self._draw)
 
     def catch_up(self) -> None:
         """Derives anew if someone wrote another pattern into the buffers (DDP's broadcast, an average of models)."""
@@ -128,53 +123,69 @@ class SparseLayer(nn.Module):
                 self._pattern_changed()
             self._seen = now
 
-    def write_pattern_(self, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> None:
+    def write_pattern_(self, *stored: torch.Tensor) -> None:
         """Takes over another pattern of the same shape, in place; the caller moves the values."""
-        self._pattern.write_(row_ptr, col_idx)
+        self._pattern.write_(*stored)
         self._pattern_changed()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
         super()._apply(fn, recurse)
+        self._draw = None if self._draw is None else fn(self._draw)
         self._refresh()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_pattern", "_growth", "_seen")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_pattern", "_growth", "_draw", "_seen")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._growth, self._uses = None, 0
+        self._growth = self._draw = None
+        self._uses = 0
         self._refresh()
 
     @torch.no_grad()
-    def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor) -> None:
-        """Takes over the dense values [rows, cols] at the mask, which must fit the capacity."""
+    def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+        """Takes over the dense values [rows, cols] at the mask, which must fit the capacity; a dense master, all of them.
+
+        mask None: the largest magnitudes, as many as a new layer has.
+        """
         for name, given in (("matrix", dense), ("mask", mask)):
-            if given.shape != self._shape:
+            if given is not None and given.shape != self._shape:
                 raise ValueError(f"expected a {name} of shape {self._shape}, got {tuple(given.shape)}")
-        fresh = Pattern.from_mask(mask.to(self.row_ptr.device), self.capacity)
-        self.write_pattern_(fresh.row_ptr, fresh.col_idx)
-        self.weight.copy_(layout_named(self.layout).pack(dense.to(self.weight), self._pattern))
+        dense = dense.to(self.weight)
+        if mask is None:
+            fresh = self._pattern.largest(dense, self._initial_nnz)
+        else:
+            mask = mask.to(dense.device)
+            fresh = self._pattern.from_mask(mask, self.capacity)
+            dense = dense if self._pattern.master else dense.masked_fill(~mask, 0)  # a pattern may have more than the mask
+        self.write_pattern_(*fresh.stored)
+        self.weight.copy_(layout_named(self.layout).pack(dense, self._pattern))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A new random pattern of the initial nnz and fresh values; also completes `to_empty` after `meta`.
 
-        Values are uniform with the variance 1 / (3 fan_in) of `nn.Linear`, fan_in being the mean number of non-zeros of a
-        row: outputs keep the dense layer's scale at every sparsity. The bias is `nn.Linear`'s.
+        Values are uniform with the variance 1 / (3 fan_in) of `nn.Linear`, fan_in being the mean number of weights of a row:
+        outputs keep the dense layer's scale at every sparsity. The bias is `nn.Linear`'s. A dense master's pattern is that of
+        its largest values.
         """
-        if self.row_ptr.is_meta:
+        if self.weight.is_meta:
             return
         rows, cols = self._shape
         # The initial count, not the present one: after to_empty the buffers hold anything.
         nnz = self._initial_nnz
         seed = int(torch.randint(2**62, ()))
-        fresh = Pattern.random(rows, cols, nnz, seed, self.row_ptr.device)
-        self.col_idx.zero_()
-        self.write_pattern_(fresh.row_ptr, torch.cat([fresh.col_idx, self.col_idx[nnz:]]))
+        if not self._pattern.master:
+            fresh = self._pattern.random(rows, cols, nnz, seed, self.weight.device, self.capacity)
+            self.write_pattern_(*fresh.stored)
         self.weight.zero_()
-        bound = math.sqrt(rows / nnz) if nnz else 0.0
-        nn.init.uniform_(self.weight[:nnz], -bound, bound)
+        used = rows * cols if self._pattern.master else nnz
+        bound = math.sqrt(rows / used) if used else 0.0
+        nn.init.uniform_(self._pattern.entries(self.weight, nnz), -bound, bound)
+        self._pattern.clear_unused_(self.weight)
+        if self._pattern.master:
+            self.set_matrix_(self.weight.detach().view(self._shape))
         if self.bias is not None:
             bound = 1.0 / math.sqrt(cols) if cols else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
@@ -182,18 +193,42 @@ class SparseLayer(nn.Module):
     @torch.no_grad()
     def enlarge_(self, capacity: int) -> None:
         """Makes room for `capacity` entries, in place: the Parameter keeps its identity, new entries are 0."""
-        extra = capacity - self.capacity
-        if extra <= 0:
+        if capacity <= self.capacity:
             return
-        longer = torch.cat([self.weight.data, self.weight.new_zeros(extra)])
+        pattern = self._pattern
+        longer = pattern.lengthened(self.weight.data, capacity)
         grad, self.weight.grad = self.weight.grad, None
         # By way of another dtype: only then does autograd forget the old length, where an old graph is still alive.
         self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
         self.weight.data = longer
         if grad is not None:
-            self.weight.grad = torch.cat([grad, grad.new_zeros(extra)])
-        self.col_idx = torch.cat([self.col_idx, self.col_idx.new_zeros(extra)])
+            self.weight.grad = pattern.lengthened(grad, capacity)
+        for name, tensor in zip(pattern.STORED, pattern.enlarged(capacity), strict=True):
+            setattr(self, name, tensor)
         self._refresh()
+
+    # ---- a dense master: what its products take ---------------------------------------------------------------------------
+
+    @property
+    def choice(self) -> str | None:
+        """What products take of a dense master, a name in PRUNINGS; None: the weight is what they take."""
+        return self._pattern.choice if isinstance(self._pattern, Nm24Pattern) and self._pattern.master else None
+
+    @torch.no_grad()
+    def prune_(self, choice: str) -> torch.Tensor:
+        """Chooses two of four of a dense master anew, see `PRUNINGS`; how many positions are new, int64 []."""
+        new = self._nm24("prune_").prune_(self.weight.detach(), choice)
+        self._pattern_changed()
+        return new
+
+    def sample_gradient(self, draw: torch.Tensor) -> None:
+        """From now on backward passes sample the output gradient by these random numbers, see `nm24_mvue`."""
+        self._draw = self._nm24("sample_gradient").draw = draw
+
+    def _nm24(self, name: str) -> Nm24Pattern:
+        if not isinstance(self._pattern, Nm24Pattern):
+            raise ValueError(f"{name}: expected a layer of layout '2:4', got {self.layout!r}")
+        return self._pattern
 
     # ---- growth: what an armed step keeps of the dense weight gradient ----------------------------------------------------
 
@@ -237,45 +272,9 @@ class SparseLayer(nn.Module):
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------------
 
-    def _dense_from_checkpoint(self, stored: torch.Tensor) -> torch.Tensor | None:
+    def _dense_from_checkpoint(self, stored: torch.Tensor | None) -> torch.Tensor | None:
         """The stored dense weight as [rows, cols]; None if it is not one."""
-        return stored if stored.dim() == 2 else None
-
-    def _packed(self, dense: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
-        """A dense weight's largest magnitudes, as many as the layer has entries, as its entries of a state dict."""
-        if dense.shape != self._shape:
-            raise ValueError(f"{prefix}weight: expected a dense weight of shape {self._shape}, got {tuple(dense.shape)}")
-        pattern = Pattern.from_mask(largest(dense, self.nnz or self._initial_nnz), self.capacity)
-        # By way of a dtype that every device's kernels have and that holds every value of the checkpoint's.
-        wide = dense if dense.dtype == torch.float64 else dense.float()
-        packed = layout_named(self.layout).pack(wide, pattern).to(dense.dtype)
-        return {prefix + "weight": packed, prefix + "row_ptr": pattern.row_ptr, prefix + "col_idx": pattern.col_idx}
-
-    def _converted(self, state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
-        """The state dict with this layer's entries as the layer stores them; ValueError if they cannot be."""
-        weight = state_dict.get(prefix + "weight")
-        dense = None if weight is None else self._dense_from_checkpoint(weight)
-        if dense is not None:
-            return {**state_dict, **self._packed(dense, prefix)}
-        row_ptr, col_idx = state_dict.get(prefix + "row_ptr"), state_dict.get(prefix + "col_idx")
-        if row_ptr is None or col_idx is None:
-            return state_dict  # missing keys: the caller says so
-        for name, index in (("row_ptr", row_ptr), ("col_idx", col_idx)):
-            if index.is_floating_point():
-                raise ValueError(f"{prefix}{name}: expected dtype torch.int32, got {index.dtype}")
-        check_pattern(prefix + "pattern", row_ptr, col_idx, *self._shape)
-        if weight is not None and weight.shape != col_idx.shape:
-            raise ValueError(f"{prefix}weight: expected {col_idx.numel()} values (as col_idx), got {tuple(weight.shape)}")
-        if (nnz := int(row_ptr[-1])) > self.capacity:
-            raise ValueError(f"{prefix}weight: expected at most {self.capacity} entries (the layer's capacity), got {nnz}")
-        state_dict = {**state_dict, prefix + "row_ptr": row_ptr.int()}
-        for name, tensor in (("weight", weight), ("col_idx", col_idx.int())):
-            if tensor is None:
-                continue
-            fitted = tensor.new_zeros(self.capacity)
-            fitted[:nnz] = tensor[:nnz]
-            state_dict[prefix + name] = fitted
-        return state_dict
+        return stored if stored is not None and stored.dim() == 2 else None
 
     def _load_from_state_dict(
         self,
@@ -288,13 +287,14 @@ class SparseLayer(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Loads a sparse checkpoint, or a dense one (the largest magnitudes at the layer's nnz stay)."""
+        dense = self._dense_from_checkpoint(state_dict.get(prefix + "weight"))
         try:
-            state_dict = self._converted(state_dict, prefix)
+            state_dict = converted(state_dict, prefix, dense, self._pattern, self.layout, self.nnz or self._initial_nnz)
         except ValueError as error:  # nothing has been touched yet
             error_msgs.append(str(error))
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if self.row_ptr is self._pattern.row_ptr and self.col_idx is self._pattern.col_idx:
+        if all(own is seen for own, seen in zip(self._stored, self._pattern.stored, strict=True)):
             self.catch_up()
         else:  # assign=True put other tensors in their place
             self._refresh()

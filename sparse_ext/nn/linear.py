@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
 
-from sparse_ext.functional import csr_linear
+from sparse_ext.functional import sparse_linear
+from sparse_ext.ops import layout_named
 
-from .layer import SparseLayer, check_sparsity, largest
+from .layer import SparseLayer, check_sparsity
 
 
 class SparseLinear(SparseLayer):
@@ -15,9 +17,10 @@ class SparseLinear(SparseLayer):
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
-        sparsity: share of zeros, in [0, 1); None: 0.9. nnz = round((1 - sparsity) * in_features * out_features).
-        layout: "csr", or "auto" (CSR storage, free to choose the kernel).
-        capacity: room for regrowth, as a density; None: the density itself.
+        sparsity: share of zeros, in [0, 1); None: 0.9. nnz = round((1 - sparsity) * in_features * out_features). Of "2:4" 0.5.
+        layout: "csr"; or "auto" (CSR storage, free to choose the kernel); or "2:4" (two of every four neighbours of a row).
+        capacity: room for regrowth, as a density; None: the density itself. Of "2:4" 0.5, or 1.0: a dense master, of which the
+            products take two of four as a method chooses.
 
     Attributes:
         weight: Parameter, 1-D [capacity]: the non-zeros, row by row. grad and optimizer state have the same shape.
@@ -48,7 +51,7 @@ class SparseLinear(SparseLayer):
             self.catch_up()
             if torch.is_grad_enabled():
                 vars(self)["_uses"] += 1  # Module.__setattr__ takes longer than a tiny product
-        y = csr_linear(x, self.weight, self.bias, self._pattern, self.layout)
+        y = sparse_linear(layout_named(self.layout), x, self.weight, self.bias, self._pattern)
         return y if self._growth is None else self._observed(y, x, self._growth)
 
     def mask(self) -> torch.Tensor:
@@ -77,19 +80,25 @@ class SparseLinear(SparseLayer):
     ) -> SparseLinear:
         """A sparse layer with the dense one's values at `mask`, or at its largest magnitudes (default sparsity 0.9).
 
+        The dense weight may be one of `torch.sparse.to_sparse_semi_structured`.
+
         Raises:
-            ValueError: the mask has another shape than the weight or no ones, or both arguments are given.
+            ValueError: the mask has another shape than the weight or no ones, or more than the layout can hold, or both
+                arguments are given.
         """
         dense = linear.weight.detach()
+        if isinstance(dense, SparseSemiStructuredTensor):
+            dense = dense.to_dense()
         if mask is not None:
-            sparsity = _sparsity_of(mask, dense, sparsity)
+            found = _sparsity_of(mask, dense, sparsity)
+            sparsity = found if layout_named(layout).pattern.ANY_DENSITY else None
         layer = cls(
             linear.in_features, linear.out_features, linear.bias is not None,
             sparsity=sparsity, layout=layout, capacity=capacity, device="meta", dtype=dense.dtype,
         )  # fmt: skip
         if not dense.is_meta:
             layer.to_empty(device=dense.device)
-            layer.set_matrix_(dense, largest(dense, layer._initial_nnz) if mask is None else mask)
+            layer.set_matrix_(dense, mask)
             if linear.bias is not None and layer.bias is not None:
                 layer.bias.data.copy_(linear.bias.detach())
         keep_frozen(layer, linear)
@@ -105,6 +114,17 @@ class SparseLinear(SparseLayer):
                 linear.bias.data.copy_(self.bias.detach())
         keep_frozen(linear, self)
         return linear.train(self.training)
+
+    def to_semi_structured(self) -> nn.Linear:
+        """The `nn.Linear` whose weight is PyTorch's own 2:4 tensor, for inference; of layout "2:4", on CUDA.
+
+        Shapes and dtypes are those of `torch.sparse.to_sparse_semi_structured`, which raises where they are not.
+        """
+        if self.layout != "2:4" or self.choice == "dense":
+            raise ValueError(f"expected a layer of layout '2:4' that is not dense, got layout {self.layout!r}")
+        linear = self.to_dense()
+        linear.weight = nn.Parameter(to_sparse_semi_structured(linear.weight.detach()), requires_grad=False)
+        return linear
 
 
 def keep_frozen(new: nn.Module, old: nn.Module) -> None:

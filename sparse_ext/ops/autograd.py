@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from .csr_pattern import CsrPattern
 from .layouts import Csr, Layout
-from .types import Pattern
+from .types import Traits
 
 
 class LinearFunction(torch.autograd.Function):
     """y [tokens, rows] = x W^T + bias, or torch.relu of that.
 
-    The pattern's derived tensors are plain arguments so that compilers see them.
+    The pattern's traits and derived tensors are plain arguments so that compilers see them.
     """
 
     @staticmethod
@@ -28,12 +29,13 @@ class LinearFunction(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         relu: bool,
-        rows: int,
-        cols: int,
+        traits: Traits,
+        draw: torch.Tensor | None,
         *derived: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.layout, ctx.shape = layout, (rows, cols)
-        y = layout.matmul(weight, Pattern.of_derived(rows, cols, *derived), x, bias, relu)
+        ctx.layout, ctx.traits = layout, traits
+        ctx.draw = draw  # not saved: every backward pass counts in it, which autograd would see as an error
+        y = layout.matmul(weight, layout.pattern.of_derived(traits, draw, *derived), x, bias, relu)
         ctx.save_for_backward(x, weight, y if relu else None, *derived)
         return y
 
@@ -43,10 +45,12 @@ class LinearFunction(torch.autograd.Function):
         x, weight, y, *derived = ctx.saved_tensors
         if y is not None:
             dy = torch.ops.aten.threshold_backward(dy, y, 0)  # as relu's own: 0 where y is not positive
-        pattern = Pattern.of_derived(*ctx.shape, *derived)
+        pattern = ctx.layout.pattern.of_derived(ctx.traits, ctx.draw, *derived)
         _, needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         dx = ctx.layout.matmul_t(weight, pattern, dy) if needs_x else None
         dw = ctx.layout.grad_weight(pattern, dy, x) if needs_weight else None
+        if dw is not None and dw.dtype is not weight.dtype:  # of a master, which autocast does not cast
+            dw = dw.to(weight.dtype)
         db = dy.sum(0) if needs_bias else None
         return None, dx, dw, db, None, None, None, *(None for _ in derived)
 
@@ -55,17 +59,17 @@ class SampledFunction(torch.autograd.Function):
     """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
 
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, rows: int, cols: int, *derived: torch.Tensor) -> torch.Tensor:
-        ctx.shape = (rows, cols)
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, traits: Traits, *derived: torch.Tensor) -> torch.Tensor:
+        ctx.traits = traits
         ctx.save_for_backward(a, b, *derived)
-        return Csr.grad_weight(Pattern.of_derived(rows, cols, *derived), a, b)
+        return Csr.grad_weight(CsrPattern.of_derived(traits, None, *derived), a, b)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, *derived = ctx.saved_tensors
-        pattern = Pattern.of_derived(*ctx.shape, *derived)
+        pattern = CsrPattern.of_derived(ctx.traits, None, *derived)
         needs_a, needs_b, *_ = ctx.needs_input_grad
         da = Csr.matmul(dv, pattern, b, None) if needs_a else None
         db = Csr.matmul_t(dv, pattern, a) if needs_b else None
-        return da, db, None, None, *(None for _ in derived)
+        return da, db, None, *(None for _ in derived)

@@ -31,6 +31,13 @@ def values_shape(rows: int, cols: int) -> tuple[int, int]:
     return rows, 2 * -(-cols // 4)
 
 
+def check_codes(expected: str, ids: torch.Tensor) -> None:
+    """ValueError, which begins with `expected`, unless every group's id is legal. Reads all of them."""
+    codes = torch.stack([ids & 15, ids >> 4])
+    if not (legal := torch.isin(codes, _LEGAL.to(ids.device))).all():
+        raise ValueError(f"{expected} among {_LEGAL.tolist()}, got {int(codes[~legal][0])}")
+
+
 def check_ids(op: str, ids: torch.Tensor, rows: int, cols: int, like: torch.Tensor) -> torch.Tensor:
     """ids as kernels need them; TypeError / ValueError if they are none of this matrix. In debug mode every one is read."""
     if ids.dtype is not torch.uint8:
@@ -40,9 +47,7 @@ def check_ids(op: str, ids: torch.Tensor, rows: int, cols: int, like: torch.Tens
     if ids.device != like.device:
         raise ValueError(f"{op}: expected ids on {like.device} (as the values), got {ids.device}")
     if checks.DEBUG:
-        codes = torch.stack([ids & 15, ids >> 4])
-        if not (legal := torch.isin(codes, _LEGAL.to(ids.device))).all():
-            raise ValueError(f"{op}: expected ids among {_LEGAL.tolist()}, got {int(codes[~legal][0])}")
+        check_codes(f"{op}: expected ids", ids)
     return ready(ids)
 
 
@@ -83,9 +88,9 @@ def nm24_prune(
 
     Args:
         choice: "largest": the two largest magnitudes of four, of equal ones the first. "soft": the same, each moved towards 0
-            by the third largest magnitude (S-STE, Hu et al. 2024, https://arxiv.org/abs/2409.09099, section 4.1).
+            by the third largest magnitude (S-STE, Hu et al. 2024, https://arxiv.org/abs/2409.09099).
             "transposable": of each 4 x 4 tile the two of each row and column with the largest sum of magnitudes, of equal sums
-            the first in lexicographic order (Hu et al. 2024, https://arxiv.org/abs/2404.01847, section 4.2).
+            the first in lexicographic order (Hu et al. 2024, https://arxiv.org/abs/2404.01847).
         dtype: of the values; None: that of dense. A float32 matrix gives 16-bit values, too.
         scale: what the values are multiplied by.
     """

@@ -1,144 +1,172 @@
-"""`Pattern`: where a layer's non-zeros are, as one value."""
+"""`Pattern`: where a layer's stored weights are, as one value. Each layout names the class of its patterns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 
-from . import csr, regrow
-from .checks import check_pattern
-
-# Columns fit 16 bits up to here; the kernels then read half the index bytes.
-MAX_16BIT = 1 << 16
+Traits = tuple[Any, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Pattern:
-    """The positions of a CSR matrix's entries and everything derived from them.
+class Pattern(ABC):
+    """The positions of a matrix's stored weights and everything derived from them: a view of its layer's tensors.
 
-    All tensors are preallocated and rewritten in place by `write_`, so addresses and shapes survive every change: CUDA
-    graphs and compiled code stay valid. Entries behind `row_ptr[rows]` are unused.
+    All tensors are preallocated and rewritten in place, so addresses and shapes survive every change: CUDA graphs and compiled
+    code stay valid. What is derived is a copy, so that whoever writes the stored tensors (DDP broadcasts them before every
+    forward) never touches what a backward pass still needs.
 
     Attributes:
+        STORED: names of the stored tensors, which a layer keeps as persistent buffers. SPARSITY: the default of its layers.
+        PRODUCT: what error messages call its product. ANY_DENSITY: whether a layer may have any.
+        STREAMS: whether growth can choose from candidates; otherwise it needs the whole dense gradient.
         rows, cols: the matrix's shape.
-        row_ptr: int32 [rows + 1]. What is stored, with
-        col_idx: int32 [capacity], ascending inside a row. All below is derived from the two, and all that kernels read:
-        offsets: int32 [rows + 1], a copy of row_ptr, so that whoever writes the stored tensors (DDP broadcasts them before
-            every forward) never touches what a backward pass still needs;
-        columns: uint16 [capacity] where cols <= 65536, else int32, a copy of col_idx;
-        col_ptr: int32 [cols + 1], the transposed view, with
-        row_ids: uint16 or int32 [capacity] and
-        slot: int32 [capacity], the index of each transposed entry's value. Values are stored once.
+        master: whether the weight holds every position, dense, and products take the pattern's part of it.
+        draw: int64 [2], key and count of the random numbers that sample the output gradient; None: it is not sampled.
     """
 
+    STORED: ClassVar[tuple[str, ...]]
+    PRODUCT: ClassVar[str]
+    SPARSITY: ClassVar[float]
+    ANY_DENSITY: ClassVar[bool] = False
+    STREAMS: ClassVar[bool] = False
     rows: int
     cols: int
-    row_ptr: torch.Tensor
-    col_idx: torch.Tensor
-    offsets: torch.Tensor
-    columns: torch.Tensor
-    col_ptr: torch.Tensor
-    row_ids: torch.Tensor
-    slot: torch.Tensor
+    master: bool = False
+    draw: torch.Tensor | None = None
+
+    # ---- of a layer that is being made ----------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def sizes(rows: int, cols: int, sparsity: float, capacity: float | None) -> tuple[int, int]:
+        """nnz, and the weight's length, of a layer with these densities; ValueError if there is no such layer."""
+
+    @staticmethod
+    @abstractmethod
+    def blank(rows: int, cols: int, room: int, device: torch.device | str | None) -> tuple[torch.Tensor, ...]:
+        """Stored tensors for a weight of length `room` that hold no choice yet."""
+
+    @classmethod
+    @abstractmethod
+    def around(cls, rows: int, cols: int, room: int, *stored: torch.Tensor) -> Pattern:
+        """The pattern that these tensors hold, after reading every index; allocates what is derived. ValueError: none."""
+
+    @classmethod
+    @abstractmethod
+    def from_mask(cls, mask: torch.Tensor, capacity: int | None = None) -> Pattern:
+        """The pattern of a boolean mask [rows, cols], of a weight of length `capacity` (None: no longer than needed)."""
+
+    @abstractmethod
+    def largest(self, dense: torch.Tensor, nnz: int) -> Pattern:
+        """Another one like this: that of the largest magnitudes of a matrix; ties go to the lower linear index."""
+
+    @classmethod
+    @abstractmethod
+    def random(
+        cls, rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu", capacity: int | None = None
+    ) -> Pattern:
+        """Drawn without replacement from the Philox stream `seed`, the same on every device."""
+
+    # ---- as stored, and as products take it -----------------------------------------------------------------------------
 
     @property
+    @abstractmethod
+    def stored(self) -> tuple[torch.Tensor, ...]:
+        """The stored tensors, in the order of STORED."""
+
+    @property
+    @abstractmethod
     def derived(self) -> tuple[torch.Tensor, ...]:
-        """What kernels read, in the order of the fields."""
-        return self.offsets, self.columns, self.col_ptr, self.row_ids, self.slot
+        """What kernels read."""
+
+    @property
+    @abstractmethod
+    def traits(self) -> Traits:
+        """Numbers and names that, beside `derived` and `draw`, products need."""
+
+    @classmethod
+    @abstractmethod
+    def of_derived(cls, traits: Traits, draw: torch.Tensor | None, *derived: torch.Tensor) -> Pattern:
+        """As much of a pattern as a layout's products need."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All of them, in the order of the fields."""
-        return self.row_ptr, self.col_idx, *self.derived
+        """All of them."""
+        return *self.stored, *self.derived
 
-    @staticmethod
-    def of_derived(rows: int, cols: int, *derived: torch.Tensor) -> Pattern:
-        """As much of a pattern as a layout's products need."""
-        offsets, columns, *_ = derived
-        return Pattern(rows, cols, offsets, columns, *derived)
-
-    @property
-    def capacity(self) -> int:
-        return self.col_idx.shape[0]
-
-    @property
-    def nnz(self) -> int:
-        """Number of entries in use. Reads one element: synchronises on CUDA."""
-        return int(self.row_ptr[-1])
-
-    @staticmethod
-    def around(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> Pattern:
-        """The pattern that these two tensors hold, after reading every index; allocates what is derived and fills it."""
-        if not row_ptr.is_meta:
-            check_pattern("pattern", row_ptr, col_idx, row_ptr.numel() - 1, cols)
-
-        def index(size: int, largest: int) -> torch.Tensor:
-            dtype = torch.uint16 if largest <= MAX_16BIT else torch.int32
-            return torch.empty(size, dtype=dtype, device=col_idx.device)
-
-        rows, capacity = row_ptr.numel() - 1, col_idx.numel()
-        pattern = Pattern(
-            rows=rows,
-            cols=cols,
-            row_ptr=row_ptr,
-            col_idx=col_idx,
-            offsets=torch.empty_like(row_ptr),
-            columns=index(capacity, cols),
-            col_ptr=row_ptr.new_empty(cols + 1),
-            row_ids=index(capacity, rows),
-            slot=torch.empty_like(col_idx),
-        )
-        pattern.derive_()
-        return pattern
-
-    @staticmethod
-    def from_mask(mask: torch.Tensor, capacity: int | None = None) -> Pattern:
-        """The pattern of a boolean mask [rows, cols], with room for `capacity` (default: its own count) entries."""
-        row_ptr, col_idx = csr.csr_from_mask(mask, int(mask.sum()) if capacity is None else capacity)
-        return Pattern.around(row_ptr, col_idx, mask.shape[1])
-
-    @staticmethod
-    def random(rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu") -> Pattern:
-        """`nnz` positions drawn without replacement from the Philox stream `seed`, the same on every device."""
-        row_ptr = torch.zeros(rows + 1, dtype=torch.int32, device=device)
-        col_idx = torch.zeros(nnz, dtype=torch.int32, device=device)
-        row_ptr, col_idx, _ = regrow.regrow(col_idx.float(), row_ptr, col_idx, cols, None, seed, 0, nnz)
-        return Pattern.around(row_ptr, col_idx, cols)
-
-    def write_(self, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> None:
+    def write_(self, *stored: torch.Tensor) -> None:
         """Takes over another pattern of the same shape, in place."""
-        self.row_ptr.copy_(row_ptr)
-        self.col_idx.copy_(col_idx)
+        for tensor, value in zip(self.stored, stored, strict=True):
+            tensor.copy_(value)
         self.derive_()
 
+    @abstractmethod
     def derive_(self) -> None:
-        """Recomputes, in place, everything derived from row_ptr and col_idx."""
-        if self.row_ptr.is_meta:
-            return
-        col_ptr, row_ids, slot = csr.csr_transpose(self.row_ptr, self.col_idx, self.cols)
-        for tensor, value in zip(self.derived, (self.row_ptr, self.col_idx, col_ptr, row_ids, slot), strict=True):
-            tensor.copy_(value)
+        """Recomputes, in place, everything derived from what is stored."""
 
-    def versions(self) -> tuple[int, int]:
-        """How often row_ptr and col_idx were written in place, as autograd counts."""
-        return self.row_ptr._version, self.col_idx._version
+    def versions(self) -> tuple[int, ...]:
+        """How often what is stored was written in place, as autograd counts."""
+        return tuple(tensor._version for tensor in self.stored)
 
+    @abstractmethod
     def catch_up_(self) -> bool:
-        """`derive_`, unless row_ptr and col_idx are still those that were derived from; whether it was needed."""
-        same = torch.equal(self.offsets, self.row_ptr) and torch.equal(self.columns.to(torch.int32), self.col_idx)
-        if not same:
-            check_pattern("pattern", self.row_ptr, self.col_idx, self.rows, self.cols)
-            self.derive_()
-        return not same
+        """`derive_`, unless what is stored is still what was derived from; whether it was needed."""
 
+    # ---- reading --------------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """The weight's length."""
+
+    @property
+    @abstractmethod
+    def nnz(self) -> int:
+        """Number of positions in use. May read one element: synchronises on CUDA."""
+
+    @abstractmethod
     def mask(self) -> torch.Tensor:
-        """Boolean [rows, cols], True at the entries."""
-        ones = torch.ones(self.capacity, dtype=torch.float32, device=self.col_idx.device)
-        return csr.csr_unpack(ones, self.row_ptr, self.col_idx, self.cols).bool()
+        """Boolean [rows, cols], True at the positions in use."""
 
-    def linear_index(self) -> torch.Tensor:
-        """int64 [nnz]: r * cols + c of every entry, ascending."""
-        counts = self.row_ptr.diff().long()
-        rows = torch.repeat_interleave(torch.arange(self.rows, device=counts.device), counts)
-        return rows * self.cols + self.col_idx[: rows.numel()].long()
+    @abstractmethod
+    def bits(self) -> torch.Tensor:
+        """uint8: a bit for every position in use; those of two patterns of one shape and class have the same places."""
+
+    @abstractmethod
+    def identity(self) -> tuple[torch.Tensor, ...]:
+        """Tensors that are equal where patterns are."""
+
+    # ---- what follows a change -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def entries(self, weight: torch.Tensor, nnz: int) -> torch.Tensor:
+        """The part of a weight, or of what belongs to it, that a layer with nnz positions uses."""
+
+    @abstractmethod
+    def clear_unused_(self, weight: torch.Tensor) -> None:
+        """Sets to 0 what belongs to no position."""
+
+    @abstractmethod
+    def regrown(
+        self, weight: torch.Tensor, score: Any, stream: int, drop: int, grow: int
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The stored tensors after dropping the smallest magnitudes and growing as `score` ranks, and the slot map [capacity].
+
+        Args:
+            score: the dense gradient [rows, cols], or `Candidates` where the pattern STREAMS, or None: at random.
+            stream: the random numbers' seed.
+        """
+
+    @abstractmethod
+    def enlarged(self, room: int) -> tuple[torch.Tensor, ...]:
+        """The stored tensors for a longer weight."""
+
+    @abstractmethod
+    def lengthened(self, values: torch.Tensor, room: int) -> torch.Tensor:
+        """One number for each weight, as a longer weight has them; new ones are 0."""
+
+    @abstractmethod
+    def adopted(self, prefix: str, weight: torch.Tensor | None, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A checkpoint's entries as this layer stores them; ValueError, which names prefix, if they cannot be."""

@@ -27,6 +27,11 @@ def _sddmm_flop(row_ptr: Any, col_idx: Any, cols: int, dy: Any, x: Any, *args: A
     return 2 * col_idx[0] * dy[0]
 
 
+@register_flop_formula(_ops.nm24_gemm)
+def _nm24_gemm_flop(values: Any, ids: Any, x: Any, *args: Any, **kw: Any) -> int:
+    return int(2 * values[0] * values[1] * x[0])
+
+
 @register_flop_formula([_ops.densified_matmul, _ops.densified_matmul_t])
 def _densified_flop(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kw: Any) -> int:
     return int(2 * x[0] * (row_ptr[0] - 1) * cols)

@@ -16,6 +16,11 @@ def count(group: dist.ProcessGroup | None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
+def own(group: dist.ProcessGroup | None) -> int:
+    """This process's rank."""
+    return dist.get_rank(group) if count(group) > 1 else 0
+
+
 def sum_(score: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """The score, in place the sum over all ranks."""
     if count(group) > 1:
@@ -25,9 +30,7 @@ def sum_(score: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
 
 def digest(layer: SparseLayer) -> bytes:
     """A hash of the pattern in use."""
-    pattern = layer.pattern
-    row_ptr, col_idx = pattern.row_ptr.cpu(), pattern.col_idx[: pattern.nnz].cpu()
-    return hashlib.sha256(row_ptr.numpy().tobytes() + col_idx.numpy().tobytes()).digest()
+    return hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in layer.pattern.identity())).digest()
 
 
 def verify_agreement(layers: dict[str, SparseLayer], step: int, group: dist.ProcessGroup | None) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
+from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import Pattern
 
 
@@ -18,6 +22,8 @@ class LayerReport:
         replaced: connections replaced since the start, as a share of nnz (each replacement counts: may exceed 1).
         replaced_last: the same for the last update alone.
         coverage: share of all positions that were ever active, R_s (Liu et al. 2021, "In-Time Over-Parameterization").
+        flip_rate: share of the mask's bits that changed, per step, in the last update (Hu et al. 2024,
+            https://arxiv.org/abs/2404.01847); None before the first one.
     """
 
     name: str
@@ -28,6 +34,7 @@ class LayerReport:
     replaced: float
     replaced_last: float
     coverage: float
+    flip_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -64,19 +71,60 @@ class Report:
         return "\n".join([*lines, total])
 
 
-class Coverage:
-    """One bit per position of a layer: was it ever active?"""
+class History:
+    """What has happened to the layers, by their names.
 
-    def __init__(self, pattern: Pattern) -> None:
-        self.positions = pattern.rows * pattern.cols
-        self.bits = np.zeros((self.positions + 7) // 8, dtype=np.uint8)
-        self.add(pattern)
+    Counts and the bits of the positions that were ever active stay on the layers' devices until somebody asks.
+    """
 
-    def add(self, pattern: Pattern) -> None:
-        """Marks the pattern's positions."""
-        index = pattern.linear_index().cpu().numpy()
-        np.bitwise_or.at(self.bits, index >> 3, (1 << (index & 7)).astype(np.uint8))
+    def __init__(self, layers: Mapping[str, SparseLayer]) -> None:
+        self._ever = {name: layer.pattern.bits() for name, layer in layers.items()}
+        self._replaced: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
+        self._last: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
+        self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
 
-    def share(self) -> float:
-        """Marked positions over all."""
-        return int(np.unpackbits(self.bits).sum()) / max(1, self.positions)
+    def begin_update(self, step: int) -> None:
+        """Of which `add` will tell."""
+        self._last = dict.fromkeys(self._last, 0)
+        self._updates = (self._updates[1], step)
+
+    def add(self, name: str, pattern: Pattern, new: int | torch.Tensor) -> None:
+        """The layer has this pattern now, in which so many positions are new."""
+        self._ever[name] |= pattern.bits()
+        self._replaced[name] += new
+        self._last[name] = new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        return {
+            "replaced": {name: int(count) for name, count in self._replaced.items()},
+            "replaced_last": {name: int(count) for name, count in self._last.items()},
+            "coverage": {name: bits.cpu().clone() for name, bits in self._ever.items()},
+            "updated_at": list(self._updates),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave, of layers of the same names and shapes."""
+        self._replaced, self._last = dict(state_dict["replaced"]), dict(state_dict["replaced_last"])
+        before, last = state_dict["updated_at"]
+        self._updates = (before, last)
+        for name, bits in self._ever.items():
+            bits.copy_(state_dict["coverage"][name])
+
+    def of(self, name: str, layer: SparseLayer) -> LayerReport:
+        """The layer's row of the report."""
+        pattern, nnz = layer.pattern, layer.nnz
+        positions = pattern.rows * pattern.cols
+        before, last = self._updates
+        ever = int(np.unpackbits(self._ever[name].cpu().numpy()).sum())
+        return LayerReport(
+            name=name,
+            shape=(pattern.rows, pattern.cols),
+            nnz=nnz,
+            capacity=layer.capacity,
+            density=layer.density,
+            replaced=int(self._replaced[name]) / max(1, nnz),
+            replaced_last=int(self._last[name]) / max(1, nnz),
+            coverage=ever / max(1, positions),
+            flip_rate=2 * int(self._last[name]) / max(1, positions) / (last - before) if last else None,
+        )

@@ -29,7 +29,7 @@ def arm(
     """
     if plan is None and method.scored_steps() == 1:
         return  # the update would leave this layer as it is
-    streams = method.scored_steps() == 1 and passes == 1 and ranks.count(group) == 1
+    streams = layer.pattern.STREAMS and method.scored_steps() == 1 and passes == 1 and ranks.count(group) == 1
     if streams and plan is not None and plan.growth is Growth.GRADIENT:
         layer.arm_growth(candidates=plan.grow)
     else:

@@ -12,10 +12,9 @@ from torch import nn
 
 from sparse_ext.methods import Growth, Method, Regrow
 from sparse_ext.nn import Scores, SparseLayer, sparse_layers
-from sparse_ext.ops import Candidates, regrow
 
-from . import ranks, scoring
-from .report import Coverage, LayerReport, Report
+from . import masters, ranks, scoring
+from .report import History, Report
 from .state import check_optimizer, move_state_, pad_state_, state_tensors, take_
 
 
@@ -61,20 +60,34 @@ class Sparsifier:
         ranks.refuse_shards(layers, method)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
+        masters.check_layouts(layers, method)
         self._layers = layers
         self._group = process_group
         self._copies: list[dict[str, SparseLayer]] = []
         for name, layer in layers.items():
             layer.catch_up()
             self._make_room(model, name, layer)
+            masters.prune(layer, method.pruning(0, total_steps))
         self._step = self._updates = 0
         self._postponed_to = 0  # the step of an update that non-finite scores put off; 0: none
-        self._coverage = {name: Coverage(layer.pattern) for name, layer in layers.items()}
-        self._replaced = dict.fromkeys(layers, 0)
-        self._replaced_last = dict.fromkeys(layers, 0)
+        self._history = History({_plain(name): layer for name, layer in layers.items()})
         self._uses = dict.fromkeys(layers, 0)  # of a layer in the last step that had any; not known of compiled ones
         self._passes = dict.fromkeys(layers, 0)  # the most backward passes that an armed step had
+        self._attach()
         self._arm()
+
+    def _attach(self, draws: dict[str, torch.Tensor] | None = None) -> None:
+        """Hands the layers random numbers, gone on from `draws`, and the optimizer masked decay, if the method has them."""
+        self._sample(draws or {})
+        if factor := self.method.masked_decay():
+            masters.decay_with(self.optimizer, [*self._layers.values()], factor, self)
+
+    def _sample(self, draws: dict[str, torch.Tensor]) -> None:
+        if not self.method.samples_gradient():
+            return
+        for name, layer in self._layers.items():
+            seed = self._stream(f"draw/{ranks.own(self._group)}/{_plain(name)}")
+            masters.sample(layer, seed, draws.get(_plain(name)))
 
     def _make_room(self, model: nn.Module, name: str, layer: SparseLayer) -> None:
         """Enlarges a layer whose density will grow beyond its capacity, with its optimizer state."""
@@ -87,17 +100,18 @@ class Sparsifier:
                 f"{name}: expected room for {needed} entries before the model is wrapped, got {layer.capacity}; "
                 "pass method=... to sparsify_"
             )
-        old = layer.capacity
+        old = layer.pattern
         layer.enlarge_(needed)
         pad_state_(self.optimizer, layer.weight, old)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "growth": self._growth()}
+        return {**self.__dict__, "growth": self._growth(), "draws": self._draws()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a copy: copied layers are never armed."""
-        growth = state.pop("growth")
+        growth, draws = state.pop("growth"), state.pop("draws")
         self.__dict__.update(state)
+        self._attach(draws)
         self._arm(growth)
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
@@ -157,8 +171,28 @@ class Sparsifier:
         begun = {name: growth.kept for name, growth in armed.items() if growth is not None and int(growth.passes)}
         return {name: kept for name, kept in begun.items() if isinstance(kept, torch.Tensor)}
 
+    def _draws(self) -> dict[str, torch.Tensor]:
+        """The random numbers of the layers that sample their output gradient: this rank's own."""
+        return {_plain(n): draw.cpu() for n, layer in self._layers.items() if (draw := layer.pattern.draw) is not None}
+
     def _update(self) -> bool:
         ranks.refuse_shards(self._layers, self.method)  # anew: fully_shard may have come after us
+        choice = self.method.pruning(self._step, self.total_steps)
+        changed = self._regrow_all() if choice is None else self._prune_all(choice)
+        if changed:
+            self._updates += 1
+            ranks.verify_agreement(self._layers, self._step, self._group)
+        return changed
+
+    def _prune_all(self, choice: str) -> bool:
+        self._history.begin_update(self._step)
+        for name, layer in self._layers.items():
+            self._history.add(_plain(name), layer.pattern, layer.prune_(choice))
+            for copies in self._copies:
+                copies[name].write_pattern_(*layer.pattern.stored)
+        return True
+
+    def _regrow_all(self) -> bool:
         plans = {
             name: plan
             for name, layer in self._layers.items()
@@ -172,38 +206,29 @@ class Sparsifier:
         self._postponed_to = self._step + self.method.scored_steps() if unusable else 0
         if unusable or not plans:
             return False
-        self._replaced_last = dict.fromkeys(self._layers, 0)
+        self._history.begin_update(self._step)
         for name, plan in plans.items():
             self._regrow(name, plan, scores.pop(name))
-        self._updates += 1
         if self.replace_step:
             self.optimizer.zero_grad(set_to_none=True)
-        ranks.verify_agreement(self._layers, self._step, self._group)
         return True
 
     def _regrow(self, name: str, plan: Regrow, scores: Scores | None) -> None:
         layer = self._layers[name]
         pattern = layer.pattern
-        operands = (layer.weight.detach(), pattern.row_ptr, pattern.col_idx, pattern.cols)
         kept = scores.kept if scores is not None and plan.growth is Growth.GRADIENT else None
-        if isinstance(kept, Candidates):
-            row_ptr, col_idx, source = regrow.regrow_streamed(*operands, *kept.tensors, plan.drop, plan.grow)
-        else:
-            row_ptr, col_idx, source = regrow.regrow(*operands, kept, self._stream(name), plan.drop, plan.grow)
-        nnz = int(row_ptr[-1])
-        new = int((source[:nnz] < 0).sum())
-        layer.write_pattern_(row_ptr, col_idx)
+        stream = self._stream(f"{self._step}/{_plain(name)}")
+        stored, source = pattern.regrown(layer.weight.detach(), kept, stream, plan.drop, plan.grow)
+        layer.write_pattern_(*stored)
         move_state_(self.optimizer, layer.weight, source)
         for copies in self._copies:
-            copies[name].write_pattern_(row_ptr, col_idx)
+            copies[name].write_pattern_(*stored)
             take_(copies[name].weight.data, source)
-        self._coverage[name].add(pattern)
-        self._replaced[name] += new
-        self._replaced_last[name] = new
+        self._history.add(_plain(name), pattern, int((pattern.entries(source, pattern.nnz) < 0).sum()))
 
-    def _stream(self, name: str) -> int:
-        """The random stream of this layer and step: the same on every rank and after a resume."""
-        text = f"{self.seed}/{self._step}/{_plain(name)}"
+    def _stream(self, use: str) -> int:
+        """The random stream for this use: the same on every rank and after a resume."""
+        text = f"{self.seed}/{use}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
     # ---- state and report -------------------------------------------------------------------------------------------------
@@ -220,11 +245,10 @@ class Sparsifier:
             "total_steps": self.total_steps,
             "seed": self.seed,
             "method": {"name": type(self.method).__name__, **asdict(self.method)},
-            "replaced": {_plain(name): count for name, count in self._replaced.items()},
-            "replaced_last": {_plain(name): count for name, count in self._replaced_last.items()},
-            "coverage": {_plain(name): torch.from_numpy(c.bits.copy()) for name, c in self._coverage.items()},
             "shapes": {_plain(name): [layer.pattern.rows, layer.pattern.cols] for name, layer in self._layers.items()},
             "growth": {name: total.clone() for name, total in self._growth().items()},
+            "draws": self._draws(),
+            **self._history.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -248,32 +272,18 @@ class Sparsifier:
         self._step, self._updates = state_dict["step"], state_dict["updates"]
         self._postponed_to, self.seed = state_dict["postponed_to"], state_dict["seed"]
         self.total_steps = state_dict["total_steps"]
-        for name, coverage in self._coverage.items():
-            self._replaced[name] = state_dict["replaced"][_plain(name)]
-            self._replaced_last[name] = state_dict["replaced_last"][_plain(name)]
-            coverage.bits = state_dict["coverage"][_plain(name)].cpu().numpy().copy()
+        self._history.load_state_dict(state_dict)
+        for layer in self._layers.values():
+            masters.prune(layer, self.method.pruning(self._step, self.total_steps))
+        self._sample(state_dict["draws"])
         for layer in self._layers.values():
             layer.take_growth()
         self._arm(state_dict["growth"])
 
     def report(self) -> Report:
         """Density, replaced connections and coverage of every layer."""
-        layers = []
-        for name, layer in self._layers.items():
-            nnz, pattern = layer.nnz, layer.pattern
-            layers.append(
-                LayerReport(
-                    name=_plain(name),
-                    shape=(pattern.rows, pattern.cols),
-                    nnz=nnz,
-                    capacity=layer.capacity,
-                    density=layer.density,
-                    replaced=self._replaced[name] / max(1, nnz),
-                    replaced_last=self._replaced_last[name] / max(1, nnz),
-                    coverage=self._coverage[name].share(),
-                )
-            )
-        return Report(self._step, self._updates, tuple(layers))
+        rows = [self._history.of(_plain(name), layer) for name, layer in self._layers.items()]
+        return Report(self._step, self._updates, tuple(rows))
 
 
 def _plain(name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from sparse_ext.nn import SparseLayer
+from sparse_ext.ops import Pattern
 
 # Optimizers whose state is not one value per weight: rows and columns, or a matrix.
 _NOT_ELEMENTWISE = ("adafactor", "shampoo", "muon", "soap", "sm3", "galore", "lbfgs")
@@ -44,12 +45,11 @@ def state_tensors(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter) 
     return found
 
 
-def pad_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, old_capacity: int) -> None:
-    """Gives state tensors of the old length the weight's new one; new entries are 0."""
+def pad_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, old: Pattern) -> None:
+    """Gives state tensors of the length that the weight had with the old pattern its new one; new entries are 0."""
     for name, value in optimizer.state.get(weight, {}).items():
-        if isinstance(value, torch.Tensor) and value.shape == (old_capacity,):
-            padding = value.new_zeros(weight.numel() - old_capacity)
-            optimizer.state[weight][name] = torch.cat([value, padding])
+        if isinstance(value, torch.Tensor) and value.shape == (old.capacity,):
+            optimizer.state[weight][name] = old.lengthened(value, weight.numel())
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, layers: Mapping[str, SparseLayer]) -> None:

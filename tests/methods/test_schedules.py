@@ -15,7 +15,14 @@ def updates(method, total_steps):
 
 
 def test_the_methods_table():
-    assert list(sx.METHODS.items()) == [("static", sx.Static), ("set", sx.SET), ("rigl", sx.RigL)]
+    assert list(sx.METHODS.items()) == [
+        ("static", sx.Static),
+        ("set", sx.SET),
+        ("rigl", sx.RigL),
+        ("sr-ste", sx.SRSTE),
+        ("fst", sx.FST),
+        ("s-ste", sx.SSTE),
+    ]
 
 
 @pytest.mark.parametrize("kind", CHANGING)

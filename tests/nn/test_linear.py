@@ -11,7 +11,7 @@ from cases import STATISTICAL, TOLERANCE
 from torch import nn
 
 from sparse_ext import SparseLinear
-from sparse_ext.ops import LAYOUTS
+from sparse_ext.ops import LAYOUTS, Nm24Pattern
 
 
 def dense_twin(layer):
@@ -26,8 +26,11 @@ def dense_twin(layer):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_function_and_gradients_are_the_dense_layers(bias, layout, device, dtype):
-    layer = SparseLinear(12, 9, bias, sparsity=0.7, layout=layout, capacity=0.4, device=device, dtype=dtype)
+def test_function_and_gradients_are_the_dense_layers(bias, layout, device, kind, dtype):
+    if LAYOUTS[layout].pattern is Nm24Pattern and kind != "cpu" and dtype.itemsize > 2:
+        pytest.skip("tensor cores multiply 2:4 matrices of 16-bit types")
+    density = {"sparsity": 0.7, "capacity": 0.4} if LAYOUTS[layout].pattern.ANY_DENSITY else {}
+    layer = SparseLinear(12, 9, bias, layout=layout, device=device, dtype=dtype, **density)
     twin = dense_twin(layer).to(device)
     x = torch.randn(2, 5, 12, dtype=dtype, device=device, requires_grad=True)
     dense_x = x.detach().double().requires_grad_()

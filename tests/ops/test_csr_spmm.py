@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, problem
 
-from sparse_ext.ops import OPS, Pattern
+from sparse_ext.ops import OPS, CsrPattern
 
 # On CUDA a block has 64 rows, or up to 256 where there are many; 64 or 128 tokens; and stages of up to 3 parts of 64 columns,
 # or of 2 parts of 128 where the type has 16 bits. What does not fill a stage comes first.
@@ -115,11 +115,11 @@ class Uneven:
 
 def with_mask(p, dtype, device, index=torch.int32, spare=0):
     """The problem with the pattern p.mask."""
-    pattern = Pattern.from_mask(p.mask.cpu(), int(p.mask.sum()) + spare)
+    pattern = CsrPattern.from_mask(p.mask.cpu(), int(p.mask.sum()) + spare)
     weight = torch.zeros(pattern.capacity)
     weight[: pattern.nnz] = torch.randn(p.mask.shape, generator=torch.Generator().manual_seed(0))[p.mask.cpu()]
     return replace(
-        p, mask=p.mask.to(device), pattern=Pattern.from_mask(p.mask.to(device), pattern.capacity),
+        p, mask=p.mask.to(device), pattern=CsrPattern.from_mask(p.mask.to(device), pattern.capacity),
         columns=pattern.col_idx.to(index if p.shape.cols <= 1 << 16 else torch.int32).to(device),
         row_ids=pattern.row_ids.to(index).to(device), weight=weight.to(device, dtype),
         x=p.x.to(device), dy=p.dy.to(device), bias=p.bias.to(device),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from by_hand import PHILOX
 
-from sparse_ext.ops import OPS, Pattern, launch, reference
+from sparse_ext.ops import OPS, CsrPattern, launch, reference
 
 M = 0xFFFFFFFF
 
@@ -64,16 +64,17 @@ def test_random_growth_takes_the_largest_of_the_stream(device):
     none = torch.zeros(6, dtype=torch.int32, device=device)
     row_ptr, col_idx, source = OPS["regrow"](none.float(), empty, none, 6, None, 9, 0, 6)
     stream = [(-launch._C.random_u32(9, i), i) for i in range(24)]
-    assert Pattern.around(row_ptr, col_idx, 6).linear_index().tolist() == sorted(i for _, i in sorted(stream)[:6])
+    pattern = CsrPattern.around(row_ptr.numel() - 1, 6, col_idx.numel(), row_ptr, col_idx)
+    assert pattern.linear_index().tolist() == sorted(i for _, i in sorted(stream)[:6])
     assert (source == -1).all()
 
 
 def test_random_patterns_are_spread_evenly():
-    pattern = Pattern.random(256, 256, 6554, seed=1)
+    pattern = CsrPattern.random(256, 256, 6554, seed=1)
     assert pattern.nnz == 6554
     for counts in (pattern.row_ptr.diff(), pattern.col_ptr.diff()):  # binomial: 25.6 +- 4.8
         assert counts.min() >= 4
         assert counts.max() <= 50
         assert 15 < counts.double().var() < 32
-    assert not torch.equal(pattern.col_idx, Pattern.random(256, 256, 6554, seed=2).col_idx)
-    assert torch.equal(pattern.col_idx, Pattern.random(256, 256, 6554, seed=1).col_idx)
+    assert not torch.equal(pattern.col_idx, CsrPattern.random(256, 256, 6554, seed=2).col_idx)
+    assert torch.equal(pattern.col_idx, CsrPattern.random(256, 256, 6554, seed=1).col_idx)

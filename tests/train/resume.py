@@ -12,13 +12,13 @@ from training import OPTIMIZERS, everything, method_named, mlp, run
 import sparse_ext as sx
 
 # Updates at 10, 20 ... 250: many in the 200 steps that follow. RigL is armed on 37 to 40, 47 to 50, ...
-CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260, "gradient_steps": 4}
+CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260, "gradient_steps": 4, "refresh_interval": 10, "mvue": True}
 TOTAL, MORE = 340, 200
 SAVED_AT = (36, 39, 40, 47, 70)
 
 
-def build(method: str, optimizer: str, seed: int):
-    model = mlp(seed)
+def build(method: str, layout: str, optimizer: str, seed: int):
+    model = mlp(seed, layout=layout, method=method)
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     return (
         model,
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     for path in folder.glob("*.checkpoint"):
         saved = torch.load(path, weights_only=True)
         # Another seed: nothing may come from construction.
-        model, optimizer, sparsifier = build(saved["method"], saved["optimizer_name"], seed=99)
+        model, optimizer, sparsifier = build(saved["method"], saved["layout"], saved["optimizer_name"], seed=99)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         sparsifier.load_state_dict(saved["sparsifier"])

@@ -11,10 +11,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training import (
     OPTIMIZERS,
+    REGROWING,
     active,
     assert_same,
     batch,
-    changing_methods,
     everything,
     masks,
     method_named,
@@ -39,9 +39,9 @@ def trainer(model, method="rigl", optimizer="adamw", total_steps=100):
 
 
 @pytest.mark.parametrize("average_first", [True, False])
-@pytest.mark.parametrize("method", changing_methods())
-def test_an_ema_copy_moves_along(method, average_first):
-    model, optimizer, sparsifier = trainer(mlp(), method)
+@pytest.mark.parametrize(("method", "layout"), REGROWING)
+def test_an_ema_copy_moves_along(method, layout, average_first):
+    model, optimizer, sparsifier = trainer(mlp(layout=layout), method)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     sparsifier.track(ema)
     own, copies = sparse_layers(model), sparse_layers(ema)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import resume
 import torch
-from training import assert_same, changing_methods, environment, masks, run
+from training import CHANGING, assert_same, environment, masks, run
 
-CASES = [(method, at, "adamw") for method in changing_methods() for at in resume.SAVED_AT]
-CASES += [(method, 39, "sgd") for method in changing_methods()]
+CASES = [(*how, at, "adamw") for how in CHANGING for at in resume.SAVED_AT]
+CASES += [(*how, 39, "sgd") for how in CHANGING]
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,11 @@ def folder(tmp_path_factory):
     """{case}.checkpoint and, from another process, {case}.result; {case}.expected of the run that went on."""
     folder = tmp_path_factory.mktemp("resume")
     torch.set_num_threads(1)
-    for method in changing_methods():
+    for method, layout in CHANGING:
         for kind in ("adamw", "sgd"):
-            model, optimizer, sparsifier = resume.build(method, kind, seed=5)
+            model, optimizer, sparsifier = resume.build(method, layout, kind, seed=5)
             step = 0
-            stops = {at for m, at, k in CASES if (m, k) == (method, kind)}
+            stops = {at for m, where, at, k in CASES if (m, where, k) == (method, layout, kind)}
             for stop in sorted(stops | {at + resume.MORE for at in stops}):
                 run(model, optimizer, sparsifier, range(step + 1, stop + 1))
                 step = stop
@@ -34,32 +34,33 @@ def folder(tmp_path_factory):
                         "sparsifier": sparsifier.state_dict(),
                         "step": stop,
                         "method": method,
+                        "layout": layout,
                         "optimizer_name": kind,
                     }
-                    torch.save(saved, folder / f"{method}-{stop}-{kind}.checkpoint")
-                    torch.save(masks(model), folder / f"{method}-{stop}-{kind}.masks")
+                    torch.save(saved, folder / f"{method}-{layout}-{stop}-{kind}.checkpoint")
+                    torch.save(masks(model), folder / f"{method}-{layout}-{stop}-{kind}.masks")
                 if stop - resume.MORE in stops:
                     expected = resume.outcome(model, optimizer, sparsifier)
-                    torch.save(expected, folder / f"{method}-{stop - resume.MORE}-{kind}.expected")
-                    torch.save(masks(model), folder / f"{method}-{stop - resume.MORE}-{kind}.later")
+                    torch.save(expected, folder / f"{method}-{layout}-{stop - resume.MORE}-{kind}.expected")
+                    torch.save(masks(model), folder / f"{method}-{layout}-{stop - resume.MORE}-{kind}.later")
     subprocess.run([sys.executable, Path(resume.__file__), folder], check=True, env=environment(), timeout=300)
     return folder
 
 
-@pytest.mark.parametrize(("method", "at", "optimizer"), CASES)
-def test_resumed_run_equals_uninterrupted_run(folder, method, at, optimizer):
+@pytest.mark.parametrize(("method", "layout", "at", "optimizer"), CASES)
+def test_resumed_run_equals_uninterrupted_run(folder, method, layout, at, optimizer):
     def load(suffix):
-        return torch.load(folder / f"{method}-{at}-{optimizer}.{suffix}", weights_only=True)
+        return torch.load(folder / f"{method}-{layout}-{at}-{optimizer}.{suffix}", weights_only=True)
 
     assert_same(load("result"), load("expected"))
     before, after = load("masks"), load("later")
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("method", changing_methods())
-def test_state_goes_back_in_time(method):
+@pytest.mark.parametrize(("method", "layout"), CHANGING)
+def test_state_goes_back_in_time(method, layout):
     """Loading into a Sparsifier that has trained on takes it back, an armed step included."""
-    model, optimizer, sparsifier = resume.build(method, "adamw", seed=0)
+    model, optimizer, sparsifier = resume.build(method, layout, "adamw", seed=0)
     run(model, optimizer, sparsifier, range(1, 40))
     saved = [thing.state_dict() for thing in (model, optimizer, sparsifier)]
     saved = torch.load(_through_a_file(saved), weights_only=True)

@@ -52,21 +52,29 @@ def method_named(name: str, **choices: Any) -> Any:
     return kind(**{key: value for key, value in choices.items() if key in known})
 
 
-def changing_methods() -> list[str]:
-    """The names in METHODS whose patterns change at all."""
-    return [name for name in sx.METHODS if method_named(name, update_interval=1, t_end=1.0).is_update(1, 10)]
+# Methods that prune a dense master, and the others, with the layouts that they train.
+MASTERS = [name for name, kind in sx.METHODS.items() if kind().pruning(0, 1) is not None]
+STORED = [(name, layout) for name in sx.METHODS if name not in MASTERS for layout in ("csr", "2:4")]
+# Those whose patterns change at all.
+REGROWING = [(name, layout) for name, layout in STORED if method_named(name, update_interval=1, t_end=1.0).is_update(1, 10)]
+CHANGING = REGROWING + [(name, "2:4") for name in MASTERS]
 
 
 IN, HIDDEN, CLASSES, BATCH = 12, 20, 6, 16
 
 
-def mlp(seed: int = 0, sparsity: float = 0.7, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Two sparse layers, one of them with unused slots, and a dense one."""
+def mlp(
+    seed: int = 0, sparsity: float = 0.7, dtype: torch.dtype = torch.float32, layout: str = "csr", method: str = "static"
+) -> nn.Sequential:
+    """Two sparse layers, for "csr" one of them with unused slots, and a dense one."""
     torch.manual_seed(seed)
+    choices = [{"sparsity": sparsity}, {"sparsity": sparsity, "capacity": 1.2 * (1 - sparsity)}]
+    if layout == "2:4":
+        choices = 2 * [{"capacity": 1.0 if method in MASTERS else 0.5}]
     return nn.Sequential(
-        sx.SparseLinear(IN, HIDDEN, sparsity=sparsity, dtype=dtype),
+        sx.SparseLinear(IN, HIDDEN, dtype=dtype, layout=layout, **choices[0]),
         nn.Tanh(),
-        sx.SparseLinear(HIDDEN, HIDDEN, sparsity=sparsity, capacity=1.2 * (1 - sparsity), dtype=dtype),
+        sx.SparseLinear(HIDDEN, HIDDEN, dtype=dtype, layout=layout, **choices[1]),
         nn.ReLU(),
         nn.Linear(HIDDEN, CLASSES, dtype=dtype),
     )
@@ -108,14 +116,20 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: sx.Spars
 
 
 def positions(layer: SparseLayer) -> torch.Tensor:
-    """int64 [nnz]: the linear index of every entry, read from the two buffers alone."""
+    """int64 [nnz]: the linear index of every entry, read from the buffers alone."""
+    if layer.layout == "2:4":
+        codes = torch.stack([layer.ids & 15, layer.ids >> 4], 2).flatten(1).long()[:, : -(-layer.pattern.cols // 4)]
+        places = torch.stack([codes & 3, codes >> 2], 2) + 4 * torch.arange(codes.shape[1])[:, None]
+        return (places.flatten(1) + layer.pattern.cols * torch.arange(len(codes))[:, None]).flatten()
     counts = layer.row_ptr.diff().long()
     rows = torch.repeat_interleave(torch.arange(counts.numel()), counts)
     return rows * layer.pattern.cols + layer.col_idx[: rows.numel()].long()
 
 
 def spread(layer: SparseLayer, values: torch.Tensor) -> torch.Tensor:
-    """[rows * cols] with the slots' values at the layer's positions, 0 elsewhere."""
+    """[rows * cols] with the slots' values at the layer's positions, 0 elsewhere; a dense master's slots are these already."""
+    if layer.pattern.master:
+        return values.clone()
     at = positions(layer)
     flat = values.new_zeros(layer.pattern.rows * layer.pattern.cols)
     flat[at] = values[: at.numel()]
@@ -124,7 +138,9 @@ def spread(layer: SparseLayer, values: torch.Tensor) -> torch.Tensor:
 
 def active(layer: SparseLayer) -> torch.Tensor:
     """bool [rows * cols]."""
-    return spread(layer, torch.ones(layer.capacity)).bool()
+    flags = torch.zeros(layer.pattern.rows * layer.pattern.cols, dtype=torch.bool)
+    flags[positions(layer)] = True
+    return flags
 
 
 def slots(layer: SparseLayer, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

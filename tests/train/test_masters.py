@@ -1,0 +1,234 @@
+"""A Sparsifier and dense 2:4 masters: room, masked decay beside clipping and scaling, the dense tail, sampled gradients."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from training import MASTERS, OPTIMIZERS, backward, everything, method_named, mlp, run
+
+import sparse_ext as sx
+from sparse_ext.nn import sparse_layers
+from sparse_ext.ops import reference
+
+
+def trainer(method, optimizer="sgd", total_steps=100, **kwargs):
+    model = mlp(layout="2:4", method="fst")
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps, **kwargs)
+
+
+# ---- room for a master -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", MASTERS)
+def test_a_packed_layer_becomes_a_master(method):
+    model = mlp(layout="2:4")
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    run(model, optimizer, None, range(1, 4))
+    backward(model, 4)
+    layers = sparse_layers(model)
+
+    def dense(values, layer):
+        return reference.nm24_unpack(values.view(layer.pattern.rows, -1), layer.ids, layer.pattern.cols).flatten()
+
+    before = {
+        name: [
+            dense(values.detach().clone(), layer)
+            for values in (layer.weight, layer.weight.grad, optimizer.state[layer.weight]["exp_avg"])
+        ]
+        for name, layer in layers.items()
+    }
+    parameters = [id(p) for p in model.parameters()]
+    sparsifier = sx.Sparsifier(model, optimizer, method_named(method), total_steps=100)
+    assert [id(p) for p in model.parameters()] == parameters
+    for name, layer in layers.items():
+        assert layer.capacity == layer.pattern.rows * layer.pattern.cols
+        now = (layer.weight.detach(), layer.weight.grad, optimizer.state[layer.weight]["exp_avg"])
+        for value, was in zip(now, before[name], strict=True):
+            assert torch.equal(value, was)
+    optimizer.zero_grad()
+    run(model, optimizer, sparsifier, range(5, 9))
+
+
+BAD = {
+    "a master's method for csr": (lambda: (mlp(), sx.FST()), "FST trains layers of layout '2:4', got others: 0, 2"),
+    "regrowth of a master": (
+        lambda: (mlp(layout="2:4", method="fst"), sx.RigL()),
+        "RigL regrows what is stored, got layers that hold a dense master: 0, 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_methods_and_layouts_that_do_not_fit(case):
+    model, method = BAD[case][0]()
+    with pytest.raises(ValueError, match=BAD[case][1]):
+        sx.Sparsifier(model, OPTIMIZERS["sgd"](model.parameters()), method, total_steps=10)
+
+
+@pytest.mark.parametrize(("kind", "choices"), [
+    (sx.SRSTE, {"decay": -1.0}), (sx.SRSTE, {"decay": float("nan")}), (sx.FST, {"decay": float("inf")}),
+    (sx.FST, {"refresh_interval": 0}), (sx.FST, {"refresh_interval": 1.5}), (sx.FST, {"dense_tail": 1.1}),
+])  # fmt: skip
+def test_impossible_choices_get_a_sentence(kind, choices):
+    ((name, value),) = choices.items()
+    with pytest.raises(ValueError, match=rf"expected .*{name}.*, got {value}"):
+        kind(**choices)
+
+
+# ---- masked decay ----------------------------------------------------------------------------------------------------
+
+
+def left_out(layer):
+    return layer.weight.detach() * ~layer.mask().flatten()
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_decay_is_added_once_and_behind_clipping(micro_batches):
+    model, optimizer, sparsifier = trainer(sx.SRSTE(decay=0.5))
+    layers = list(sparse_layers(model).values())
+    for step in range(micro_batches):
+        backward(model, step)
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    before = [(layer.weight.grad.clone(), left_out(layer)) for layer in layers]
+    optimizer.step()
+    for layer, (grad, rest) in zip(layers, before, strict=True):
+        assert rest.count_nonzero() > 50
+        assert torch.equal(layer.weight.grad, grad + 0.5 * rest)
+    del sparsifier
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_decay_is_not_divided_by_the_loss_scale(fused):
+    """Fused optimizers divide gradients by the scale themselves; the others get them divided."""
+    outcomes = []
+    for scaled in (False, True):
+        model = mlp(layout="2:4", method="fst")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+        sparsifier = sx.Sparsifier(model, optimizer, sx.SRSTE(decay=0.5), total_steps=10)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        x, y = torch.randn(8, 12, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 6
+        scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        sparsifier.step()
+        outcomes.append([layer.weight.detach().clone() for layer in sparse_layers(model).values()])
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_decay_ends_with_its_sparsifier():
+    model, optimizer, sparsifier = trainer(sx.SRSTE(decay=0.5))
+    del sparsifier
+    gc.collect()
+    backward(model, 1)
+    before = [layer.weight.grad.clone() for layer in sparse_layers(model).values()]
+    optimizer.step()
+    for layer, grad in zip(sparse_layers(model).values(), before, strict=True):
+        assert torch.equal(layer.weight.grad, grad)
+
+
+def test_a_copied_run_goes_on_alike():
+    model, optimizer, sparsifier = trainer(sx.FST(decay=0.1, refresh_interval=3), "adamw")
+    run(model, optimizer, sparsifier, range(1, 8))
+    others = copy.deepcopy((model, optimizer, sparsifier))
+    for one in ((model, optimizer, sparsifier), others):
+        run(*one, range(8, 15))
+    mine, theirs = everything(model, optimizer), everything(*others[:2])
+    assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(theirs[key])) for key, value in mine.items())
+
+
+def test_a_closure_is_refused():
+    model, optimizer, _sparsifier = trainer(sx.SRSTE())
+    with pytest.raises(RuntimeError, match=r"expected optimizer.step\(\) without a closure"):
+        optimizer.step(lambda: backward(model, 1))
+
+
+# ---- the dense tail --------------------------------------------------------------------------------------------------
+
+
+def test_the_tail_is_dense():
+    model, optimizer, sparsifier = trainer(sx.FST(refresh_interval=4, dense_tail=0.25, decay=0.5), total_steps=12)
+    layers = list(sparse_layers(model).values())
+    changed = [step for step in range(1, 13) if run(model, optimizer, sparsifier, range(step, step + 1))]
+    assert changed == [4, 8, 9]  # 9 is the last sparse step
+    for layer in layers:
+        assert layer.choice == "dense"
+        assert layer.nnz == layer.capacity == int(layer.mask().sum())
+        assert torch.equal(layer.dense_weight().flatten(), layer.weight)
+    backward(model, 13)
+    before = [layer.weight.grad.clone() for layer in layers]
+    optimizer.step()
+    assert all(torch.equal(layer.weight.grad, grad) for layer, grad in zip(layers, before, strict=True))
+
+
+def test_a_run_resumes_in_its_tail():
+    method = sx.FST(refresh_interval=4, dense_tail=0.25)
+    model, optimizer, sparsifier = trainer(method, total_steps=20)
+    run(model, optimizer, sparsifier, range(1, 18))
+    states = copy.deepcopy([thing.state_dict() for thing in (model, optimizer, sparsifier)])
+    for order in ((0, 1, 2), (2, 1, 0)):  # the model first, or last
+        things = trainer(method, total_steps=20)
+        for i in order:
+            things[i].load_state_dict(copy.deepcopy(states[i]))  # an optimizer takes over the tensors themselves
+        assert all(layer.choice == "dense" for layer in sparse_layers(things[0]).values())
+        run(*things, range(18, 21))
+        last = everything(*things[:2])
+        if order == (0, 1, 2):
+            first = last
+    assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(last[key])) for key, value in first.items())
+
+
+# ---- what else follows ------------------------------------------------------------------------------------------------
+
+
+def test_flip_rate():
+    model, optimizer, sparsifier = trainer(sx.FST(refresh_interval=4))
+    assert all(row.flip_rate is None for row in sparsifier.report().layers)
+    layers = sparse_layers(model)
+    run(model, optimizer, sparsifier, range(1, 8))
+    before = {name: layer.mask() for name, layer in layers.items()}
+    run(model, optimizer, sparsifier, range(8, 11))
+    for row in sparsifier.report().layers:
+        flipped = (before[row.name] != layers[row.name].mask()).float().mean()
+        assert row.flip_rate == pytest.approx(float(flipped) / 4)
+        assert row.replaced_last == pytest.approx(float(flipped))  # half of the flips, over half of the positions
+
+
+@pytest.mark.parametrize("method", MASTERS)
+def test_a_tracked_copy_takes_the_same_positions(method):
+    model, optimizer, sparsifier = trainer(method_named(method, refresh_interval=2))
+    average = AveragedModel(model)
+    sparsifier.track(average)
+    run(model, optimizer, sparsifier, range(1, 6))
+    for mine, theirs in zip(sparse_layers(model).values(), sparse_layers(average).values(), strict=True):
+        assert torch.equal(mine.mask(), theirs.mask())
+        assert (mine.choice, mine.pattern.scale) == (theirs.choice, theirs.pattern.scale)
+
+
+def test_sampled_gradients_are_right_on_average():
+    model, _, sparsifier = trainer(sx.FST())
+    layer = model[0]
+    x, dy = torch.randn(16, 12), torch.randn(16, 20)
+    draws = []
+    for _ in range(3000):
+        layer.weight.grad = None
+        layer(x).backward(dy)
+        draws.append(layer.weight.grad)
+    draws = torch.stack(draws)
+    error = (draws.mean(0) - (dy.T @ x).flatten()) / (draws.std(0) / 3000**0.5)
+    assert error.abs().max() < 5  # of 240 positions
+    assert draws.std(0).min() > 0
+    del sparsifier
+
+
+def test_every_layer_and_rank_draws_for_itself():
+    seeds = set()
+    for seed in (0, 1):
+        model, _, sparsifier = trainer(sx.FST(), seed=seed)
+        seeds |= {int(layer.pattern.draw[0]) for layer in sparse_layers(model).values()}
+        seeds.add(sparsifier._stream("draw/1/0"))  # of the second rank's first layer
+    assert len(seeds) == 6
