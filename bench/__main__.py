@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     crosser = commands.add_parser("crossover", help='measure the table of layout="auto" on this machine')
     crosser.add_argument("--out", type=Path, default=Path(library.__file__).with_name("crossover.json"))
     crosser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as layers use them")
+    crosser.add_argument("--layout", choices=["auto", "2:4"], default="auto")
     for command in (runner, crosser):
         command.add_argument("--dtype", default="float32", choices=DTYPES)
         command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -93,7 +94,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _crossover(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     rows = []
-    for row in crossover.measure(getattr(torch, arguments.dtype), arguments.device, arguments.budget):
+    measure = crossover.measure_nm24 if arguments.layout == "2:4" else crossover.measure
+    for row in measure(getattr(torch, arguments.dtype), arguments.device, arguments.budget):
         print(row, flush=True)
         rows.append(row)
     crossover.update(arguments.out, rows)

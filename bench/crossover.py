@@ -17,7 +17,8 @@ from unittest import mock
 
 import torch
 
-from sparse_ext.ops import crossover, layouts
+import sparse_ext as sx
+from sparse_ext.ops import crossover, layouts, nm24_layout
 
 from .cases import Case, Shape
 from .contenders import Functions, Operands, sparse_ext
@@ -62,19 +63,57 @@ def measure(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[s
                 timings = interleaved(pair, device=device, budget_s=budget_s)
                 times.append(timings["sparse"].median_s / timings["dense"].median_s)
         for product, times in ratios.items():
-            yield {
-                "device": crossover.device_name(torch.device(device)),
-                "dtype": str(dtype).removeprefix("torch."),
-                "product": NAMES[product],
-                "tokens": shape.tokens,
-                "positions": shape.in_features * shape.out_features,
-                "density": round(crossing(list(DENSITIES), times), 3),
-            }
+            yield _row(shape, dtype, device, NAMES[product], crossing(list(DENSITIES), times))
+
+
+def measure_nm24(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
+    """The rows of layout "2:4", a dense master with transposable tiles: which of two ways is faster, sparse or unpacked."""
+    for shape in SHAPES:
+        products = _nm24_products(Operands(Case(shape, 0.5, "uniform", dtype, device)))
+        for name, product in zip(crossover.NM24_PRODUCTS, products, strict=True):
+            pair = {"sparse": _either(product, False), "dense": _either(product, True)}
+            timings = interleaved(pair, device=device, budget_s=budget_s)
+            ratio = timings["sparse"].median_s / timings["dense"].median_s
+            yield _row(shape, dtype, device, name, 1.0 if ratio < 1 else 0.0)
+
+
+def _nm24_products(o: Operands) -> tuple[Callable[[], object], ...]:
+    """The forward product and the input gradient."""
+    verbs, layer = layouts.LAYOUTS["2:4"], sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
+    layer.prune_("transposable")
+    weight, pattern = layer.weight.detach(), layer.pattern
+    return (
+        o.cold(lambda x, dy: verbs.matmul(weight, pattern, x, o.bias)),
+        o.cold(lambda x, dy: verbs.matmul_t(weight, pattern, dy)),
+    )
+
+
+def _either(product: Callable[[], object], dense: bool) -> Callable[[], object]:
+    def run() -> None:
+        with mock.patch.object(nm24_layout, "dense_is_faster", return_value=dense):
+            product()
+
+    return run
+
+
+def _row(shape: Shape, dtype: torch.dtype, device: str, product: str, density: float) -> dict[str, Any]:
+    return {
+        "device": crossover.device_name(torch.device(device)),
+        "dtype": str(dtype).removeprefix("torch."),
+        "product": product,
+        "tokens": shape.tokens,
+        "positions": shape.in_features * shape.out_features,
+        "density": round(density, 3),
+    }
 
 
 def update(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Puts rows in the place of those of the same device and dtype."""
-    new = {(row["device"], row["dtype"]) for row in rows}
-    kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if (row["device"], row["dtype"]) not in new]
+    """Puts rows in the place of those of the same device, dtype and product."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["device"], row["dtype"], row["product"]
+
+    new = {key(row) for row in rows}
+    kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if key(row) not in new]
     lines = ",\n".join("  " + json.dumps(row) for row in [*kept, *rows])
     path.write_text(f"[\n{lines}\n]\n")

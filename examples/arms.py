@@ -29,6 +29,7 @@ class Task(ABC):
 
     Attributes:
         steps, lr: of the dense and the sparse arms. short_lr: of the dense arm that gets the sparse arm's FLOPs only.
+        nm24_lr: of all arms where 2:4 is trained: sampled gradients are noisier, and do not stand the largest steps.
         update_interval, gradient_steps: RigL's. init: of the sparse layers. exclude: layers that stay dense.
         caveat: what a reader of the table must know.
     """
@@ -41,6 +42,7 @@ class Task(ABC):
     seeds: int
     lr: float
     short_lr: float
+    nm24_lr: float
     update_interval: int
     gradient_steps: int = 1
     init: str = "variance"
@@ -152,8 +154,8 @@ def _step_flops(task: Task, arm: Arm) -> int:
 def nm24_arms(task: Task) -> list[Arm]:
     """Dense, and every way to train 2:4: FST, S-STE and SR-STE with a dense master, RigL without one."""
     methods = {"FST": sx.FST(), "S-STE": sx.SSTE(), "SR-STE": sx.SRSTE(), "RigL, no master": task.rigl}
-    dense = Arm("dense", None, task.steps, task.lr)
-    return [dense, *(Arm(name, method, task.steps, task.lr, "2:4") for name, method in methods.items())]
+    dense = Arm("dense", None, task.steps, task.nm24_lr)
+    return [dense, *(Arm(name, method, task.steps, task.nm24_lr, "2:4") for name, method in methods.items())]
 
 
 def csr_arms(task: Task) -> list[Arm]:

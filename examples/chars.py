@@ -76,6 +76,7 @@ class Chars(Task):
     seeds: int = 1
     lr: float = 0.002
     short_lr: float = 0.002
+    nm24_lr: float = 0.002
     update_interval: int = 100
     exclude: tuple[str, ...] = ("head",)
     gradient_steps: int = 32

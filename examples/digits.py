@@ -31,6 +31,7 @@ class Digits(Task):
     seeds: int = 6
     lr: float = 0.5
     short_lr: float = 0.5
+    nm24_lr: float = 0.1
     update_interval: int = 16
     batch: int = 128
     width: int = 512

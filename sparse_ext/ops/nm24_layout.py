@@ -2,7 +2,8 @@
 
 What is sparse of the three products: the forward one always, but for a "dense" master. The input gradient where tiles are
 transposable; otherwise it is dense, with W unpacked. The weight gradient where the pattern has a `draw`, by an unbiased sample
-of the output gradient; otherwise it is dense, and a packed weight takes its part of it.
+of the output gradient; otherwise it is dense, and a packed weight takes its part of it. Where a dense product was measured to
+be faster, with few tokens (`crossover`), the weight is unpacked.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from . import nm24, nm24_training
+from .crossover import dense_is_faster
 from .nm24_pattern import Nm24Pattern, packed
 from .types import Pattern
 
@@ -38,7 +40,7 @@ class Nm24:
     def matmul(
         weight: torch.Tensor, pattern: Nm24Pattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
     ) -> torch.Tensor:
-        if pattern.choice == "dense":
+        if pattern.choice == "dense" or _dense_is_faster("nm24 matmul", pattern, x):
             y = torch.nn.functional.linear(x, _effective(weight, pattern, x.dtype), bias)
             return y.relu_() if relu else y
         values, ids = packed(weight, pattern, x.dtype)
@@ -46,7 +48,8 @@ class Nm24:
 
     @staticmethod
     def matmul_t(weight: torch.Tensor, pattern: Nm24Pattern, dy: torch.Tensor) -> torch.Tensor:
-        if not (pattern.master and pattern.choice == "transposable"):
+        sparse = pattern.master and pattern.choice == "transposable"
+        if not sparse or _dense_is_faster("nm24 matmul_t", pattern, dy):
             return dy @ _effective(weight, pattern, dy.dtype)
         dense = weight.view(pattern.rows, pattern.cols)
         _, values_t, ids_t = nm24.nm24_pack.call(dense, pattern.codes, True, dy.dtype)
@@ -60,6 +63,10 @@ class Nm24:
             values_t, ids_t = nm24_training.nm24_mvue.call(dy, pattern.draw)
             dense = nm24.nm24_gemm.call(values_t, ids_t, x.t().contiguous(), None).t().contiguous()
         return Nm24.pack(dense, pattern)
+
+
+def _dense_is_faster(product: str, pattern: Nm24Pattern, tokens: torch.Tensor) -> bool:
+    return dense_is_faster(product, tokens, pattern.rows, pattern.cols, pattern.rows * pattern.cols // 2)
 
 
 def _effective(weight: torch.Tensor, pattern: Nm24Pattern, dtype: torch.dtype) -> torch.Tensor:

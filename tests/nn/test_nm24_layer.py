@@ -12,7 +12,7 @@ from torch.sparse import SparseSemiStructuredTensor, SparseSemiStructuredTensorC
 import sparse_ext as sx
 from sparse_ext import SparseLinear
 from sparse_ext import functional as SF
-from sparse_ext.ops import Nm24Pattern, reference
+from sparse_ext.ops import Nm24Pattern, crossover, reference
 
 # ---- what a layer is -------------------------------------------------------------------------------------------------
 
@@ -222,3 +222,17 @@ def test_there_and_back_by_torchs_own_tensors(kind):
 def test_what_has_no_semi_structured_form(make):
     with pytest.raises(ValueError, match="expected a layer of layout '2:4' that is not dense"):
         make().to_semi_structured()
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0], ids=["dense", "sparse"])
+def test_few_tokens_are_multiplied_densely_where_that_was_measured_to_be_faster(monkeypatch, density):
+    name = crossover.device_name(X.device)
+    table = {(name, torch.float32, product): ((5, 117, density),) for product in crossover.NM24_PRODUCTS}
+    layer, x = made(1.0, "transposable"), X.clone().requires_grad_()
+    want = layer(X)
+    monkeypatch.setattr(crossover, "TABLE", table)
+    torch.testing.assert_close(layer(x), want)
+    half, full = 2 * 5 * 9 * 8, 2 * 5 * 9 * 13
+    assert sx.count_flops(lambda: layer(X)) == (full if density == 0.0 else half)
+    flops = sx.count_flops(lambda: layer(x).sum().backward())
+    assert flops == (3 * full if density == 0.0 else half + 2 * 5 * 13 * 6 + full)  # 9 rows: of 12, 6 are stored
