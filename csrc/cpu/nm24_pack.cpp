@@ -101,12 +101,18 @@ Acc<S> threshold(const S* four, uint32_t mask) {
   return third;
 }
 
-// v as it is stored: moved towards 0, and scaled.
+// v as it is stored: scaled, and moved towards 0 before. Signs are random: a branch on them would cost more than all the rest.
+template <class T, class S>
+inline T stored(S v, float scale) {
+  T out;
+  from_acc(&out, static_cast<Acc<T>>(to_acc(v) * static_cast<Acc<S>>(scale)));
+  return out;
+}
 template <class T, class S>
 inline T stored(S v, Acc<S> towards_zero, float scale) {
-  const Acc<S> a = to_acc(v), step = a < 0 ? -towards_zero : towards_zero;
+  const Acc<S> a = to_acc(v);
   T out;
-  from_acc(&out, static_cast<Acc<T>>((a - step) * static_cast<Acc<S>>(scale)));
+  from_acc(&out, static_cast<Acc<T>>((a - static_cast<Acc<S>>(__builtin_copysign(towards_zero, a))) * static_cast<Acc<S>>(scale)));
   return out;
 }
 
@@ -125,9 +131,15 @@ void write_rows(const Nm24View<T>& w, const Block<S>& block, const uint32_t* til
     for (int64_t g = 0; g < groups; ++g) {
       const S* four = block.at[r] + 4 * g;
       const uint32_t mask = tiles[g] >> 4 * r & 15, code = nm24_code(mask);
-      const Acc<S> shrink = choice == Nm24Choice::kSoft ? threshold(four, mask) : 0;
-      values[2 * g] = stored<T>(four[code & 3], shrink, scale);
-      values[2 * g + 1] = stored<T>(four[code >> 2], shrink, scale);
+      const S first = four[code & 3], second = four[code >> 2];
+      if (choice == Nm24Choice::kSoft) {
+        const Acc<S> third = threshold(four, mask);
+        values[2 * g] = stored<T>(first, third, scale);
+        values[2 * g + 1] = stored<T>(second, third, scale);
+      } else {
+        values[2 * g] = stored<T>(first, scale);
+        values[2 * g + 1] = stored<T>(second, scale);
+      }
       if (choice != Nm24Choice::kGiven) put(ids + g / 2, g, code);
     }
   }
@@ -141,8 +153,8 @@ void write_columns(const Nm24View<T>& wt, const Block<S>& block, const uint32_t*
   for (int64_t c = 0; c < cols; ++c) {
     const uint32_t code = nm24_code(nm24_column(tiles[c / 4], static_cast<int>(c % 4)));
     T* values = wt.row_values(first_col + c) + 2 * group;
-    values[0] = stored<T>(block.at[code & 3][c], 0, scale);
-    values[1] = stored<T>(block.at[code >> 2][c], 0, scale);
+    values[0] = stored<T>(block.at[code & 3][c], scale);
+    values[1] = stored<T>(block.at[code >> 2][c], scale);
     put(wt.row_ids(first_col + c) + group / 2, group, code);
   }
 }
