@@ -104,7 +104,7 @@ PYBIND11_MODULE(SPX_MODULE_NAME, m) {
 #ifdef SPX_WITH_CUDA
   auto cuda = m.def_submodule("cuda", "CUDA kernels; the last argument is the stream handle.");
   spx::cuda::bind_launchers(cuda);
-  cuda.def("isa", &spx::cuda::isa, "Whose kernels are in use: sm_80 (portable) or sm_90a (Hopper).");
+  cuda.def("isa", &spx::cuda::isa, "Whose kernels are in use: sm_80 (portable), sm_90a or sm_90a_shared (Hopper).");
   cuda.def("use_isa", &spx::cuda::use_isa, "Chooses others; False where the current device does not have them.",
            py::arg("name"));
   cuda.def("device_count", &spx::cuda::device_count, "Number of usable devices; 0 without a driver.");

@@ -35,7 +35,8 @@ class DeviceGuard {
   int previous_;
 };
 // Whose kernels: "sm_80", the portable ones, or "sm_90a", which replaces some of them on compute capability 9.0. The same shapes
-// of result, not the same bits. SPARSE_EXT_CUDA_ISA chooses at first use where the device has it; else it is sm_80.
+// of result, not the same bits. "sm_90a_shared" is sm_90a with some in another form, to compare it. SPARSE_EXT_CUDA_ISA chooses
+// at first use where the device has it; else it is sm_80.
 const char* isa();
 bool use_isa(const char* name);  // false: the current device or this binary does not have it
 // One sentence on what failed: error, kernel, grid, what the binary was built for, and what to do about it.

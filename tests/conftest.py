@@ -24,8 +24,10 @@ CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
 ISAS = ("baseline", "v3", "v4", "v4_bf16")
 KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfloat16,)}
 for cuda in ("emulated", "cuda"):
-    KINDS |= {f"{cuda}-sm_80": DTYPES, f"{cuda}-sm_90a": (torch.bfloat16, torch.float16)}
-SM_90A = ("csr_sddmm",)  # the operators that have kernels of their own for sm_90a
+    KINDS |= {f"{cuda}-sm_80": DTYPES}
+    KINDS |= {f"{cuda}-{isa}": (torch.bfloat16, torch.float16) for isa in ("sm_90a", "sm_90a_shared")}
+# The operators that have kernels of their own for an instruction set.
+OWN = {"sm_90a": ("csr_sddmm", "nm24_gemm"), "sm_90a_shared": ("nm24_gemm",)}
 
 
 def pytest_generate_tests(metafunc):
@@ -46,8 +48,8 @@ def pytest_collection_modifyitems(items):
         op = op or item.path.stem.removeprefix("test_")
         if op in TENSOR_CORES and kind.startswith(("emulated", "cuda")) and params.get("dtype", torch.float32).itemsize > 2:
             return True
-        if kind.endswith("sm_90a"):
-            return op not in SM_90A
+        if (isa := kind.partition("-")[2]) in OWN:
+            return op not in OWN[isa]
         return op in ONE_ISA and kind in ("cpu-v3", "cpu-v4", "cpu-v4_bf16")
 
     items[:] = [item for item in items if not repeats(item)]

@@ -40,7 +40,8 @@ SPX_HOST_DEVICE uint32_t nm24_code(uint32_t mask) {
 }
 
 // What mma.sp m16n8k32 reads of lane 4 i + j, j < 2, with selector 0 (PTX ISA, "Matrix Fragments for sparse mma.m16n8k32 with .f16
-// and .bf16 types"): the codes of the 16 columns from 16 j on, of row i in the low half and of row i + 8 in the high one.
+// and .bf16 types"): the codes of the 16 columns from 16 j on, of row i in the low half and of row i + 8 in the high one. Each
+// warp of wgmma.sp m64n256k32 reads the same ("Sparse matrix storage"), with selector 1 of the lanes 2 and 3.
 SPX_HOST_DEVICE uint32_t nm24_metadata(uint32_t row_codes, uint32_t row8_codes) { return row_codes | row8_codes << 16; }
 
 // The two largest of four keys; of equal ones the first.

@@ -13,8 +13,9 @@
 namespace spx::cuda {
 namespace {
 
-enum Isa { kSm80, kSm90a, kIsas };
-constexpr const char* kNames[] = {"sm_80", "sm_90a"};
+// sm_90a_shared: sm_90a, where of a kernel there is a second form to compare it with (nm24_gemm_wgmma.cuh).
+enum Isa { kSm80, kSm90a, kSm90aShared, kIsas };
+constexpr const char* kNames[] = {"sm_80", "sm_90a", "sm_90a_shared"};
 
 // Kernels for sm_80 run everywhere; those for sm_90a on 9.0 alone, neither before nor behind it.
 bool available(int isa) {
@@ -37,7 +38,8 @@ int find_available(const char* name) {
 Isa& chosen() {
   static Isa isa = [] {
     const char* name = getenv("SPARSE_EXT_CUDA_ISA");
-    return name && find_available(name) == kSm90a ? kSm90a : kSm80;
+    const int isa = name ? find_available(name) : kIsas;
+    return isa < kIsas ? static_cast<Isa>(isa) : kSm80;
   }();
   return isa;
 }
@@ -52,7 +54,8 @@ bool use_isa(const char* name) {
   return isa < kIsas;
 }
 
-bool uses_sm_90a() { return chosen() == kSm90a && available(kSm90a); }
+bool uses_sm_90a() { return chosen() != kSm80 && available(kSm90a); }
+bool weight_in_shared_memory() { return chosen() == kSm90aShared; }
 
 // The runtime knows it without asking the device.
 int64_t shared_bytes_per_block() {

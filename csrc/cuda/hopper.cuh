@@ -2,8 +2,8 @@
 // that count arrivals and bytes, clusters of blocks, and wgmma, products by warpgroups. tests/emulation/hopper.h has the same
 // names on the host. Code that uses them stands between #if SPX_SM_90A and #endif; other architectures have nothing there.
 //
-// Swizzle: of all boxes and operands the same, of 128 bytes. A box is 128 bytes wide; its 16-byte pieces change places inside
-// each row, so that the tensor cores read columns without bank conflicts. Boxes begin at multiples of 1024 bytes.
+// Swizzle: a box is 128 bytes wide, or 64. Its 16-byte pieces change places inside each row, so that the tensor cores read
+// columns without bank conflicts. Boxes begin at multiples of 1024 bytes.
 #pragma once
 #include <cuda.h>  // types; the one function is found at run time, so that the driver's library need not be there
 
@@ -18,7 +18,7 @@
 namespace spx::cuda {
 
 constexpr int kWarpgroup = 4 * kWarp;
-constexpr int kBoxWidth = 128;  // bytes
+constexpr int kBoxWidth = 128, kNarrowBoxWidth = 64;  // bytes
 
 // An mbarrier in shared memory. Its phases end when as many threads have arrived as it was made for, and all bytes that they
 // expect; phases are told apart by their parity, 0 for the first.
@@ -30,6 +30,14 @@ inline __device__ uint64_t operand_descriptor(uint32_t address, uint32_t box_byt
   constexpr uint64_t kSwizzle128 = 1;
   constexpr uint32_t kEightRows = 8 * kBoxWidth;
   return (address & 0x3FFFF) >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{kEightRows >> 4} << 32 | kSwizzle128 << 62;
+}
+// The same of an operand that lies the other way: a row of a box is one of its rows (of a) or columns (of b), and what follows
+// along it are steps of the sum.
+template <int kWidth = kBoxWidth>
+inline __device__ uint64_t transposed_descriptor(uint32_t address) {
+  constexpr uint64_t kSwizzle = kWidth == kBoxWidth ? 1 : 2, kUnused = 1;
+  constexpr uint32_t kEightRows = 8 * kWidth;
+  return (address & 0x3FFFF) >> 4 | kUnused << 16 | uint64_t{kEightRows >> 4} << 32 | kSwizzle << 62;
 }
 // To be added to a descriptor for an operand that begins so many bytes behind.
 SPX_HOST_DEVICE constexpr uint64_t descriptor_offset(uint32_t bytes) { return bytes >> 4; }
@@ -105,23 +113,59 @@ __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int r
   SPX_8(0), SPX_8(8), SPX_8(16), SPX_8(24), SPX_8(32), SPX_8(40), SPX_8(48), SPX_8(56), SPX_8(64), SPX_8(72), SPX_8(80), \
       SPX_8(88), SPX_8(96), SPX_8(104), SPX_8(112), SPX_8(120)
 
+#define SPX_PLACES                                                               \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, " \
+  "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "  \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "  \
+  "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "  \
+  "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, "  \
+  "%77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "  \
+  "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, " \
+  "%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "     \
+  "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+
 // d += a b, 64 x 16 elements of T times 16 x 256, by a warpgroup, without waiting: wgmma_fence before the first product of those
 // sums, wgmma_commit behind the last of a group, and until wgmma_wait nobody touches the sums or the operands.
 template <class T>
 __device__ __forceinline__ void wgmma_64x256x16(WarpgroupSums& d, uint64_t a, uint64_t b) {
-#define SPX_WGMMA(type) /* add to d, nothing negated, both operands with rows and columns contiguous */  \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                              \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
-               "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "   \
-               "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "   \
-               "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "   \
-               "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "   \
-               "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, "     \
-               "%103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "    \
-               "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "                     \
-               "%128, %129, 1, 1, 1, 1, 1;"                                                              \
-               : SPX_SUMS                                                                                \
+#define SPX_WGMMA(type) /* add to d, nothing negated, both operands with rows and columns contiguous */                 \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " " SPX_PLACES "%128, %129, 1, 1, 1, 1, 1;" \
+               : SPX_SUMS                                                                                               \
                : "l"(a), "l"(b))
+  if constexpr (std::is_same_v<T, bf16>)
+    SPX_WGMMA("bf16");
+  else
+    SPX_WGMMA("f16");
+#undef SPX_WGMMA
+}
+
+// d += a b on the sparse tensor cores: a is 64 x 32 elements of T, of which the 64 x 16 that are stored are given in registers,
+// and b 32 x 256, by a transposed_descriptor. Of lane 4 * i + j of warp w of the warpgroup:
+//   a      rows 16w + i, 16w + i + 8, the same again    stored columns 2j and 2j + 1; in the last two words 2j + 8 and 2j + 9
+//   codes  see nm24_metadata; those of lanes with j / 2 = kSelector are read
+// The registers are operands, too: wgmma_fence between writing them and the product, and unchanged until wgmma_wait.
+// Or what is stored of a lies in shared memory, by a transposed_descriptor.
+template <class T, int kSelector>
+__device__ __forceinline__ void wgmma_sp_64x256x32(WarpgroupSums& d, const uint32_t (&a)[4], uint64_t b,
+                                                   const uint32_t& codes) {
+#define SPX_WGMMA(type) /* as above; b with its steps contiguous */                           \
+  asm volatile("wgmma.mma_async.sp.sync.aligned.m64n256k32.f32." type "." type " " SPX_PLACES \
+               "{%128, %129, %130, %131}, %132, %133, %134, 1, 1, 1, 0;"                      \
+               : SPX_SUMS                                                                     \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(codes), "n"(kSelector))
+  if constexpr (std::is_same_v<T, bf16>)
+    SPX_WGMMA("bf16");
+  else
+    SPX_WGMMA("f16");
+#undef SPX_WGMMA
+}
+template <class T, int kSelector>
+__device__ __forceinline__ void wgmma_sp_64x256x32(WarpgroupSums& d, uint64_t a, uint64_t b, const uint32_t& codes) {
+#define SPX_WGMMA(type) /* both with their steps contiguous */                                \
+  asm volatile("wgmma.mma_async.sp.sync.aligned.m64n256k32.f32." type "." type " " SPX_PLACES \
+               "%128, %129, %130, %131, 1, 1, 1, 0, 0;"                                       \
+               : SPX_SUMS                                                                     \
+               : "l"(a), "l"(b), "r"(codes), "n"(kSelector))
   if constexpr (std::is_same_v<T, bf16>)
     SPX_WGMMA("bf16");
   else
@@ -139,8 +183,27 @@ __device__ __forceinline__ void wgmma_wait() {
 __device__ __forceinline__ void wgmma_finish(WarpgroupSums& d) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" : SPX_SUMS::"memory");
 }
+#undef SPX_PLACES
 #undef SPX_SUMS
 #undef SPX_8
+
+// All warps of a warpgroup: from here on each thread has so many registers, a multiple of 8. What some give others may take.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Four 8 x 8 matrices of 16-bit elements, transposed on their way: the lane 4 * i + j has elements 2j and 2j + 1 of row i of
+// each, and lane 8 m + c says where column c of matrix m goes, 16 bytes.
+__device__ __forceinline__ void stmatrix_x4_transposed(Shared<uint32_t> column, const uint32_t (&matrices)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(column)),
+               "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+               : "memory");
+}
 
 }  // namespace spx::cuda
 #else
@@ -151,12 +214,14 @@ namespace spx::cuda {
 
 // Whether kernels for sm_90a are to be used: chosen (use_isa), in this binary, and for the current device.
 bool uses_sm_90a();
+// Of them, which nm24_gemm: the one to compare with.
+bool weight_in_shared_memory();
 
-// Describes `m` to TMA: boxes of `rows` rows and kBoxWidth bytes. Its data and its rows are multiples of 16 bytes, and it has
+// Describes `m` to TMA: boxes of `rows` rows and kWidth bytes. Its data and its rows are multiples of 16 bytes, and it has
 // elements.
-template <class T>
+template <int kWidth = kBoxWidth, class T>
 Status make_tensor_map(CUtensorMap* map, DenseView<const T> m, int rows) {
-  static_assert(sizeof(T) == sizeof(uint16_t));
+  static_assert(sizeof(T) == sizeof(uint16_t) && (kWidth == kBoxWidth || kWidth == kNarrowBoxWidth));
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -167,11 +232,12 @@ Status make_tensor_map(CUtensorMap* map, DenseView<const T> m, int rows) {
   if (!encode) return cudaErrorNotSupported;
   const cuuint64_t size[] = {static_cast<cuuint64_t>(m.cols), static_cast<cuuint64_t>(m.rows)},
                    stride[] = {size[0] * sizeof(T)};
-  const cuuint32_t box[] = {kBoxWidth / sizeof(T), static_cast<cuuint32_t>(rows)}, every[] = {1, 1};
+  const cuuint32_t box[] = {kWidth / sizeof(T), static_cast<cuuint32_t>(rows)}, every[] = {1, 1};
   const CUresult result =
       encode(map, std::is_same_v<T, bf16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-             const_cast<T*>(m.data), size, stride, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             const_cast<T*>(m.data), size, stride, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             kWidth == kBoxWidth ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return static_cast<Status>(result);  // the driver's codes are the runtime's
 }
 

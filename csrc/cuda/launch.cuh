@@ -210,6 +210,46 @@ struct Block {
   }
 };
 
+#if defined(__CUDACC__)
+// What the runtime is told of a launch; points to `cluster`.
+inline cudaLaunchConfig_t launch_config(dim3 grid, Block block, Where stream, cudaLaunchAttribute* cluster) {
+  cluster->id = cudaLaunchAttributeClusterDimension;
+  cluster->val.clusterDim = {block.cluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(block.threads);
+  config.dynamicSmemBytes = block.shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = cluster;
+  config.numAttrs = block.cluster > 1;
+  return config;
+}
+
+// More than 48 KB of shared memory have to be allowed.
+template <class... Params>
+Status allow_shared_bytes(void (*kernel)(Params...), Block block) {
+  if (block.shared_bytes == 0) return kOk;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(block.most_shared_bytes));
+}
+#endif
+
+// How many clusters of `kernel` the current device runs at a time; 1 where it does not say. Those that take one tile after
+// another need no more of them.
+template <class... Params>
+int64_t resident_clusters(void (*kernel)(Params...), Block block) {
+  int clusters = 0;
+#if defined(__CUDACC__)
+  cudaLaunchAttribute cluster = {};
+  const cudaLaunchConfig_t config = launch_config(dim3(block.cluster), block, nullptr, &cluster);
+  if (allow_shared_bytes(kernel, block) == kOk) cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  cudaGetLastError();
+#else
+  static_cast<void>(kernel), static_cast<void>(block);
+  clusters = emulator::kResidentClusters;
+#endif
+  return clusters > 0 ? clusters : 1;
+}
+
 // Starts `kernel` on `stream` and returns what the runtime says; never synchronises. CUDA rejects an empty grid: nothing to do.
 template <class... Params, class... Args>
 Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, Block block, Where stream, Args... args) {
@@ -219,19 +259,8 @@ Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, Block
   if (blocks > 0x7FFFFFFF) return cudaErrorInvalidConfiguration;
 #if defined(__CUDACC__)
   cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {block.cluster, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(block.threads);
-  config.dynamicSmemBytes = block.shared_bytes;
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &cluster;
-  config.numAttrs = block.cluster > 1;
-  Status status = kOk;
-  if (block.shared_bytes > 0)  // more than 48 KB have to be allowed
-    status =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(block.most_shared_bytes));
+  const cudaLaunchConfig_t config = launch_config(grid, block, stream, &cluster);
+  Status status = allow_shared_bytes(kernel, block);
   if (status == kOk) status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
   cudaGetLastError();  // takes the error back, or the next call would report it again
   return status;

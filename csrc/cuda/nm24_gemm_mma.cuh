@@ -141,14 +141,6 @@ __device__ __forceinline__ void multiply_sparse(SpSums& sums, Shared<uint32_t> s
 constexpr int kSlabWords = kSpRows / 2 + 4;  // of a token; neighbouring tokens begin 4 banks apart
 static_assert(kSpTokens * kSlabWords <= 2 * kStageWords);
 
-template <class T>
-__device__ uint32_t two(float first, float second) {
-  Words<T, 2> pair;
-  pair.set(0, from_acc<T>(first));
-  pair.set(1, from_acc<T>(second));
-  return pair.word[0];
-}
-
 // A lane has rows g and g + 8 of tokens 2j and 2j + 1, and wants two rows of one token: neighbours g, g + 1 trade.
 template <class T>
 __device__ __forceinline__ void store_slab(Shared<uint32_t> slab, const SpSums& sums, DenseView<T> y, const T* bias, bool relu,
@@ -180,17 +172,9 @@ template <class T>
 __device__ void store_tokens(DenseView<T> y, Shared<uint32_t> slab, int64_t row0, int64_t token0) {
   constexpr int kPieces = kSpRows / 8;
   for (int i = threadIdx.x; i < kSpTokens * kPieces; i += kSpThreads) {
-    const int64_t token = token0 + i / kPieces, row = row0 + i % kPieces * 8;
-    if (token >= y.rows || row >= y.cols) continue;
     Words<T, 8> eight;
     load_chunk(eight.word, slab + (i / kPieces * kSlabWords + i % kPieces * 4));
-    if (y.cols % 8 == 0) {
-      store_global_chunk(y.row(token) + row, eight.word);
-    } else {
-#pragma unroll
-      for (int r = 0; r < 8; ++r)
-        if (row + r < y.cols) y.row(token)[row + r] = eight[r];
-    }
+    store_eight(y, token0 + i / kPieces, row0 + i % kPieces * 8, eight);
   }
 }
 

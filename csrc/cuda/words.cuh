@@ -22,6 +22,29 @@ struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Words {  // 16
   __device__ void set(int i, T v) { memcpy(reinterpret_cast<char*>(word) + i * sizeof(T), &v, sizeof(T)); }
 };
 
+// Two neighbours, rounded to T.
+template <class T>
+__device__ uint32_t two(float first, float second) {
+  Words<T, 2> pair;
+  pair.set(0, from_acc<T>(first));
+  pair.set(1, from_acc<T>(second));
+  return pair.word[0];
+}
+
+// m[row, col] and its seven neighbours, as far as they lie inside of m; col is a multiple of 8. One 128-bit store where the
+// rows of m are aligned for it, else one element at a time.
+template <class T>
+__device__ __forceinline__ void store_eight(DenseView<T> m, int64_t row, int64_t col, const Words<T, 8>& eight) {
+  if (row >= m.rows || col >= m.cols) return;
+  if (m.cols % 8 == 0) {
+    store_global_chunk(m.row(row) + col, eight.word);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (col + i < m.cols) m.row(row)[col + i] = eight[i];
+  }
+}
+
 // to[r] = m[row + r, col] and its neighbours, 0 for what lies outside of m; col is a multiple of kCount. 128-bit loads where
 // the rows of m are aligned for them, else one element at a time.
 template <class T, int kCount, int kRows>

@@ -19,6 +19,7 @@ MAX_REGISTERS = 128  # two blocks of 256 threads fit a multiprocessor
 MAX_REGISTERS_ALONE = {
     "csr_sddmm_kernel": 168,  # 384 threads
     "csr_sddmm_wgmma_kernel": 168,
+    "nm24_gemm_wgmma_kernel": 168,  # on average: the warps that multiply have 232 of them
     "nm24_pack_kernelIdd": 176,  # 42 sums of float64 for the 90 tiles
 }
 
@@ -52,6 +53,15 @@ SDDMM_WGMMA = {
 GEMM_MMA = {
     "NS_4bf16E": {"HMMA.SP.16832.F32.BF16", "LDSM.16.M88.4", "LDG.E.128", "STS.128", "STG.E.128"},
     "NS_3f16E": {"HMMA.SP.16832.F32", "LDSM.16.M88.4", "LDG.E.128", "STS.128", "STG.E.128"},
+}
+# On sm_90a by wgmma, x by TMA for the four blocks of a cluster, y turned on its way through shared memory; the weight by loads,
+# or by TMA, too.
+_GEMM_WGMMA = {"UTMALDG.2D.MULTICAST", "SYNCS.PHASECHK.TRANS64.TRYWAIT", "STSM.16.MT88.4", "LDS.128", "STG.E.128"}
+GEMM_WGMMA = {
+    "NS_4bf16ELb0E": {"HGMMA.SP.64x256x32.F32.BF16", "LDG.E", *_GEMM_WGMMA},
+    "NS_3f16ELb0E": {"HGMMA.SP.64x256x32.F32", "LDG.E", *_GEMM_WGMMA},
+    "NS_4bf16ELb1E": {"HGMMA.SP.64x256x32.F32.BF16", "UTMALDG.2D", *_GEMM_WGMMA},
+    "NS_3f16ELb1E": {"HGMMA.SP.64x256x32.F32", "UTMALDG.2D", *_GEMM_WGMMA},
 }
 
 # nm24_mvue by its mangled type: values written a pair of groups at once.
@@ -125,8 +135,8 @@ def test_no_spills(resources, file, arch):
 
 
 @pytest.fixture(scope="module")
-def instructions(resources, cubins):
-    """instructions(file, arch): {kernel: its instructions}."""
+def listings(resources, cubins):
+    """listings(file, arch): {kernel: [(address, instruction, operands)]}."""
     cuobjdump = find_cuobjdump()
     if cuobjdump is None:
         pytest.skip("no cuobjdump on this machine (pip install nvidia-cuda-cuobjdump)")
@@ -136,9 +146,16 @@ def instructions(resources, cubins):
         command = [cuobjdump, "-sass", cubins / f"{file}.{arch}.cubin"]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         functions = re.findall(r"Function : (\w+)(.*?)(?=Function : |\Z)", listing, re.S)
-        return {name: set(re.findall(r"\*/ +(?:@!?U?P\w+ )?([A-Z][\w.]*)", body)) for name, body in functions}
+        line = r"/\*(\w+)\*/ +(?:@!?U?P\w+ )?([A-Z][\w.]*)(.*?);"
+        return {name: [(int(at, 16), used, rest) for at, used, rest in re.findall(line, body)] for name, body in functions}
 
     return listed
+
+
+@pytest.fixture(scope="module")
+def instructions(listings):
+    """instructions(file, arch): {kernel: its instructions}."""
+    return lambda file, arch: {name: {used for _, used, _ in code} for name, code in listings(file, arch).items()}
 
 
 def assert_made_of(instructions, kernel, wanted):
@@ -184,9 +201,58 @@ def test_sddmm_runs_on_warpgroups(instructions, dtype):
     assert_made_of(instructions("csr_sddmm", "sm_90a"), f"csr_sddmm_wgmma_kernelI{dtype}", SDDMM_WGMMA[dtype])
 
 
-def test_boxes_begin_at_multiples_of_1024_bytes(resources):
+@pytest.mark.parametrize("dtype", GEMM_WGMMA)
+def test_gemm_runs_on_warpgroups(instructions, dtype):
+    assert_made_of(instructions("nm24_gemm", "sm_90a"), f"nm24_gemm_wgmma_kernelI{dtype}", GEMM_WGMMA[dtype])
+
+
+def run_once_more(code):
+    """The instructions in the order in which they run, the loop of the products twice."""
+    for i, (at, used, rest) in enumerate(code):
+        target = int(rest.strip(), 16) if used == "BRA" and re.fullmatch(r" *0x\w+ *", rest) else at
+        begin = next(j for j, (place, _, _) in enumerate(code) if place >= target)
+        if begin < i and any(inner.startswith("HGMMA") for _, inner, _ in code[begin:i]):
+            return code[: i + 1] + code[begin:]
+    return code
+
+
+def written(used, rest):
+    """The registers that an instruction writes, as far as its first operand says it."""
+    first = re.match(r" *R(\d+)(?:,|\b)", rest)
+    if not first or re.match(r"ST|RED|SYNCS|BRA", used):
+        return set()
+    width = 4 if ".128" in used else 2 if re.search(r"\.64|WIDE|CS2R", used) else 1
+    return set(range(int(first[1]), int(first[1]) + width))
+
+
+def touched_while_read(code):
+    """Instructions that write registers which a wgmma that was started before, and is not known to be done, reads."""
+    groups, found = [set()], []  # of started products, by the wait that follows them
+    for at, used, rest in run_once_more(code):
+        if used.startswith("HGMMA.SP"):
+            _, *weight, _, codes = map(int, re.findall(r"\bR(\d+)\b", rest))
+            groups[-1] |= {first + i for first in weight for i in range(4)} | {codes}
+        elif used.startswith("WARPGROUP.DEPBAR"):
+            still = int(rest.split("0x")[1], 16)
+            groups = [*groups[len(groups) - still :], set()]
+        elif bad := written(used, rest) & set().union(*groups):
+            found.append((hex(at), used, bad))
+    return found
+
+
+@pytest.mark.parametrize("dtype", GEMM_WGMMA)
+def test_weights_in_registers_stay_while_products_read_them(listings, dtype):
+    (code,) = (code for name, code in listings("nm24_gemm", "sm_90a").items() if f"nm24_gemm_wgmma_kernelI{dtype}" in name)
+    assert not touched_while_read(code)
+    first = next(i for i, (_, used, _) in enumerate(code) if used.startswith("HGMMA"))
+    codes = re.findall(r"\bR(\d+)\b", code[first][2])[-1]
+    assert touched_while_read([*code[: first + 1], (0, "LDG.E", f" R{codes}, [R2.64] "), *code[first + 1 :]])
+
+
+@pytest.mark.parametrize("file", ["csr_sddmm", "nm24_gemm"])
+def test_boxes_begin_at_multiples_of_1024_bytes(resources, file):
     """Swizzling goes by addresses: dynamic shared memory lies behind the static, which is padded for it."""
-    shared = [use["shared"] for name, use in resources["csr_sddmm", "sm_90a"].items() if "wgmma" in name]
+    shared = [use["shared"] for name, use in resources[file, "sm_90a"].items() if "wgmma" in name]
     assert shared
     assert not [size for size in shared if size % 1024]
 

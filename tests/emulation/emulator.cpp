@@ -226,10 +226,11 @@ cudaError_t launch(const char* kernel, unsigned grid, BlockShape block, const st
   const char* seed = getenv("SPARSE_EXT_EMULATION_SEED");
   m.random = (seed ? strtoull(seed, nullptr, 10) : 0) * 0x9E3779B97F4A7C15ull + 0xD1B54A32D192ED03ull;
   m.count = static_cast<int>(block.threads * block.cluster);
-  if (m.count == 0 || m.count > kMaxThreads || block.threads % kWarpSize || block.cluster > kMaxCluster ||
-      grid % block.cluster) {
-    m.error = std::string("emulation: ") + kernel +
-              ": blocks are 1-D, of whole warps and at most 1024 threads; so is a cluster, and a grid is whole clusters";
+  if (m.count == 0 || block.threads > kMaxBlockThreads || m.count > kMaxThreads || block.threads % kWarpSize ||
+      block.cluster > kMaxCluster || grid % block.cluster) {
+    m.error =
+        std::string("emulation: ") + kernel +
+        ": blocks are 1-D, of whole warps and at most 1024 threads; clusters have at most 2048, and a grid is whole clusters";
     return cudaErrorInvalidConfiguration;
   }
   gridDim = dim3(grid);

@@ -25,6 +25,7 @@ inline dim3 blockDim, gridDim;
 namespace spx::emulator {
 
 constexpr int kMaxSharedBytes = 232448;  // of a block, static and dynamic: an H100's
+constexpr int kResidentClusters = 3;     // fewer than tests have tiles for
 
 struct BlockShape {
   unsigned threads, shared_bytes, cluster;

@@ -2,6 +2,7 @@
 #include "cuda/hopper.cuh"
 
 #include <algorithm>
+#include <array>
 #include <deque>
 
 #include "machine.h"
@@ -41,17 +42,14 @@ struct Copy {
   bool late;
 };
 
-struct Product {
-  float* d;
-  uint64_t a, b;
-  float (*value)(uint16_t);
-};
+using Product = std::function<void()>;
 
-// The products that a thread has started: those of groups, oldest first, and those of no group yet.
+// The products that a thread has started: those of groups, oldest first, and those of no group yet. Fenced: the sums, since
+// they were last touched; operands in registers, since they were last free to be written.
 struct Products {
   std::deque<std::vector<Product>> groups;
   std::vector<Product> loose;
-  bool fenced = false;
+  bool fenced = false, operands_fenced = false;
 };
 
 std::vector<Copy> copies;
@@ -63,8 +61,9 @@ struct Wait {
 };
 std::vector<Wait> waits(kMaxThreads);
 
-// 128-byte swizzle: bits 4 to 6 of an address are exchanged for themselves xor bits 7 to 9.
-uint32_t swizzled(uint32_t address) { return address ^ (address >> 3 & 0x70); }
+// Swizzle of rows of 128 bytes: bits 4 to 6 of an address are exchanged for themselves xor bits 7 to 9; of 64 bytes: bits 4 and
+// 5 for themselves xor bits 7 and 8.
+uint32_t swizzled(uint32_t address, uint32_t width) { return address ^ (address >> 3 & (width - 16)); }
 
 void run(const Copy& copy) {
   const uint32_t width = copy.map.box_cols * sizeof(uint16_t);
@@ -74,7 +73,7 @@ void run(const Copy& copy) {
       uint16_t element = 0;  // outside of the matrix
       if (row >= 0 && row < int64_t(copy.map.rows) && col >= 0 && col < int64_t(copy.map.cols))
         memcpy(&element, copy.map.data + row * copy.map.row_bytes + col * sizeof element, sizeof element);
-      const uint32_t address = swizzled(copy.address + r * width + c * uint32_t{sizeof element});
+      const uint32_t address = swizzled(copy.address + r * width + c * uint32_t{sizeof element}, width);
       memcpy(copy.memory + address - kDynamicAddress, &element, sizeof element);
     }
   Mbarrier& barrier = state_of(copy.barrier);
@@ -82,20 +81,34 @@ void run(const Copy& copy) {
   barrier.end_phase_if_complete();
 }
 
-// An operand by its matrix descriptor, "MN-major": T = 8 elements of 16 bits are 128 bits, and in the canonical layout of 128-byte
-// swizzle, ((T, 8, m), (8, k)) : ((1, T, LBO), (8T, SBO)), element (i, step) has this offset.
+// An operand by its matrix descriptor. T = 8 elements of 16 bits are 128 bits, and in the canonical layouts element (i, step)
+// has these offsets:
+//   MN-major, 128-byte swizzle  ((T, 8, m), (8, k)) : ((1, T, LBO), (8T, SBO))
+//   K-major, 128-byte swizzle   ((8, m), (T, 2k)) : ((8T, SBO), (1, T)); it may begin inside of the 128 bytes, and ends there
+//   K-major, 64-byte swizzle    ((8, m), (T, 2k)) : ((4T, SBO), (1, T)); the same of 64 bytes
 struct Operand {
-  uint32_t start, leading, stride;
+  uint32_t start, leading, stride, width;
+  bool k_major;
 
-  explicit Operand(uint64_t descriptor)
-      : start((descriptor & 0x3FFF) << 4), leading((descriptor >> 16 & 0x3FFF) << 4), stride((descriptor >> 32 & 0x3FFF) << 4) {
-    if (descriptor >> 62 != 1)
-      fail("wgmma: only 128-byte swizzle is emulated, the descriptor's mode is %d", int(descriptor >> 62));
-    if (descriptor >> 49 & 7 || start % 1024) fail("wgmma: an operand's swizzle pattern begins at multiples of 1024 bytes");
+  Operand(uint64_t descriptor, bool k_major)
+      : start((descriptor & 0x3FFF) << 4),
+        leading((descriptor >> 16 & 0x3FFF) << 4),
+        stride((descriptor >> 32 & 0x3FFF) << 4),
+        width(descriptor >> 62 == 1 ? 128 : 64),
+        k_major(k_major) {
+    if (descriptor >> 62 != 1 && !(descriptor >> 62 == 2 && k_major))
+      fail("wgmma: swizzles of 128 and, K-major, 64 bytes are emulated, the descriptor's mode is %d", int(descriptor >> 62));
+    if (descriptor >> 49 & 7 || start % 1024 >= (k_major ? width : 1))
+      fail("wgmma: an operand's swizzle pattern begins at multiples of 1024 bytes");
+  }
+  uint32_t offset(int i, int step) const {
+    if (!k_major) return i % 64 * sizeof(uint16_t) + i / 64 * leading + step % 8 * 128 + step / 8 * stride;
+    if (start % width + step * sizeof(uint16_t) >= width)
+      fail("wgmma: an operand ends behind the %u bytes of its swizzle pattern", width);
+    return step * sizeof(uint16_t) + i % 8 * width + i / 8 * stride;
   }
   uint16_t at(const SharedObject* memory, int i, int step) const {
-    const uint32_t offset = i % 64 * sizeof(uint16_t) + i / 64 * leading + step % 8 * 128 + step / 8 * stride;
-    const int64_t byte = int64_t{swizzled(start + offset)} - kDynamicAddress;
+    const int64_t byte = int64_t{swizzled(start + offset(i, step), width)} - kDynamicAddress;
     if (byte < 0 || byte + int64_t{sizeof(uint16_t)} > memory->bytes)
       fail("wgmma reads beyond `%s` (%s:%d)", memory->name, memory->file, memory->line);
     uint16_t bits;
@@ -104,19 +117,81 @@ struct Operand {
   }
 };
 
-// The current thread's sums, by "register fragment layout for accumulator matrix D".
-void run(const Product& product) {
+using Value = float (*)(uint16_t);
+
+// The current thread's sums, by "register fragment layout for accumulator matrix D": of its two rows 16 elements each, which
+// meet the steps `at`.
+void add_products(float* d, const float (&rows)[2][16], const int (&at)[2][16], const Operand& b, int steps, Value value) {
   const SharedObject* memory = dynamic_of_rank(m.threads[m.current].rank);
-  const Operand a(product.a), b(product.b);
-  const int warp = m.current / kWarpSize % 4, lane = m.current % kWarpSize;
-  float rows[2][16], col[16];
-  for (int half = 0; half < 2; ++half)
-    for (int k = 0; k < 16; ++k) rows[half][k] = product.value(a.at(memory, 16 * warp + lane / 4 + 8 * half, k));
+  const int lane = m.current % kWarpSize;
+  float col[32];
   for (int n = 0; n < 64; ++n) {
-    for (int k = 0; k < 16; ++k) col[k] = product.value(b.at(memory, n / 2 * 8 + lane % 4 * 2 + n % 2, k));
+    for (int k = 0; k < steps; ++k) col[k] = value(b.at(memory, n / 2 * 8 + lane % 4 * 2 + n % 2, k));
     for (int half = 0; half < 2; ++half)
-      for (int k = 0; k < 16; ++k) product.d[n / 2 * 4 + half * 2 + n % 2] += rows[half][k] * col[k];
+      for (int k = 0; k < 16; ++k) d[n / 2 * 4 + half * 2 + n % 2] += rows[half][k] * col[at[half][k]];
   }
+}
+
+// The current thread's rows of a in shared memory.
+void read_rows(float (&rows)[2][16], const Operand& a, Value value) {
+  const SharedObject* memory = dynamic_of_rank(m.threads[m.current].rank);
+  const int warp = m.current / kWarpSize % 4, lane = m.current % kWarpSize;
+  for (int half = 0; half < 2; ++half)
+    for (int k = 0; k < 16; ++k) rows[half][k] = value(a.at(memory, 16 * warp + lane / 4 + 8 * half, k));
+}
+
+void run_product(float* d, uint64_t a, uint64_t b, Value value) {
+  float rows[2][16];
+  int at[2][16];
+  read_rows(rows, Operand(a, false), value);
+  for (int half = 0; half < 2; ++half)
+    for (int k = 0; k < 16; ++k) at[half][k] = k;
+  add_products(d, rows, at, Operand(b, false), 16, value);
+}
+
+// What the four lanes of a quad have in registers for wgmma.sp: together two rows of 16 stored elements, and the codes.
+struct SparseRows {
+  uint32_t a[4][4];
+  std::array<uint32_t, 4> codes;
+
+  // "Register fragments for wgmma.mma_async.sp", columns being those of the stored elements: lane j has columns 2j, 2j + 1 of
+  // row g, the same of row g + 8, then columns 2j + 8, 2j + 9 of either.
+  void elements(float (&rows)[2][16], Value value) const {
+    for (int j = 0; j < 4; ++j)
+      for (int i = 0; i < 8; ++i)
+        rows[i / 2 % 2][2 * j + i % 2 + i / 4 * 8] = value(static_cast<uint16_t>(a[j][i / 2] >> 16 * (i % 2)));
+  }
+  // "Sparse matrix storage": of the two lanes that the selector names, the first has the codes of columns 0 to 15, the second
+  // of 16 to 31; bits 0 to 15 are row g's, bits 16 to 31 row g + 8's.
+  void places(int (&at)[2][16], int selector) const {
+    for (int row = 0; row < 2; ++row)
+      for (int group = 0; group < 8; ++group) {
+        const int code = static_cast<int>(codes[2 * selector + group / 4] >> (16 * row + 4 * (group % 4)) & 15);
+        if ((code & 3) >= code >> 2) fail("wgmma: code %d is not of two ascending positions", code);
+        at[row][2 * group] = 4 * group + (code & 3);
+        at[row][2 * group + 1] = 4 * group + (code >> 2);
+      }
+  }
+};
+
+void check_descriptor(uint64_t descriptor, const char* file, int line) {
+  const uint64_t* lanes = exchange(descriptor, file, line);
+  for (int lane = 0; lane < kWarpSize; ++lane)
+    if (lanes[lane] != descriptor) fail("wgmma: the lanes of a warp have different descriptors");
+}
+
+void check_sparse(uint64_t b, const char* file, int line) {
+  const Products& own = products[m.current];
+  if (!own.fenced || !own.operands_fenced) fail("wgmma: no wgmma_fence since the sums or the operands were last touched");
+  check_descriptor(b, file, line);
+}
+
+// What the four lanes of the current one's quad give.
+std::array<uint32_t, 4> of_quad(uint32_t word, const char* file, int line) {
+  const uint64_t* lanes = exchange(word, file, line) + m.current % kWarpSize / 4 * 4;
+  std::array<uint32_t, 4> words;
+  for (int j = 0; j < 4; ++j) words[j] = static_cast<uint32_t>(lanes[j]);
+  return words;
 }
 
 }  // namespace
@@ -184,12 +259,47 @@ void start_copy(int rank, uint32_t address, const CUtensorMap& opaque, int row, 
 void start_product(float* d, uint64_t a, uint64_t b, float (*value)(uint16_t), const char* file, int line) {
   Products& own = products[m.current];
   if (!own.fenced) fail("wgmma: no wgmma_fence since the sums were last touched");
-  for (uint64_t descriptor : {a, b}) {
-    const uint64_t* lanes = exchange(descriptor, file, line);
-    for (int lane = 0; lane < kWarpSize; ++lane)
-      if (lanes[lane] != descriptor) fail("wgmma: the lanes of a warp have different descriptors");
+  check_descriptor(a, file, line);
+  check_descriptor(b, file, line);
+  own.loose.push_back([=] { run_product(d, a, b, value); });
+}
+
+void start_sparse_product(float* d, const uint32_t* a, uint64_t b, const uint32_t* codes, int selector, Value value,
+                          const char* file, int line) {
+  check_sparse(b, file, line);
+  SparseRows quad;
+  for (int i = 0; i < 4; ++i) {
+    const std::array<uint32_t, 4> words = of_quad(a[i], file, line);
+    for (int j = 0; j < 4; ++j) quad.a[j][i] = words[j];
   }
-  own.loose.push_back({d, a, b, value});
+  quad.codes = of_quad(*codes, file, line);
+  products[m.current].loose.push_back([=] {
+    const int j = m.current % 4;
+    if (memcmp(quad.a[j], a, sizeof quad.a[j]) || quad.codes[j] != *codes)
+      fail("wgmma: registers were written while a product reads them (%s:%d)", file, line);
+    float rows[2][16];
+    int at[2][16];
+    quad.elements(rows, value);
+    quad.places(at, selector);
+    add_products(d, rows, at, Operand(b, true), 32, value);
+  });
+}
+
+void start_sparse_product(float* d, uint64_t a, uint64_t b, const uint32_t* codes, int selector, Value value, const char* file,
+                          int line) {
+  check_sparse(b, file, line);
+  check_descriptor(a, file, line);
+  SparseRows quad;
+  quad.codes = of_quad(*codes, file, line);
+  products[m.current].loose.push_back([=] {
+    if (quad.codes[m.current % 4] != *codes)
+      fail("wgmma: registers were written while a product reads them (%s:%d)", file, line);
+    float rows[2][16];
+    int at[2][16];
+    read_rows(rows, Operand(a, true), value);
+    quad.places(at, selector);
+    add_products(d, rows, at, Operand(b, true), 32, value);
+  });
 }
 
 void commit_products() {
@@ -200,12 +310,13 @@ void commit_products() {
 void wait_products(size_t groups, const char* file, int line) {
   Products& own = products[m.current];
   for (; own.groups.size() > groups; own.groups.pop_front())
-    for (const Product& product : own.groups.front()) run(product);
+    for (const Product& product : own.groups.front()) product();
   if (own.groups.empty()) own.fenced = false;  // now the thread may use the sums
-  exchange(0, file, line);                     // who is past it knows it of the whole warp
+  own.operands_fenced = false;
+  exchange(0, file, line);  // who is past it knows it of the whole warp
 }
 
-void fence_products() { products[m.current].fenced = true; }
+void fence_products() { products[m.current].fenced = products[m.current].operands_fenced = true; }
 
 }  // namespace spx::emulator
 
@@ -216,10 +327,12 @@ CUresult CUDAAPI cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType ty
                                         CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   const bool emulated = (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) && rank == 2 &&
                         every[0] == 1 && every[1] == 1 && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&
-                        swizzle == CU_TENSOR_MAP_SWIZZLE_128B && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+                        (swizzle == CU_TENSOR_MAP_SWIZZLE_128B || swizzle == CU_TENSOR_MAP_SWIZZLE_64B) &&
+                        fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
   const bool allowed = reinterpret_cast<uintptr_t>(map) % 64 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
                        size[0] - 1 < uint64_t{1} << 32 && size[1] - 1 < uint64_t{1} << 32 && stride[0] % 16 == 0 &&
-                       stride[0] < uint64_t{1} << 40 && box[0] - 1 < 256 && box[1] - 1 < 256 && box[0] * 2 == 128;
+                       stride[0] < uint64_t{1} << 40 && box[0] - 1 < 256 && box[1] - 1 < 256 &&
+                       box[0] * 2 == (swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 128 : 64);
   if (!emulated || !allowed) return CUDA_ERROR_INVALID_VALUE;
   const spx::emulator::TensorMap matrix = {static_cast<unsigned char*>(data), size[0], size[1], stride[0], box[0], box[1]};
   memcpy(map, &matrix, sizeof matrix);

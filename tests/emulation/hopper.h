@@ -3,7 +3,8 @@
 //
 //   copies (TMA)   happen some time after tma_load, in random order; every second one as late as possible, when all threads wait.
 //                  Until then the target is as it was. One that is still under way at the end fails the launch
-//   products       happen in wgmma_wait and no earlier, with what the operands are by then
+//   products       happen in wgmma_wait and no earlier, with what the operands are by then. Registers that a product reads, and
+//                  that have changed since it was started, fail the launch
 //   barriers       are the 64-bit words of the kernel. A thread that waits for a phase which nothing can end fails the launch
 //
 // Addresses: dynamic shared memory begins at kDynamicAddress in each block; static shared memory has none.
@@ -28,6 +29,11 @@ void start_copy(int rank, uint32_t address, const CUtensorMap& map, int row, int
 
 // d += a b, by one thread: its part of the product of its warpgroup.
 void start_product(float* d, uint64_t a, uint64_t b, float (*value)(uint16_t), const char* file, int line);
+// The same with a in registers and 2:4. They may not change until the product is done.
+void start_sparse_product(float* d, const uint32_t* a, uint64_t b, const uint32_t* codes, int selector,
+                          float (*value)(uint16_t), const char* file, int line);
+void start_sparse_product(float* d, uint64_t a, uint64_t b, const uint32_t* codes, int selector, float (*value)(uint16_t),
+                          const char* file, int line);
 void commit_products();
 void wait_products(size_t groups, const char* file, int line);
 void fence_products();
@@ -65,14 +71,25 @@ void tma_load(Shared<T> to, const CUtensorMap& map, int row, int col, Shared<Bar
 }
 
 template <class T>
+float value_of(uint16_t bits) {
+  T v;
+  memcpy(&v, &bits, sizeof v);
+  return to_acc(v);
+}
+template <class T>
 void wgmma_64x256x16(float (&d)[128], uint64_t a, uint64_t b, const char* file = __builtin_FILE(),
                      int line = __builtin_LINE()) {
-  constexpr auto value = [](uint16_t bits) {
-    T v;
-    memcpy(&v, &bits, sizeof v);
-    return to_acc(v);
-  };
-  emulator::start_product(d, a, b, value, file, line);
+  emulator::start_product(d, a, b, value_of<T>, file, line);
+}
+template <class T, int kSelector>
+void wgmma_sp_64x256x32(float (&d)[128], const uint32_t (&a)[4], uint64_t b, const uint32_t& codes,
+                        const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::start_sparse_product(d, a, b, &codes, kSelector, value_of<T>, file, line);
+}
+template <class T, int kSelector>
+void wgmma_sp_64x256x32(float (&d)[128], uint64_t a, uint64_t b, const uint32_t& codes, const char* file = __builtin_FILE(),
+                        int line = __builtin_LINE()) {
+  emulator::start_sparse_product(d, a, b, &codes, kSelector, value_of<T>, file, line);
 }
 inline void wgmma_fence() { emulator::fence_products(); }
 inline void wgmma_commit() { emulator::commit_products(); }
@@ -82,6 +99,24 @@ void wgmma_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()
 }
 inline void wgmma_finish(float (&)[128], const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulator::wait_products(0, file, line);
+}
+
+template <int kRegisters>
+void give_registers() {}
+template <int kRegisters>
+void take_registers() {}
+
+// Row 2j of a matrix is what the lanes 4 * i + j, i = 0 .. 7, have in their low halves, row 2j + 1 in their high ones.
+inline void stmatrix_x4_transposed(Shared<uint32_t> column, const uint32_t (&matrices)[4], const char* file = __builtin_FILE(),
+                                   int line = __builtin_LINE()) {
+  const int lane = lane_id(), matrix = lane / 8, c = lane % 8;
+  uint16_t elements[8] = {};
+  for (int pair = 0; pair < 2; ++pair) {
+    const uint64_t* lanes = emulator::exchange(matrices[2 * pair] | uint64_t{matrices[2 * pair + 1]} << 32, file, line);
+    if (matrix / 2 != pair) continue;
+    for (int i = 0; i < 8; ++i) elements[i] = static_cast<uint16_t>(lanes[4 * i + c / 2] >> (32 * (matrix % 2) + 16 * (c % 2)));
+  }
+  for (int i = 0; i < 4; ++i) column[i] = elements[2 * i] | uint32_t{elements[2 * i + 1]} << 16;
 }
 
 }  // namespace spx::cuda

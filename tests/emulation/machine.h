@@ -9,7 +9,8 @@
 namespace spx::emulator {
 
 constexpr int kWarpSize = 32;
-constexpr int kMaxThreads = 1024;  // of a cluster
+constexpr int kMaxBlockThreads = 1024;
+constexpr int kMaxThreads = 2048;  // of a cluster
 constexpr int kMaxCluster = 8;
 
 enum class State { kRuns, kAtCluster, kAtBlock, kAtWarp, kExchanges, kAtBarrier, kExited };

@@ -154,3 +154,30 @@ def test_copies_and_products_of_hopper(hopper, fault, seed):
     lines = result.stdout.splitlines()
     assert len(lines) == 2
     assert all(HOPPER_SEEN[fault] in line for line in lines), lines
+
+
+SPARSE_SEEN = {
+    "none": "ok",
+    "swapped_rows": "wrong",
+    "other_selector": "code 0 is not of two ascending positions",
+    "illegal_code": "code 15 is not of two ascending positions",
+    "touched_operand": "registers were written while a product reads them (",
+    "no_fence": "no wgmma_fence since the sums or the operands were last touched",
+    "beyond_pattern": "an operand ends behind the 128 bytes of its swizzle pattern",
+    "other_column": "wrong",
+}
+
+
+@pytest.fixture(scope="module")
+def sparse_wgmma(build):
+    return build("sparse_wgmma")
+
+
+@pytest.mark.parametrize("fault", SPARSE_SEEN)
+def test_sparse_products_of_hopper(sparse_wgmma, fault):
+    """Each dtype by itself."""
+    result = subprocess.run([sparse_wgmma, fault], capture_output=True, text=True, env={"ASAN_OPTIONS": "detect_leaks=0"})
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(SPARSE_SEEN[fault] in line for line in lines), lines

@@ -26,6 +26,17 @@ EDGES = [
     (2, 7, 130),
 ]
 LARGE = [(300, 520, 150), (131, 1100, 70), (600, 40, 333)]
+# On sm_90a, where columns are multiples of 16: four blocks have 512 rows, 256 tokens and 64 columns at a time, in four stages,
+# and three clusters, as many as the emulated device has at a time, take tile after tile.
+ACROSS = [
+    (8, 16, 8),  # a quarter of a step
+    (128, 64, 256),  # exactly one of everything
+    (7, 48, 257),  # rows that 128-bit stores do not fit; a token more than a tile
+    (520, 80, 30),  # a few rows more than a cluster, a quarter more than a step
+    (130, 656, 40),  # every stage three times, and half of a step
+    (1030, 208, 520),  # nine tiles for three clusters, an even number of steps
+    (4100, 16, 270),  # two panels of rows
+]
 
 
 def numbers(*shape, device, dtype):
@@ -33,7 +44,7 @@ def numbers(*shape, device, dtype):
     return ((torch.randn(shape) * 8).round() / 8).to(device, dtype)
 
 
-@pytest.mark.parametrize("shape", SAMPLED + EDGES + LARGE, ids=str)
+@pytest.mark.parametrize("shape", SAMPLED + EDGES + LARGE + ACROSS, ids=str)
 def test_any_shape(shape, device, dtype):
     rows, cols, tokens = shape
     values, ids = prune(numbers(rows, cols, device=device, dtype=dtype), "largest")
@@ -59,6 +70,17 @@ def test_columns_that_are_not_stored_do_not_meet_x(device, dtype):
     y = gemm(*prune(dense, "largest"), x.to(device, dtype), None).cpu().float()
     by_kind = torch.tensor([[inf, 180, 180], [nan, 180, nan], [180, -inf, -inf]])  # of each token the three kinds of rows
     torch.testing.assert_close(y, by_kind.repeat(1, 50), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_row_ends_at_its_last_column(device, dtype):
+    """What begins the next row or token is Inf here, and does not reach the one before."""
+    dense, x = torch.ones(132, 80), torch.ones(34, 80)
+    dense[1::2, 0] = inf
+    x[1::2, 0] = inf
+    y = gemm(*prune(dense.to(device, dtype), "largest"), x.to(device, dtype), None).cpu().float()
+    assert torch.equal(y[::2, ::2], torch.full((17, 66), 40.0))
+    assert (y[1::2] == inf).all()
+    assert (y[:, 1::2] == inf).all()
 
 
 def test_same_bits_for_any_thread_count(device, dtype, kind):
