@@ -128,21 +128,28 @@ def sparse_ext(o: Operands, layout: str = "csr") -> Functions:
     }
 
 
-def sm_90a(o: Operands) -> Functions:
-    """The same with the kernels that only Hopper has; nothing where the device or the build does not have them."""
+def on_isa(isa: str, o: Operands, functions: Functions) -> Functions:
+    """The same functions with other kernels of a GPU; none where the device or the build does not have them, or of 32 bits."""
     if o.case.device != "cuda" or o.case.dtype not in (torch.bfloat16, torch.float16):
         return {}
     module = BACKENDS["cuda"].module
-    in_use, product = module.isa(), sparse_ext(o)["weight gradient"]
-
-    def run() -> None:
-        module.use_isa("sm_90a")
-        product()
-        module.use_isa(in_use)
-
-    available = module.use_isa("sm_90a")
+    in_use, available = module.isa(), module.use_isa(isa)
     module.use_isa(in_use)
-    return {"weight gradient": run} if available else {}
+
+    def there(function: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            module.use_isa(isa)
+            function()
+            module.use_isa(in_use)
+
+        return run
+
+    return {name: there(function) for name, function in functions.items()} if available else {}
+
+
+def sm_90a(o: Operands) -> Functions:
+    """The product for which only Hopper has a kernel of its own."""
+    return on_isa("sm_90a", o, {"weight gradient": sparse_ext(o)["weight gradient"]})
 
 
 def auto(o: Operands) -> Functions:
@@ -247,6 +254,9 @@ CONTENDERS: dict[str, Callable[[Operands], Functions]] = {
     "auto": auto,
     "2:4": nm24,
     "2:4 mvue": nm24_mvue,
+    "2:4 sm_90a": lambda o: on_isa("sm_90a", o, nm24(o)),
+    "2:4 sm_90a mvue": lambda o: on_isa("sm_90a", o, nm24_mvue(o)),
+    "2:4 sm_90a shared": lambda o: on_isa("sm_90a_shared", o, nm24(o)),
     "torch 2:4": semi_structured,
     "sparselab": sparselab,
     "torch.sparse": torch_sparse,

@@ -91,6 +91,10 @@ if [[ $mode == full ]]; then
   sanitize memcheck 70
   sanitize racecheck 60
 fi
+step bench 45 "$python" -m bench run --suite gpu --device cuda --dtype bfloat16 --out "$out/bench.jsonl" --sparsity 0.5 --budget 0.1 \
+  --products forward "input gradient" "weight gradient" step pack \
+  --contenders "2:4" "2:4 mvue" "2:4 sm_90a" "2:4 sm_90a mvue" "2:4 sm_90a shared" "torch 2:4"
+judge $?
 for dtype in "${dtypes[@]}"; do
   step bench 75 "$python" -m bench run --suite gpu --device cuda --dtype "$dtype" --out "$out/bench.jsonl" \
     --products forward "input gradient" "weight gradient" step regrow --contenders tf32 sparse_ext sm_90a torch.sparse "${bench_args[@]}"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
-from training import OPTIMIZERS, backward, batch, chosen_layer, everything, method_named, mlp, positions, push
+from training import MASTERS, OPTIMIZERS, backward, batch, chosen_layer, everything, method_named, mlp, positions, push
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -75,6 +75,33 @@ def non_finite_on_one_rank(rank):
         found.append(sparsifier.step())
         optimizer.zero_grad()
     return found, patterns(model)
+
+
+def two_of_four(rank):
+    """Every method of 2:4 on batches of its own for each rank, with micro-batches; {method: patterns}, and the draws' keys."""
+    found, keys = {}, []
+    for method in ("rigl", "set", *MASTERS):
+        inner = mlp(layout="2:4", method=method)
+        model = DDP(inner)
+        optimizer = OPTIMIZERS["adamw"](model.parameters())
+        choices = {"update_interval": 3, "t_end": 1.0, "refresh_interval": 3, "mvue": True}
+        sparsifier = sx.Sparsifier(model, optimizer, method_named(method, **choices), total_steps=9)
+        for step in range(1, 10):
+            for half in (0, 1):
+                x, y = batch(10 * step + half + 1000 * rank)
+                nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            sparsifier.step()
+            optimizer.zero_grad()
+        found[method] = (patterns(model), [layer.choice for layer in sparse_layers(inner).values()])
+        keys += [int(layer.pattern.draw[0]) for layer in sparse_layers(inner).values() if layer.pattern.draw is not None]
+    return found, keys
+
+
+def a_master_after_ddp(rank):
+    """A packed layer cannot become longer any more."""
+    model = DDP(mlp(layout="2:4"))
+    sx.Sparsifier(model, OPTIMIZERS["adamw"](model.parameters()), sx.FST(), total_steps=9)
 
 
 def half_batches(rank):
@@ -238,7 +265,7 @@ SCENARIOS = {
     f.__name__: f
     for f in (
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
-        random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
+        two_of_four, a_master_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
         no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl, fsdp_set, fsdp_afterwards,
     )
 }  # fmt: skip

@@ -64,6 +64,19 @@ def test_a_non_finite_score_on_one_rank_postpones_the_update_on_all(outcomes):
     assert changed == [False, False, False, True, False]
 
 
+def test_2_4_agrees_and_samples_apart(outcomes):
+    (first, keys), (second, others) = values(outcomes, "two_of_four")
+    assert first == second
+    assert {choices[0] for _, choices in first.values()} == {None, "largest", "dense", "soft"}
+    assert len({*keys, *others}) == len(keys) + len(others) == 12
+
+
+def test_a_packed_layer_cannot_become_a_master_under_ddp(outcomes):
+    refused(
+        outcomes, "a_master_after_ddp", "ValueError", "0: expected room for 240 entries before the model is wrapped, got 120"
+    )
+
+
 @pytest.mark.parametrize("name", ["half_batches", "accumulation_without_sync"])
 def test_two_ranks_train_as_one_process_does(outcomes, name):
     found = equal(outcomes, name)
