@@ -3,9 +3,9 @@
 //   sums in float32, in a fixed order of columns: the same bits on every run. Each y is written by one block
 //   work: a block makes y for 128 rows of w and 256 tokens, two warpgroups 64 x 256 each, in registers, and goes on to its next
 //         tile. One thread has TMA bring x, 64 columns a step, kStages steps ahead, also of the next tile. Four blocks, a
-//         cluster, have tiles below each other: each loads a quarter of their common tokens for all. The weight comes from L2
-//         straight to the registers that the tensor cores read, as it is stored, two steps ahead. Or, to compare the two, its
-//         values come as x does (sm_90a_shared); the codes come to registers in both
+//         cluster, have tiles below each other: each loads a quarter of their common tokens for all.
+//         The weight comes from L2 straight to the registers that the tensor cores read, as it is stored, two steps ahead. Or,
+//         to compare the two, its values come as x does (sm_90a_shared); the codes come to registers in both
 //   Inf and NaN in x reach a row only through its stored positions; columns that do not exist are 0 in both
 //
 // What limits it, in clocks of a multiprocessor for one step of one block (128 x 256 x 64; the dense product takes 1024):
@@ -23,9 +23,9 @@
 //
 // Rows of 128, not 192, which would write less of x for each product: 512 threads start with 128 registers, and ptxas compiles
 // no product that needs more; and blocks of 192 rows fill the multiprocessors no better for 4096 rows. Nor 256 rows and 128
-// tokens: L2 would have to bring 22 KB for 640 clocks. Values lie as they are stored because a lane's words are 16 bytes apart
-// there, whatever the order of columns: x changes places by pieces of 16 bytes at least. Wider loads would need a weight that
-// is stored in another order.
+// tokens: L2 would have to bring 22 KB for 640 clocks.
+// Loads of the weight are of 32 bits: what a lane needs of a row lies 16 bytes apart there, in whichever order columns are
+// taken, for x can change places by pieces of 16 bytes only. Wider loads would need a weight that is stored in another order.
 #pragma once
 #include "nm24_gemm_tiles.cuh"
 

@@ -221,8 +221,8 @@ class SparseLayer(nn.Module):
         self._pattern_changed()
         return new
 
-    def sample_gradient(self, draw: torch.Tensor) -> None:
-        """From now on backward passes sample the output gradient by these random numbers, see `nm24_mvue`."""
+    def sample_gradient(self, draw: torch.Tensor | None) -> None:
+        """From now on backward passes sample the output gradient by these random numbers (`nm24_mvue`); None: no longer."""
         self._draw = self._nm24("sample_gradient").draw = draw
 
     def _nm24(self, name: str) -> Nm24Pattern:

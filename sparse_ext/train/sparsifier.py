@@ -23,12 +23,14 @@ class Sparsifier:
 
     Call `step()` once per training step, after `optimizer.step()`, as a learning-rate scheduler is called. A layer's surviving
     weights keep their value and optimizer state bit for bit, new ones start at 0 with zero state, and nnz is exact. Tensors
-    keep their shape and address, so CUDA graphs and compiled code stay valid.
+    keep their shape and address, so CUDA graphs and compiled code stay valid. A method that prunes a dense 2:4 master
+    (`FST`, `SSTE`, `SRSTE`) makes room for it where a layer is packed, chooses the positions that products take, and adds its
+    masked decay to the gradients right before each optimizer step.
 
     Args:
         model: holds the sparse layers (also inside DDP or `torch.compile`).
         optimizer: holds their weights; its state must have one value per weight (no Adafactor, Muon, Shampoo).
-        method: `RigL(...)`, `SET(...)`, `Static()`, ...
+        method: `RigL(...)`, `SET(...)`, `Static()`; for layout "2:4" also `FST(...)`, `SSTE(...)`, `SRSTE(...)`.
         total_steps: length of the run; schedules are shares of it.
         replace_step: the paper's variant, in which an update takes the place of the optimizer step: call `step()` *before* the
             optimizer and write `if not sparsifier.step(): optimizer.step()`. An update then also discards the gradients.
@@ -37,7 +39,7 @@ class Sparsifier:
             up their scores, so they agree on the pattern without sending it, and compare a hash of it after each update.
 
     Raises:
-        ValueError: no sparse layers, or an optimizer that lacks a weight or cannot follow.
+        ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
     """
 
     def __init__(
@@ -83,11 +85,12 @@ class Sparsifier:
             masters.decay_with(self.optimizer, [*self._layers.values()], factor, self)
 
     def _sample(self, draws: dict[str, torch.Tensor]) -> None:
-        if not self.method.samples_gradient():
-            return
         for name, layer in self._layers.items():
-            seed = self._stream(f"draw/{ranks.own(self._group)}/{_plain(name)}")
-            masters.sample(layer, seed, draws.get(_plain(name)))
+            if self.method.samples_gradient():
+                seed = self._stream(f"draw/{ranks.own(self._group)}/{_plain(name)}")
+                masters.sample(layer, seed, draws.get(_plain(name)))
+            elif layer.pattern.draw is not None:  # of a method before this one
+                layer.sample_gradient(None)
 
     def _make_room(self, model: nn.Module, name: str, layer: SparseLayer) -> None:
         """Enlarges a layer whose density will grow beyond its capacity, with its optimizer state."""

@@ -225,6 +225,14 @@ def test_sampled_gradients_are_right_on_average():
     del sparsifier
 
 
+def test_the_next_method_need_not_sample():
+    model, optimizer, _sparsifier = trainer(sx.FST())
+    assert all(layer.pattern.draw is not None for layer in sparse_layers(model).values())
+    sx.Sparsifier(model, optimizer, sx.SRSTE(), total_steps=10)
+    assert all(layer.pattern.draw is None for layer in sparse_layers(model).values())
+    assert all(layer.choice == "largest" for layer in sparse_layers(model).values())
+
+
 def test_every_layer_and_rank_draws_for_itself():
     seeds = set()
     for seed in (0, 1):
