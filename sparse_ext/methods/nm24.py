@@ -59,7 +59,8 @@ class FST(DenseMaster):
     """Fully sparse training (Hu et al. 2024, https://arxiv.org/abs/2404.01847): transposable tiles, then a dense tail.
 
     All three products are sparse. The report's flip rate tells whether the decay fits: in a run that learns it rises and then
-    falls, and lies somewhat below that of a dense run; without decay it stays high.
+    falls, and lies somewhat below that of a dense run; without decay it stays high. The switch to the dense tail changes which
+    kernels run: compiled code is compiled anew by itself, a captured CUDA graph has to be captured anew.
 
     Args:
         decay: lambda_W, masked decay on gradients.
@@ -90,8 +91,8 @@ class FST(DenseMaster):
         return (step < last and step % self.refresh_interval == 0) or (step == last < total_steps)
 
     def pruning(self, step: int, total_steps: int) -> str:
-        dense = step >= self.last_sparse_step(total_steps) and self.dense_tail > 0
-        return "dense" if dense else "transposable"
+        last = self.last_sparse_step(total_steps)
+        return "dense" if last < total_steps and step >= last else "transposable"
 
     def masked_decay(self) -> float:
         return self.decay

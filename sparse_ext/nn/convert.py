@@ -117,6 +117,10 @@ def sparsify_(
             f"use {REPLACEMENTS[type(model)].__name__}.from_dense"
         )
     layers = _candidates(model, exclude)
+    obstacles = {name: why for name, layer in layers.items() if (why := kind.obstacle(*layer.weight.shape))}
+    for name, why in obstacles.items():
+        warnings.warn(f"sparsify_: {name!r} stays dense: {why}", stacklevel=2)
+        del layers[name]
     shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
     shares = densities(shapes, sparsity, distribution if kind.ANY_DENSITY else "uniform")
     sparse = {

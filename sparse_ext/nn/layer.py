@@ -158,7 +158,7 @@ class SparseLayer(nn.Module):
         else:
             mask = mask.to(dense.device)
             fresh = self._pattern.from_mask(mask, self.capacity)
-            dense = dense if self._pattern.master else dense.masked_fill(~mask, 0)  # a pattern may have more than the mask
+            dense = dense.masked_fill(fresh.mask() & ~mask, 0)  # a pattern may have more than the mask
         self.write_pattern_(*fresh.stored)
         self.weight.copy_(layout_named(self.layout).pack(dense, self._pattern))
 
@@ -215,11 +215,11 @@ class SparseLayer(nn.Module):
         return self._pattern.choice if isinstance(self._pattern, Nm24Pattern) and self._pattern.master else None
 
     @torch.no_grad()
-    def prune_(self, choice: str) -> torch.Tensor:
-        """Chooses two of four of a dense master anew, see `PRUNINGS`; how many positions are new, int64 []."""
-        new = self._nm24("prune_").prune_(self.weight.detach(), choice)
+    def prune_(self, choice: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chooses two of four of a dense master anew, see `PRUNINGS`; how many positions are new, and how many were left."""
+        counts = self._nm24("prune_").prune_(self.weight.detach(), choice)
         self._pattern_changed()
-        return new
+        return counts
 
     def sample_gradient(self, draw: torch.Tensor | None) -> None:
         """From now on backward passes sample the output gradient by these random numbers (`nm24_mvue`); None: no longer."""

@@ -40,6 +40,7 @@ class Nm24:
     def matmul(
         weight: torch.Tensor, pattern: Nm24Pattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
     ) -> torch.Tensor:
+        _check(weight, pattern, x)
         if pattern.choice == "dense" or _dense_is_faster("nm24 matmul", pattern, x):
             y = torch.nn.functional.linear(x, _effective(weight, pattern, x.dtype), bias)
             return y.relu_() if relu else y
@@ -63,6 +64,20 @@ class Nm24:
             values_t, ids_t = nm24_training.nm24_mvue.call(dy, pattern.draw)
             dense = nm24.nm24_gemm.call(values_t, ids_t, x.t().contiguous(), None).t().contiguous()
         return Nm24.pack(dense, pattern)
+
+
+def _check(weight: torch.Tensor, pattern: Nm24Pattern, x: torch.Tensor) -> None:
+    """ValueError / TypeError where the three do not belong together; the operators know neither cols nor the master."""
+    if x.shape[1] != pattern.cols:
+        raise ValueError(
+            f"nm24_linear: expected x with {pattern.cols} columns (weight has {pattern.cols} input features), "
+            f"got shape {tuple(x.shape)}"
+        )
+    if weight.shape != (pattern.capacity,):
+        raise ValueError(f"nm24_linear: expected weight of shape ({pattern.capacity},), got {tuple(weight.shape)}")
+    cast = pattern.master and weight.dtype is torch.float32 and x.dtype.itemsize == 2
+    if weight.dtype is not x.dtype and not cast:
+        raise TypeError(f"nm24_linear: expected x of dtype {weight.dtype} (as the weight), got {x.dtype}")
 
 
 def _dense_is_faster(product: str, pattern: Nm24Pattern, tokens: torch.Tensor) -> bool:

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from . import nm24, nm24_training
+from .nm24_choice import (
+    PRUNINGS,
+    bits_of,
+    check_stored,
+    choose,
+    count_bits,
+    droppable,
+    masks_of_codes,
+    pruning_of,
+    scale_of,
+    soft_scale,
+    used,
+)
 from .types import Pattern, Traits
-
-# What products take of a master: two of four where `codes` say ("largest" of each row, or of "transposable" tiles), each moved
-# towards 0 and scaled ("soft"), or all of it ("dense"). A layer stores the index in this tuple.
-PRUNINGS = ("largest", "transposable", "soft", "dense")
-
-# For each code, its group's mask; for each byte, how many bits are 1.
-_MASK = torch.tensor([(1 << (code & 3) | 1 << (code >> 2)) for code in range(16)], dtype=torch.uint8)
-_ONES = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8)
-
-
-def _bits_of(scale: float) -> int:
-    """A float32 as an int32, which no dtype move rounds."""
-    return int(struct.unpack("i", struct.pack("f", scale))[0])
-
-
-def _scale_of(bits: int) -> float:
-    return float(struct.unpack("f", struct.pack("i", bits))[0])
-
-
-def _pruning(choice: str, scale: float, device: torch.device | str | None) -> torch.Tensor:
-    return torch.tensor([PRUNINGS.index(choice), _bits_of(scale)], dtype=torch.int32, device=device)
 
 
 @dataclass(eq=False)
@@ -68,27 +59,31 @@ class Nm24Pattern(Pattern):
     # ---- of a layer that is being made ----------------------------------------------------------------------------------
 
     @staticmethod
+    def obstacle(rows: int, cols: int) -> str | None:
+        return f"expected at least 4 input features for layout '2:4', got {cols}" if cols < 4 else None
+
+    @staticmethod
     def sizes(rows: int, cols: int, sparsity: float, capacity: float | None) -> tuple[int, int]:
         if sparsity != 0.5:
             raise ValueError(f"expected sparsity 0.5 (or None) for layout '2:4', got {sparsity}")
-        if cols < 4:
-            raise ValueError(f"expected at least 4 input features for layout '2:4', got {cols}")
+        if why := Nm24Pattern.obstacle(rows, cols):
+            raise ValueError(why)
         if capacity not in (None, 0.5, 1, 1.0):
             raise ValueError(f"expected capacity 0.5 (packed) or 1.0 (a dense master) for layout '2:4', got {capacity}")
-        return rows * _used(cols), rows * cols if capacity == 1 else math.prod(nm24.values_shape(rows, cols))
+        return rows * used(cols), rows * cols if capacity == 1 else math.prod(nm24.values_shape(rows, cols))
 
     @staticmethod
     def blank(rows: int, cols: int, room: int, device: torch.device | str | None) -> tuple[torch.Tensor, ...]:
         """The first two of four."""
         ids = torch.full(nm24.ids_shape(rows, cols), 0x44, dtype=torch.uint8, device=device)
-        return ids, _pruning(PRUNINGS[0], 1.0, device)
+        return ids, pruning_of(PRUNINGS[0], 1.0, device)
 
     @classmethod
     def around(cls, rows: int, cols: int, room: int, *stored: torch.Tensor) -> Nm24Pattern:
         ids, pruning = stored
         pattern = cls(rows, cols, ids, pruning, torch.empty_like(ids), master=room == rows * cols)
         if not ids.is_meta:
-            _check_stored("pattern: ", ids, pruning, rows, cols)
+            check_stored("pattern: ", ids, pruning, rows, cols)
             pattern.derive_()
         return pattern
 
@@ -98,7 +93,9 @@ class Nm24Pattern(Pattern):
         rows, cols = mask.shape
         _, ids = nm24.nm24_prune(mask.float(), "largest")
         packed = math.prod(nm24.values_shape(rows, cols))
-        pattern = cls.around(rows, cols, packed if capacity is None else capacity, ids, _pruning(PRUNINGS[0], 1.0, mask.device))
+        pattern = cls.around(
+            rows, cols, packed if capacity is None else capacity, ids, pruning_of(PRUNINGS[0], 1.0, mask.device)
+        )
         if bool((outside := mask & ~pattern.mask()).any()):
             row, col = outside.nonzero()[0].tolist()
             four = mask[row, col // 4 * 4 : col // 4 * 4 + 4].int().tolist()
@@ -106,9 +103,9 @@ class Nm24Pattern(Pattern):
         return pattern
 
     def largest(self, dense: torch.Tensor, nnz: int) -> Nm24Pattern:
-        """That of each four, or tile of transposable ones; `choice` and scale stay."""
-        ids = _choose(dense, self.choice)
-        pruning = _pruning(self.choice, self.scale, dense.device)
+        """That of each four, or of each tile of transposable ones: `choice` stays."""
+        ids = choose(dense, self.choice)
+        pruning = pruning_of(self.choice, soft_scale(dense) if self.choice == "soft" else 1.0, dense.device)
         return self.around(self.rows, self.cols, self.capacity, ids, pruning)
 
     @classmethod
@@ -118,7 +115,7 @@ class Nm24Pattern(Pattern):
         room = math.prod(nm24.values_shape(rows, cols)) if capacity is None else capacity
         ids, pruning = cls.blank(rows, cols, room, device)
         values = torch.zeros(nm24.values_shape(rows, cols), device=device)
-        ids, _ = nm24_training.nm24_regrow(values, ids, cols, None, seed, rows * _droppable(cols))
+        ids, _ = nm24_training.nm24_regrow(values, ids, cols, None, seed, rows * droppable(cols))
         return cls.around(rows, cols, room, ids, pruning)
 
     # ---- as stored, and as products take it -----------------------------------------------------------------------------
@@ -146,13 +143,13 @@ class Nm24Pattern(Pattern):
             return
         self.codes.copy_(self.ids)
         index, bits = self.pruning.tolist()
-        self.choice, self.scale = PRUNINGS[index], _scale_of(bits)
+        self.choice, self.scale = PRUNINGS[index], scale_of(bits)
 
     def catch_up_(self) -> bool:
-        now = [PRUNINGS.index(self.choice), _bits_of(self.scale)]
+        now = [PRUNINGS.index(self.choice), bits_of(self.scale)]
         same = torch.equal(self.codes, self.ids) and self.pruning.tolist() == now
         if not same:
-            _check_stored("pattern: ", self.ids, self.pruning, self.rows, self.cols)
+            check_stored("pattern: ", self.ids, self.pruning, self.rows, self.cols)
             self.derive_()
         return not same
 
@@ -165,8 +162,8 @@ class Nm24Pattern(Pattern):
     @property
     def nnz(self) -> int:
         if self.choice == "transposable" and (self.rows % 4 or self.cols % 4):  # a tile may choose what does not exist
-            return int(_ONES.to(self.codes.device)[self.bits().int()].sum())
-        return self.rows * (self.cols if self.choice == "dense" else _used(self.cols))
+            return int(count_bits(self.bits()))
+        return self.rows * (self.cols if self.choice == "dense" else used(self.cols))
 
     def mask(self) -> torch.Tensor:
         if self.choice == "dense":
@@ -178,7 +175,7 @@ class Nm24Pattern(Pattern):
         """[rows, ceil(cols / 8)], a row's columns from the lowest bit on."""
         places = torch.full_like(self.codes, 255)
         if self.choice != "dense":
-            masks = _MASK.to(self.codes.device)
+            masks = masks_of_codes(self.codes.device)
             places = masks[(self.codes & 15).int()] | masks[(self.codes >> 4).int()] << 4
         if self.cols % 8:
             places[:, -1] &= (1 << self.cols % 8) - 1
@@ -189,20 +186,24 @@ class Nm24Pattern(Pattern):
 
     # ---- what follows a change -----------------------------------------------------------------------------------------
 
-    def prune_(self, weight: torch.Tensor, choice: str) -> torch.Tensor:
-        """Chooses two of four of a master anew; how many positions are new, int64 [].
+    def prune_(self, weight: torch.Tensor, choice: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chooses two of four of a master anew; how many positions are new, and how many are no longer, each int64 [].
 
         The scale of "soft" is chosen with it and then stays: <W, S(W)> / <S(W), S(W)>, the one that S(W) comes nearest to W by
         (Hu et al. 2024, https://arxiv.org/abs/2409.09099).
         """
         if not self.master or choice not in PRUNINGS:
             raise ValueError(f"expected a dense master (capacity 1.0) and a choice among {PRUNINGS}, got {choice!r}")
-        dense, before, scale = weight.view(self.rows, self.cols), self.bits(), self.scale
-        if choice != self.choice:
-            scale = _soft_scale(dense) if choice == "soft" else 1.0
-        self.write_(_choose(dense, choice), _pruning(choice, scale, self.ids.device))
-        new = self.bits() & ~before
-        return _ONES.to(new.device)[new.int()].sum(dtype=torch.int64)
+        dense, before = weight.view(self.rows, self.cols), self.bits()
+        ids = choose(dense, choice)
+        if choice == self.choice:  # nothing that the host would have to wait for
+            self.ids.copy_(ids)
+            self.codes.copy_(ids)
+        else:
+            scale = soft_scale(dense) if choice == "soft" else 1.0
+            self.write_(ids, pruning_of(choice, scale, self.ids.device))
+        now = self.bits()
+        return count_bits(now & ~before), count_bits(before & ~now)
 
     def entries(self, weight: torch.Tensor, nnz: int) -> torch.Tensor:
         return weight
@@ -216,7 +217,7 @@ class Nm24Pattern(Pattern):
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Every group grows as many as it drops (N:M-RigL)."""
         values = weight.view(nm24.values_shape(self.rows, self.cols))
-        drop = min(drop, self.rows * _droppable(self.cols))
+        drop = min(drop, self.rows * droppable(self.cols))
         ids, source = nm24_training.nm24_regrow(values, self.ids, self.cols, score, stream, drop)
         return (ids, self.pruning), source
 
@@ -230,19 +231,23 @@ class Nm24Pattern(Pattern):
     def adopted(self, prefix: str, weight: torch.Tensor | None, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Also a packed weight for a master, 0 elsewhere, and for a packed one what a master's products take."""
         ids, pruning = stored["ids"], stored["pruning"]
-        _check_stored(prefix, ids, pruning, self.rows, self.cols)
+        check_stored(prefix, ids, pruning, self.rows, self.cols)
         lengths = (self.rows * self.cols, math.prod(nm24.values_shape(self.rows, self.cols)))
         if weight is None or weight.shape == (self.capacity,):
             return stored if weight is None else {**stored, "weight": weight}
         if weight.dim() != 1 or weight.numel() not in lengths:
             raise ValueError(f"{prefix}weight: expected {lengths[0]} or {lengths[1]} values, got {tuple(weight.shape)}")
         theirs = Nm24Pattern.around(self.rows, self.cols, weight.numel(), ids, pruning)
+        # By way of a dtype that every device's kernels have.
+        wide = weight if weight.dtype == torch.float64 else weight.float()
         if not theirs.master:
-            return {**stored, "weight": theirs.lengthened(weight, lengths[0])}
+            return {**stored, "weight": theirs.lengthened(wide, lengths[0]).to(weight.dtype)}
         if theirs.choice == "dense":
             raise ValueError(f"{prefix}weight: expected two of four for a packed layer, got all of a dense master")
-        values, *_ = packed(weight, theirs, weight.dtype)
-        return {"ids": ids, "pruning": _pruning(PRUNINGS[0], 1.0, ids.device), "weight": values.view(-1)}
+        fresh = self.from_mask(theirs.mask())  # a tile may have chosen what does not exist
+        dense = nm24.nm24_unpack(*packed(wide, theirs, wide.dtype), self.cols)
+        (values,) = nm24.nm24_pack(dense, fresh.ids)
+        return {"ids": fresh.ids, "pruning": fresh.pruning, "weight": values.view(-1).to(weight.dtype)}
 
 
 def packed(weight: torch.Tensor, pattern: Nm24Pattern, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -255,38 +260,3 @@ def packed(weight: torch.Tensor, pattern: Nm24Pattern, dtype: torch.dtype) -> tu
         return values, ids
     (values,) = nm24.nm24_pack.call(dense, pattern.codes, False, dtype)
     return values, pattern.codes
-
-
-def _used(cols: int) -> int:
-    """Positions that a row uses."""
-    return cols // 4 * 2 + min(cols % 4, 2)
-
-
-def _droppable(cols: int) -> int:
-    """Those of a row's that have an alternative: the last four may be one or two."""
-    return cols // 4 * 2 + (2 if cols % 4 == 3 else 0)
-
-
-def _choose(dense: torch.Tensor, choice: str) -> torch.Tensor:
-    _, ids, *_ = nm24.nm24_prune(dense, "transposable" if choice == "transposable" else "largest")
-    return ids
-
-
-def _soft_scale(dense: torch.Tensor) -> float:
-    values, ids = nm24.nm24_prune(dense, "soft")
-    soft = nm24.nm24_unpack(values, ids, dense.shape[1]).double()
-    square = float(soft.square().sum())
-    return float((dense.double() * soft).sum()) / square if square else 1.0
-
-
-def _check_stored(prefix: str, ids: torch.Tensor, pruning: torch.Tensor, rows: int, cols: int) -> None:
-    """ValueError, in a sentence, unless they are those of a [rows, cols] pattern. Reads every id."""
-    if ids.dtype is not torch.uint8 or ids.shape != nm24.ids_shape(rows, cols):
-        expected = nm24.ids_shape(rows, cols)
-        raise ValueError(f"{prefix}ids: expected torch.uint8 of shape {expected}, got {ids.dtype} of {tuple(ids.shape)}")
-    nm24.check_codes(prefix + "ids: expected codes", ids)
-    if pruning.shape != (2,) or pruning.is_floating_point():
-        raise ValueError(f"{prefix}pruning: expected two integers, got {pruning.dtype} of shape {tuple(pruning.shape)}")
-    index, bits = pruning.tolist()
-    if not (0 <= index < len(PRUNINGS) and -(2**31) <= bits < 2**31 and math.isfinite(_scale_of(bits))):
-        raise ValueError(f"{prefix}pruning: expected one of {len(PRUNINGS)} choices and a finite scale, got {[index, bits]}")

@@ -44,6 +44,11 @@ class Pattern(ABC):
         """nnz, and the weight's length, of a layer with these densities; ValueError if there is no such layer."""
 
     @staticmethod
+    def obstacle(rows: int, cols: int) -> str | None:
+        """Why no layer of this shape can have such a pattern; None: it can."""
+        return None
+
+    @staticmethod
     @abstractmethod
     def blank(rows: int, cols: int, room: int, device: torch.device | str | None) -> tuple[torch.Tensor, ...]:
         """Stored tensors for a weight of length `room` that hold no choice yet."""

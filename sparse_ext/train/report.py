@@ -81,24 +81,28 @@ class History:
         self._ever = {name: layer.pattern.bits() for name, layer in layers.items()}
         self._replaced: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._last: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
+        self._flips: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
 
     def begin_update(self, step: int) -> None:
         """Of which `add` will tell."""
         self._last = dict.fromkeys(self._last, 0)
+        self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
-    def add(self, name: str, pattern: Pattern, new: int | torch.Tensor) -> None:
-        """The layer has this pattern now, in which so many positions are new."""
-        self._ever[name] |= pattern.bits()
-        self._replaced[name] += new
-        self._last[name] = new
+    def add(self, name: str, pattern: Pattern, new: int | torch.Tensor, gone: int | torch.Tensor) -> None:
+        """The layer has this pattern now, in which so many positions are new, and so many are no longer."""
+        bits, before = pattern.bits(), self._replaced[name]
+        self._ever[name] = self._ever[name].to(bits.device) | bits  # the model may have moved
+        self._replaced[name] = new + (before.to(bits.device) if isinstance(before, torch.Tensor) else before)
+        self._last[name], self._flips[name] = new, new + gone
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""
         return {
             "replaced": {name: int(count) for name, count in self._replaced.items()},
             "replaced_last": {name: int(count) for name, count in self._last.items()},
+            "flips": {name: int(count) for name, count in self._flips.items()},
             "coverage": {name: bits.cpu().clone() for name, bits in self._ever.items()},
             "updated_at": list(self._updates),
         }
@@ -106,6 +110,7 @@ class History:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What `state_dict` gave, of layers of the same names and shapes."""
         self._replaced, self._last = dict(state_dict["replaced"]), dict(state_dict["replaced_last"])
+        self._flips = dict(state_dict["flips"])
         before, last = state_dict["updated_at"]
         self._updates = (before, last)
         for name, bits in self._ever.items():
@@ -126,5 +131,5 @@ class History:
             replaced=int(self._replaced[name]) / max(1, nnz),
             replaced_last=int(self._last[name]) / max(1, nnz),
             coverage=ever / max(1, positions),
-            flip_rate=2 * int(self._last[name]) / max(1, positions) / (last - before) if last else None,
+            flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
         )

@@ -23,9 +23,9 @@ class Sparsifier:
 
     Call `step()` once per training step, after `optimizer.step()`, as a learning-rate scheduler is called. A layer's surviving
     weights keep their value and optimizer state bit for bit, new ones start at 0 with zero state, and nnz is exact. Tensors
-    keep their shape and address, so CUDA graphs and compiled code stay valid. A method that prunes a dense 2:4 master
-    (`FST`, `SSTE`, `SRSTE`) makes room for it where a layer is packed, chooses the positions that products take, and adds its
-    masked decay to the gradients right before each optimizer step.
+    keep their shape and address, so CUDA graphs and compiled code stay valid (a graph not into `FST`'s dense tail). A method
+    that prunes a dense 2:4 master makes room for it in a packed layer, chooses what products take of it, and adds masked decay
+    to its gradients right before each optimizer step.
 
     Args:
         model: holds the sparse layers (also inside DDP or `torch.compile`).
@@ -62,7 +62,7 @@ class Sparsifier:
         ranks.refuse_shards(layers, method)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
-        masters.check_layouts(layers, method)
+        masters.check(layers, method, replace_step)
         self._layers = layers
         self._group = process_group
         self._copies: list[dict[str, SparseLayer]] = []
@@ -78,17 +78,17 @@ class Sparsifier:
         self._attach()
         self._arm()
 
-    def _attach(self, draws: dict[str, torch.Tensor] | None = None) -> None:
+    def _attach(self, draws: dict[str, int] | None = None) -> None:
         """Hands the layers random numbers, gone on from `draws`, and the optimizer masked decay, if the method has them."""
         self._sample(draws or {})
         if factor := self.method.masked_decay():
             masters.decay_with(self.optimizer, [*self._layers.values()], factor, self)
 
-    def _sample(self, draws: dict[str, torch.Tensor]) -> None:
+    def _sample(self, draws: dict[str, int]) -> None:
         for name, layer in self._layers.items():
             if self.method.samples_gradient():
                 seed = self._stream(f"draw/{ranks.own(self._group)}/{_plain(name)}")
-                masters.sample(layer, seed, draws.get(_plain(name)))
+                masters.sample(layer, seed, draws.get(_plain(name), 0))
             elif layer.pattern.draw is not None:  # of a method before this one
                 layer.sample_gradient(None)
 
@@ -174,23 +174,24 @@ class Sparsifier:
         begun = {name: growth.kept for name, growth in armed.items() if growth is not None and int(growth.passes)}
         return {name: kept for name, kept in begun.items() if isinstance(kept, torch.Tensor)}
 
-    def _draws(self) -> dict[str, torch.Tensor]:
-        """The random numbers of the layers that sample their output gradient: this rank's own."""
-        return {_plain(n): draw.cpu() for n, layer in self._layers.items() if (draw := layer.pattern.draw) is not None}
+    def _draws(self) -> dict[str, int]:
+        """How often the layers have sampled their output gradient."""
+        return {_plain(n): int(draw[1]) for n, layer in self._layers.items() if (draw := layer.pattern.draw) is not None}
 
     def _update(self) -> bool:
         ranks.refuse_shards(self._layers, self.method)  # anew: fully_shard may have come after us
         choice = self.method.pruning(self._step, self.total_steps)
         changed = self._regrow_all() if choice is None else self._prune_all(choice)
-        if changed:
-            self._updates += 1
+        self._updates += changed
+        # A master's choices may come in every step: looked at now and then.
+        if changed and (choice is None or self._updates % masters.VERIFIED == 1):
             ranks.verify_agreement(self._layers, self._step, self._group)
         return changed
 
     def _prune_all(self, choice: str) -> bool:
         self._history.begin_update(self._step)
         for name, layer in self._layers.items():
-            self._history.add(_plain(name), layer.pattern, layer.prune_(choice))
+            self._history.add(_plain(name), layer.pattern, *layer.prune_(choice))
             for copies in self._copies:
                 copies[name].write_pattern_(*layer.pattern.stored)
         return True
@@ -227,7 +228,8 @@ class Sparsifier:
         for copies in self._copies:
             copies[name].write_pattern_(*stored)
             take_(copies[name].weight.data, source)
-        self._history.add(_plain(name), pattern, int((pattern.entries(source, pattern.nnz) < 0).sum()))
+        new = int((pattern.entries(source, pattern.nnz) < 0).sum())
+        self._history.add(_plain(name), pattern, new, new + plan.drop - plan.grow)
 
     def _stream(self, use: str) -> int:
         """The random stream for this use: the same on every rank and after a resume."""
@@ -272,6 +274,9 @@ class Sparsifier:
         sums = {name: list(total.shape) for name, total in state_dict["growth"].items()}
         if not sums.items() <= own["shapes"].items():
             raise ValueError(f"expected gradient sums of shapes {own['shapes']}, got {sums}")
+        coverage = {name: tuple(bits.shape) for name, bits in state_dict["coverage"].items()}
+        if coverage != (expected := {name: tuple(bits.shape) for name, bits in own["coverage"].items()}):
+            raise ValueError(f"expected the state of these layouts, with coverage of shapes {expected}, got {coverage}")
         self._step, self._updates = state_dict["step"], state_dict["updates"]
         self._postponed_to, self.seed = state_dict["postponed_to"], state_dict["seed"]
         self.total_steps = state_dict["total_steps"]

@@ -46,6 +46,23 @@ def test_a_packed_layer_takes_what_a_masters_products_take(kind):
     assert torch.equal(other.dense_weight(), layer.dense_weight())
 
 
+@pytest.mark.parametrize("cols", [9, 10, 11])
+def test_a_ragged_master_leaves_a_packed_layer_exact(cols):
+    """A transposable tile may choose columns that do not exist; a packed layer's rows all have their two."""
+    master, layer = made(1.0, "transposable", cols=cols), made(0.5, cols=cols)
+    layer.load_state_dict(saved(master))
+    assert torch.equal(layer.dense_weight(), master.dense_weight())
+    assert layer.nnz == int(layer.mask().sum())
+
+
+@pytest.mark.parametrize(("own", "other"), [(0.5, 1.0), (1.0, 0.5)])
+def test_a_float16_checkpoint_on_the_cpu(own, other):
+    state = {name: value.half() if value.is_floating_point() else value for name, value in made(other).state_dict().items()}
+    layer = made(own)
+    layer.load_state_dict(state)
+    assert layer.dense_weight().count_nonzero() == layer.nnz
+
+
 def test_a_master_takes_a_packed_weight():
     layer, other = made(0.5), made(1.0, "soft")
     other.load_state_dict(saved(layer))
@@ -72,9 +89,19 @@ def test_a_dense_checkpoint(kind, assign):
         assert torch.equal(layer.weight.view(9, 13), dense.weight)
     if kind != "soft":
         assert torch.equal(layer.dense_weight(), dense.weight * layer.mask())
+    else:  # the scale is that of these weights
+        twin = made(1.0)
+        twin.load_state_dict(saved(dense))
+        twin.prune_("soft")
+        assert layer.pattern.scale == twin.pattern.scale
     weight = dense.weight.detach()
     choice = "transposable" if kind == "transposable" else "largest"
     assert torch.equal(layer.ids, reference.nm24_prune(weight, choice)[1])
+
+
+def not_transposable(ids):
+    """Every row's first two."""
+    return torch.full_like(ids, 0x44)
 
 
 CORRUPT = {
@@ -86,6 +113,14 @@ CORRUPT = {
     "pruning of another shape": ("pruning", lambda t: t[:1], r"two integers, got torch.int32 of shape \(1,\)"),
     "a weight of another length": ("weight", lambda t: t[:-1], r"expected 117 or 72 values, got \(71,\)"),
 }
+
+
+def test_tiles_that_are_not_transposable_are_refused():
+    layer, state = made(1.0), made(1.0, "transposable").state_dict()
+    state["ids"] = not_transposable(state["ids"])
+    with pytest.raises(RuntimeError, match="expected at most two of every four in a column of transposable tiles, got 4"):
+        layer.load_state_dict(state)
+    assert layer.choice == "largest"
 
 
 @pytest.mark.parametrize("case", CORRUPT)

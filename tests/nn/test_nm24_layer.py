@@ -104,8 +104,7 @@ def test_from_a_mask_with_fewer_than_two(capacity):
     layer = SparseLinear.from_dense(dense, mask=mask, layout="2:4", capacity=capacity)
     assert (layer.mask() & mask).sum() == 3
     assert layer.nnz == 12
-    if capacity == 0.5:
-        assert torch.equal(layer.dense_weight(), dense.weight * mask)
+    assert torch.equal(layer.dense_weight(), dense.weight * mask)
 
 
 def test_a_mask_with_more_than_two_is_refused():
@@ -128,6 +127,14 @@ def test_sparsify_and_back(method, init):
         assert torch.equal(layer.dense_weight(), dense * layer.mask()) == (init == "masked")
     y = model(X)
     torch.testing.assert_close(sx.densify_(model)(X), y)
+
+
+def test_a_layer_that_is_too_narrow_stays_dense():
+    model = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 4))
+    with pytest.warns(UserWarning, match="'0' stays dense: expected at least 4 input features for layout '2:4', got 2"):
+        sx.sparsify_(model, layout="2:4")
+    assert isinstance(model[0], nn.Linear)
+    assert isinstance(model[1], SparseLinear)
 
 
 BAD = {
@@ -174,6 +181,29 @@ def test_leading_dimensions_and_activation():
     assert SF.nm24_linear(X[:0], *args).shape == (0, 9)
     with pytest.raises(ValueError, match=r"nm24_linear: expected x with 13 columns .* got shape"):
         SF.nm24_linear(X[:, :5].view(5, 1, 5), *args)
+
+
+@pytest.mark.parametrize("columns", [9, 11, 12, 13])
+@pytest.mark.parametrize("kind", ALL)
+def test_x_of_another_width_is_refused(kind, columns):
+    layer = ALL[kind](cols=10)
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f"nm24_linear: expected x with 10 columns (weight has 10 input features), got shape (3, {columns})"),
+    ):
+        layer(torch.randn(3, columns))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_x_of_another_dtype_is_refused(kind):
+    with pytest.raises(TypeError, match=r"nm24_linear: expected x of dtype torch.float32 \(as the weight\), got torch.float64"):
+        ALL[kind]()(X.double())
+
+
+def test_a_weight_of_another_length_is_refused():
+    layer, other = made(0.5), made(1.0)
+    with pytest.raises(ValueError, match=r"nm24_linear: expected weight of shape \(72,\), got \(117,\)"):
+        SF.nm24_linear(X, other.weight, None, layer.pattern)
 
 
 def test_functional_with_a_pattern_of_ones_own():

@@ -69,6 +69,12 @@ def test_methods_and_layouts_that_do_not_fit(case):
         sx.Sparsifier(model, OPTIMIZERS["sgd"](model.parameters()), method, total_steps=10)
 
 
+@pytest.mark.parametrize("method", MASTERS)
+def test_no_step_can_be_replaced(method):
+    with pytest.raises(ValueError, match="between optimizer steps: expected replace_step=False, got True"):
+        trainer(method_named(method), replace_step=True)
+
+
 @pytest.mark.parametrize(("kind", "choices"), [
     (sx.SRSTE, {"decay": -1.0}), (sx.SRSTE, {"decay": float("nan")}), (sx.FST, {"decay": float("inf")}),
     (sx.FST, {"refresh_interval": 0}), (sx.FST, {"refresh_interval": 1.5}), (sx.FST, {"dense_tail": 1.1}),
@@ -97,7 +103,7 @@ def test_decay_is_added_once_and_behind_clipping(micro_batches):
     optimizer.step()
     for layer, (grad, rest) in zip(layers, before, strict=True):
         assert rest.count_nonzero() > 50
-        assert torch.equal(layer.weight.grad, grad + 0.5 * rest)
+        torch.testing.assert_close(layer.weight.grad, grad + 0.5 * rest)
     del sparsifier
 
 
@@ -141,10 +147,21 @@ def test_a_copied_run_goes_on_alike():
     assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(theirs[key])) for key, value in mine.items())
 
 
-def test_a_closure_is_refused():
-    model, optimizer, _sparsifier = trainer(sx.SRSTE())
-    with pytest.raises(RuntimeError, match=r"expected optimizer.step\(\) without a closure"):
-        optimizer.step(lambda: backward(model, 1))
+def test_a_closure_gets_its_decay():
+    model, optimizer, _sparsifier = trainer(sx.SRSTE(decay=0.5))
+    layer, calls = model[0], []
+
+    def closure():
+        optimizer.zero_grad()
+        calls.append(backward(model, 1))
+        calls.append(layer.weight.grad.clone())
+        return calls[0]
+
+    rest = left_out(layer)
+    assert optimizer.step(closure) is calls[0]
+    torch.testing.assert_close(layer.weight.grad, calls[1] + 0.5 * rest)
+    optimizer.step(closure=closure)
+    assert len(calls) == 4
 
 
 # ---- the dense tail --------------------------------------------------------------------------------------------------
@@ -163,6 +180,12 @@ def test_the_tail_is_dense():
     before = [layer.weight.grad.clone() for layer in layers]
     optimizer.step()
     assert all(torch.equal(layer.weight.grad, grad) for layer, grad in zip(layers, before, strict=True))
+
+
+def test_a_tail_too_short_for_a_step_is_none():
+    method = sx.FST(dense_tail=0.1)
+    assert [method.pruning(step, 4) for step in range(5)] == ["transposable"] * 5
+    assert not any(method.is_update(step, 4) for step in range(1, 5))
 
 
 def test_a_run_resumes_in_its_tail():
@@ -198,6 +221,13 @@ def test_flip_rate():
         assert row.replaced_last == pytest.approx(float(flipped))  # half of the flips, over half of the positions
 
 
+def test_flip_rate_of_the_switch_to_dense():
+    model, optimizer, sparsifier = trainer(sx.FST(refresh_interval=4, dense_tail=0.5), total_steps=10)
+    run(model, optimizer, sparsifier, range(1, 6))
+    for row in sparsifier.report().layers:
+        assert row.flip_rate == pytest.approx(0.5 / 1)  # one step after the update in step 4
+
+
 @pytest.mark.parametrize("method", MASTERS)
 def test_a_tracked_copy_takes_the_same_positions(method):
     model, optimizer, sparsifier = trainer(method_named(method, refresh_interval=2))
@@ -223,6 +253,31 @@ def test_sampled_gradients_are_right_on_average():
     assert error.abs().max() < 5  # of 240 positions
     assert draws.std(0).min() > 0
     del sparsifier
+
+
+def test_state_dict_is_a_snapshot_and_every_ranks():
+    """How often was drawn, not by which numbers: these follow from the seed, the layer and the rank."""
+    model, optimizer, sparsifier = trainer(sx.FST())
+    run(model, optimizer, sparsifier, range(1, 4))
+    state = sparsifier.state_dict()
+    assert state["draws"] == {"0": 3, "2": 3}
+    backward(model, 4)
+    assert state["draws"] == {"0": 3, "2": 3}
+    key = int(model[0].pattern.draw[0])
+    sparsifier.load_state_dict(state)
+    assert model[0].pattern.draw.tolist() == [key, 3]
+
+
+def test_a_state_of_another_layout_changes_nothing():
+    states = []
+    for layout in ("csr", "2:4"):
+        model = mlp(layout=layout)
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        sparsifier = sx.Sparsifier(model, optimizer, sx.SET(), total_steps=10)
+        states.append(sparsifier.state_dict())
+    with pytest.raises(ValueError, match="expected the state of these layouts"):
+        sparsifier.load_state_dict({**states[0], "step": 7})
+    assert sparsifier.state_dict()["step"] == 0
 
 
 def test_the_next_method_need_not_sample():
