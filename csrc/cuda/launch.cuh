@@ -233,8 +233,8 @@ Status allow_shared_bytes(void (*kernel)(Params...), Block block) {
 }
 #endif
 
-// How many clusters of `kernel` the current device runs at a time; 1 where it does not say. Those that take one tile after
-// another need no more of them.
+// How many clusters of `kernel` the current device runs at a time; INT64_MAX where it does not say. Those that take one tile
+// after another need no more of them, and do not wait for each other, so more are no harm.
 template <class... Params>
 int64_t resident_clusters(void (*kernel)(Params...), Block block) {
   int clusters = 0;
@@ -247,7 +247,7 @@ int64_t resident_clusters(void (*kernel)(Params...), Block block) {
   static_cast<void>(kernel), static_cast<void>(block);
   clusters = emulator::kResidentClusters;
 #endif
-  return clusters > 0 ? clusters : 1;
+  return clusters > 0 ? clusters : INT64_MAX;
 }
 
 // Starts `kernel` on `stream` and returns what the runtime says; never synchronises. CUDA rejects an empty grid: nothing to do.

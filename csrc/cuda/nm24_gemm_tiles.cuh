@@ -121,7 +121,6 @@ __device__ __forceinline__ void store_tile(DenseView<T> y, const WarpgroupSums& 
     const float first = sums[4 * n + 2 * half] + add[half], second = sums[4 * n + 2 * half + 1] + add[half];
     return two<T>(relu && first < 0 ? 0 : first, relu && second < 0 ? 0 : second);
   };
-  __syncwarp();  // the tile before has left the slab
 #pragma unroll
   for (int n = 0; n < kWgmmaTokens / 8; n += 2) {
     const uint32_t matrices[] = {two_tokens(n, 0), two_tokens(n, 1), two_tokens(n + 1, 0), two_tokens(n + 1, 1)};
@@ -134,6 +133,7 @@ __device__ __forceinline__ void store_tile(DenseView<T> y, const WarpgroupSums& 
     load_chunk(eight.word, slab + slab_place(token, lane % 2));
     store_eight(y, token0 + token, row0 + lane % 2 * 8, eight);
   }
+  __syncwarp();  // the slab is free, and what comes next wants the whole warp
 }
 
 }  // namespace spx::cuda

@@ -120,6 +120,8 @@ def nm24_regrow(
     """
     op, rows = "nm24_regrow", values.shape[0]
     _check_regrow(op, values, cols, score)
+    if values.numel() >= 2**31:
+        raise ValueError(f"{op}: expected fewer than 2^31 values (source is int32), got {values.numel()}")
     backend = backend_of(op, values)
     check_dtype(op, backend, "values", values)
     ids = check_ids(op, ids, rows, cols, values)

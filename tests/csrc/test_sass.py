@@ -134,6 +134,12 @@ def test_no_spills(resources, file, arch):
     assert not bad
 
 
+def test_registers_that_warps_give_and_take(resources):
+    """setmaxnreg's 40 for 128 threads and 232 for 256 are all that 384 threads begin with: with fewer they wait for ever."""
+    kernels = resources["nm24_gemm", "sm_90a"]
+    assert {use["registers"] for name, use in kernels.items() if "wgmma" in name} == {(40 * 128 + 232 * 256) // 384}
+
+
 @pytest.fixture(scope="module")
 def listings(resources, cubins):
     """listings(file, arch): {kernel: [(address, instruction, operands)]}."""

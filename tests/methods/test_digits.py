@@ -58,9 +58,9 @@ def accuracy(name, sparsity, init, seed):
         return (model(test_x).argmax(1) == test_y).float().mean().item() * 100
 
 
-def mean(name, sparsity, init="variance"):
+def mean(name, sparsity, init="variance", seeds=SEEDS):
     torch.set_num_threads(1)
-    figures = [accuracy(name, sparsity, init, seed) for seed in SEEDS]
+    figures = [accuracy(name, sparsity, init, seed) for seed in seeds]
     print(f"{init} {sparsity or 'dense or 2:4'} {name}: {statistics.mean(figures):.2f} +- {statistics.stdev(figures):.2f}")
     return statistics.mean(figures)
 
@@ -82,5 +82,7 @@ def test_rigl_trains_what_a_static_pattern_cannot():
 
 @pytest.mark.parametrize("name", ["fst", "s-ste", "sr-ste", "rigl"])
 def test_2_4_is_within_a_point_of_dense(name):
-    """FST with its dense tail and sampled gradients, and without a dense master; the others have the same bar."""
-    assert mean("dense", None) - mean(name, None, "masked" if name != "rigl" else "variance") <= 1.0
+    """FST with its dense tail and sampled gradients, and without a dense master; the others, with fewer seeds, likewise."""
+    seeds = SEEDS if name in ("fst", "rigl") else range(2)
+    init = "variance" if name == "rigl" else "masked"
+    assert mean("dense", None, seeds=seeds) - mean(name, None, init, seeds) <= 1.0

@@ -10,8 +10,8 @@ import resume
 import torch
 from training import CHANGING, assert_same, environment, masks, run
 
-CASES = [(*how, at, "adamw") for how in CHANGING for at in resume.SAVED_AT]
-CASES += [(*how, 39, "sgd") for how in CHANGING]
+CASES = [(*how, at, "adamw") for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
+CASES += [(*how, 39, "sgd") for how in CHANGING if how[1] == "csr"]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     torch.set_num_threads(1)
     for method, layout in CHANGING:
-        for kind in ("adamw", "sgd"):
+        for kind in sorted({kind for m, where, _, kind in CASES if (m, where) == (method, layout)}):
             model, optimizer, sparsifier = resume.build(method, layout, kind, seed=5)
             step = 0
             stops = {at for m, where, at, k in CASES if (m, where, k) == (method, layout, kind)}
