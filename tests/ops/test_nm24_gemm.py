@@ -36,6 +36,7 @@ ACROSS = [
     (130, 656, 40),  # every stage three times, and half of a step
     (1030, 208, 520),  # nine tiles for three clusters, an even number of steps
     (4100, 16, 270),  # two panels of rows
+    *((draw.randint(1, 130), 16 * draw.randint(1, 8), draw.randint(1, 130)) for _ in range(10)),
 ]
 
 
@@ -45,8 +46,10 @@ def numbers(*shape, device, dtype):
 
 
 @pytest.mark.parametrize("shape", SAMPLED + EDGES + LARGE + ACROSS, ids=str)
-def test_any_shape(shape, device, dtype):
+def test_any_shape(shape, device, dtype, request):
     rows, cols, tokens = shape
+    if (shape in ACROSS) != ("sm_90a" in request.node.callspec.params["device"]):
+        pytest.skip("sm_90a has shapes of its own, of whole pieces of 16 columns; all others it leaves to sm_80's kernel")
     values, ids = prune(numbers(rows, cols, device=device, dtype=dtype), "largest")
     x, bias = numbers(tokens, cols, device=device, dtype=dtype), numbers(rows, device=device, dtype=dtype)
     for rest in ((None,), (bias, True)):
