@@ -28,5 +28,6 @@ SPARSE_EXT_EMULATED=$(echo "$site"/sparse_ext/_C_emulated*.so)
 # hundreds of blocks.
 left_out="emulated and (float64 or sm_80-float16 or sm_90a-float16 or sm_90a_shared-float16 or many_tiles or same_bits or smaller_devices or large or width)"
 left_out="($left_out) or (test_nm24_gemm and (1030 or 4100))"  # as many tiles as a device takes in turns
-left_out="($left_out) or cpu-baseline or (nm24 and not regrow and cpu-v4-)"  # one code for all instruction sets
+# One code for all instruction sets.
+left_out="($left_out) or (nm24 and not regrow and (cpu-baseline or cpu-v4-)) or ((csr_spmm or csr_sddmm) and cpu-baseline)"
 LD_PRELOAD="$asan $ubsan" pytest -n auto --maxprocesses 8 --dist loadfile -p no:cacheprovider --capture=sys tests/ops -k "(cpu or emulated) and not ($left_out)" "$@"
