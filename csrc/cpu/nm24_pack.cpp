@@ -112,7 +112,8 @@ template <class T, class S>
 inline T stored(S v, Acc<S> towards_zero, float scale) {
   const Acc<S> a = to_acc(v);
   T out;
-  from_acc(&out, static_cast<Acc<T>>((a - static_cast<Acc<S>>(__builtin_copysign(towards_zero, a))) * static_cast<Acc<S>>(scale)));
+  from_acc(&out,
+           static_cast<Acc<T>>((a - static_cast<Acc<S>>(__builtin_copysign(towards_zero, a))) * static_cast<Acc<S>>(scale)));
   return out;
 }
 
