@@ -1,16 +1,16 @@
 """Floor 1: the operators. The only importer of `_C`; everything above goes through here."""
 
-from . import csr, nm24, nm24_training, reference, regrow
+from . import reference
 from .autograd import LinearFunction, SampledFunction
-from .checks import check_pattern
-from .csr_pattern import CsrPattern
-from .launch import BACKENDS
-from .layouts import LAYOUTS, Csr, Layout, layout_named
-from .library import OPS
-from .nm24_pattern import Nm24Pattern
-from .outer import observe_dense_grad
-from .regrow import Candidates
-from .types import Pattern
+from .boundary.checks import check_pattern
+from .csr.pattern import CsrPattern
+from .boundary.launch import BACKENDS
+from .layout import LAYOUTS, Csr, Layout, layout_named
+from .boundary.library import OPS
+from .nm24.pattern import Nm24Pattern
+from .dense_grad import observe_dense_grad
+from .regrow.kernels import Candidates
+from .pattern import Pattern
 
 __all__ = [
     "BACKENDS",
@@ -25,7 +25,7 @@ __all__ = [
     "Pattern",
     "SampledFunction",
     "check_pattern",
-    "csr",
+    
     "layout_named",
     "nm24",
     "nm24_training",

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .csr_pattern import CsrPattern
-from .layouts import Csr, Layout
-from .types import Traits
+from .csr.pattern import CsrPattern
+from .layout import Csr, Layout
+from .pattern import Traits
 
 
 class LinearFunction(torch.autograd.Function):

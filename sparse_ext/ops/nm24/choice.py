@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from . import nm24
+from . import kernels as nm24
 
 # What products take of a master: two of four where `codes` say ("largest" of each row, or of "transposable" tiles), each moved
 # towards 0 and scaled ("soft"), or all of it ("dense"). A layer stores the index in this tuple.

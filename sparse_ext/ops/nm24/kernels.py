@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from . import checks
-from .checks import check_dtype, check_values
-from .launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
-from .library import define
+from ..boundary import checks
+from ..boundary.checks import check_dtype, check_values
+from ..boundary.launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
+from ..boundary.library import define
 
 # The order of the enum Nm24Choice in csrc/common/nm24.h.
 CHOICES = ("given", "largest", "soft", "transposable")

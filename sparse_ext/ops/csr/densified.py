@@ -12,10 +12,10 @@ from typing import cast
 
 import torch
 
-from .checks import check_dtype, check_entries, check_index, check_range, check_values
-from .csr import check_columns, check_grad_weight, check_matmul
-from .launch import DTYPES, backend_of, ready, workspace
-from .library import define
+from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_values
+from .kernels import check_columns, check_grad_weight, check_matmul
+from ..boundary.launch import DTYPES, backend_of, ready, workspace
+from ..boundary.library import define
 
 PANEL_BYTES = 16 << 20
 PANEL_STEP = 16  # panels begin at multiples of so many rows or columns: whole cache lines of what they write

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from . import nm24, nm24_training
-from .crossover import dense_is_faster
-from .nm24_pattern import Nm24Pattern, packed
-from .types import Pattern
+from . import kernels as nm24
+from . import training as nm24_training
+from ..auto import dense_is_faster
+from .pattern import Nm24Pattern, packed
+from ..pattern import Pattern
 
 
 class Nm24:

@@ -6,11 +6,12 @@ from typing import Any, Protocol
 
 import torch
 
-from . import csr, densified
-from .crossover import dense_is_faster
-from .csr_pattern import CsrPattern
-from .nm24_layout import Nm24
-from .types import Pattern
+from .csr import kernels as csr
+from .csr import densified
+from .auto import dense_is_faster
+from .csr.pattern import CsrPattern
+from .nm24.layout import Nm24
+from .pattern import Pattern
 
 
 class Layout(Protocol):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from .checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
-from .launch import ACC_BYTES, address, backend_of, ready, workspace
-from .library import define
+from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
+from ..boundary.launch import ACC_BYTES, address, backend_of, ready, workspace
+from ..boundary.library import define
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
 

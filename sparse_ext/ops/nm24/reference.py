@@ -6,9 +6,9 @@ import itertools
 
 import torch
 
-from .csr import sum_dtype
-from .random import philox4x32, random_u32
-from .regrow import top
+from ..csr.reference import sum_dtype
+from ..regrow.random import philox4x32, random_u32
+from ..regrow.reference import top
 
 _PAIRS = [(first, second) for first in range(4) for second in range(first + 1, 4)]
 _CODES = torch.tensor([first | second << 2 for first, second in _PAIRS], dtype=torch.uint8)

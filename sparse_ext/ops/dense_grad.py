@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from .csr import check_columns
-from .library import define
-from .regrow import check_candidates, check_pattern_of, tile_rows
+from .csr.kernels import check_columns
+from .boundary.library import define
+from .regrow.kernels import check_candidates, check_pattern_of, tile_rows
 
 
 def _tiles(dy: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[range, torch.Tensor]]:

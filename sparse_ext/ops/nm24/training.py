@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from .checks import check_dtype
-from .csr import csr_from_mask, csr_pack, csr_unpack
-from .launch import DTYPES, address, backend_of, ready
-from .library import define
-from .nm24 import check_ids, empty, values_shape
-from .regrow import Candidates, check_score, rebuild
+from ..boundary.checks import check_dtype
+from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
+from ..boundary.launch import DTYPES, address, backend_of, ready
+from ..boundary.library import define
+from .kernels import check_ids, empty, values_shape
+from ..regrow.kernels import Candidates, check_score, rebuild
 
 
 def _check_mvue(op: str, dy: torch.Tensor, draw: torch.Tensor) -> None:

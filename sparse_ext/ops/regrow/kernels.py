@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .checks import check_dtype, check_index, check_positions, check_range
-from .launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
-from .library import define
+from ..boundary.checks import check_dtype, check_index, check_positions, check_range
+from ..boundary.launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
+from ..boundary.library import define
 
 # Positions of a tile: what stays in the last-level cache of a CPU, or fills a GPU and stays in its second-level cache.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 22}

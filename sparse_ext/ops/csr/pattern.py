@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from . import csr
-from .checks import check_pattern
-from .regrow import Candidates, regrow, regrow_streamed
-from .types import Pattern, Traits
+from . import kernels as csr
+from ..boundary.checks import check_pattern
+from ..regrow.kernels import Candidates, regrow, regrow_streamed
+from ..pattern import Pattern, Traits
 
 # Columns fit 16 bits up to here; the kernels then read half the index bytes.
 MAX_16BIT = 1 << 16

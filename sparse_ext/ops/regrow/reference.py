@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .csr import csr_from_mask, entries, padded
+from ..csr.reference import csr_from_mask, entries, padded
 from .random import random_u32
 
 

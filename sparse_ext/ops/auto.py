@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from .launch import BACKENDS
+from .boundary.launch import BACKENDS
 
 PRODUCTS = ("matmul", "matmul_t", "grad_weight")
 NM24_PRODUCTS = ("nm24 matmul", "nm24 matmul_t")

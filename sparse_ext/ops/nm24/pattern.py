@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from . import nm24, nm24_training
-from .nm24_choice import (
+from . import kernels as nm24
+from . import training as nm24_training
+from .choice import (
     PRUNINGS,
     bits_of,
     check_stored,
@@ -22,7 +23,7 @@ from .nm24_choice import (
     soft_scale,
     used,
 )
-from .types import Pattern, Traits
+from ..pattern import Pattern, Traits
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """Every operator in plain PyTorch, through the dense matrix: the truth for tests. Slow and simple on purpose."""
 
-from .csr import (
+from .csr.reference import (
     csr_from_mask,
     csr_pack,
     csr_sddmm,
@@ -12,9 +12,9 @@ from .csr import (
     densified_matmul,
     densified_matmul_t,
 )
-from .nm24 import nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
-from .random import philox4x32, random_u32
-from .regrow import add_outer_, regrow, regrow_candidates_, regrow_streamed, stream_outer_
+from .nm24.reference import nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
+from .regrow.random import philox4x32, random_u32
+from .regrow.reference import add_outer_, regrow, regrow_candidates_, regrow_streamed, stream_outer_
 
 __all__ = [
     "add_outer_",
