@@ -2,8 +2,9 @@
 
 from . import functional
 from .config import __version__, cuda_available, show_config
-from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static
+from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
 from .nn import SparseLinear, densify_, layer_densities, sparsify_
+from .ops import register_layout
 from .train import Sparsifier, count_flops
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "densify_",
     "functional",
     "layer_densities",
+    "register_layout",
+    "register_method",
     "show_config",
     "sparsify_",
 ]

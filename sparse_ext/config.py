@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .ops import launch
+from .ops.boundary import launch
 
 ISAS = ("baseline", "v3", "v4", "v4_bf16")
 

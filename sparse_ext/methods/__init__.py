@@ -1,18 +1,34 @@
-"""Floor 3: dynamic sparse training methods. METHODS is the table that users, tests and benches go through."""
+"""Floor 3: methods of sparse training. METHODS is the table that users, tests and benches go through."""
 
-from .base import DropAndGrow, Growth, Method, Regrow
-from .nm24 import FST, SRSTE, SSTE, DenseMaster
+from .base import Action, Choose, DropAndGrow, LayerNumbers, Method, Regrow, Switch, Time
+from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
 
-METHODS: dict[str, type[Method]] = {
-    "static": Static,
-    "set": SET,
-    "rigl": RigL,
-    "sr-ste": SRSTE,
-    "fst": FST,
-    "s-ste": SSTE,
-}
+METHODS: dict[str, type[Method]] = {}
+
+
+def register_method(name: str, method: type[Method]) -> type[Method]:
+    """Adds a method to METHODS under this name.
+
+    Raises:
+        ValueError: the name is taken by another class.
+    """
+    if METHODS.get(name, method) is not method:
+        raise ValueError(f"expected a new method name, got {name!r}, which is {METHODS[name].__name__}'s")
+    METHODS[name] = method
+    return method
+
+
+for _name, _method in (
+    ("static", Static),
+    ("set", SET),
+    ("rigl", RigL),
+    ("sr-ste", SRSTE),
+    ("fst", FST),
+    ("s-ste", SSTE),
+):
+    register_method(_name, _method)
 
 __all__ = [
     "FST",
@@ -21,11 +37,16 @@ __all__ = [
     "SET",
     "SRSTE",
     "SSTE",
-    "DenseMaster",
+    "Action",
+    "Choose",
+    "DenseWeight",
     "DropAndGrow",
-    "Growth",
+    "LayerNumbers",
     "Method",
     "Regrow",
     "RigL",
     "Static",
+    "Switch",
+    "Time",
+    "register_method",
 ]

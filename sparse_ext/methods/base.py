@@ -1,71 +1,129 @@
-"""What a method is: choices, never tensors. It says when a pattern may change, and for a layer how much, by what rule."""
+"""What a method is: choices, never tensors. It says when a pattern may change, and what happens then to each layer."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from typing import Any, ClassVar, NamedTuple
 
 from .schedules import SCHEDULES
 
 
-class Growth(Enum):
-    """What ranks the positions a layer may grow."""
+class Time(NamedTuple):
+    """Where a run is. Steps count from 1: step s is the s-th call of `Sparsifier.step()`; step 0 is the start."""
 
-    GRADIENT = "gradient"  # |dense gradient|: the last step before an update is armed to keep it, or the last few
-    RANDOM = "random"  # a counter-based random stream
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class LayerNumbers:
+    """A layer as methods see it.
+
+    Attributes:
+        rows, cols: of its matrix. capacity: length of its weight.
+        layout: its name. dense_weight: whether the weight is dense, and products take a part of it.
+        count: () -> nnz, and total: signal name -> sum of the magnitudes of its scores. Both may wait for the device.
+    """
+
+    rows: int
+    cols: int
+    capacity: int
+    layout: str
+    dense_weight: bool
+    count: Callable[[], int]
+    total: Callable[[str], float]
+
+    @property
+    def nnz(self) -> int:
+        """Positions that products take."""
+        return self.count()
+
+
+# ---- actions: what a method can order for a layer -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Regrow:
-    """One layer's update: drop the `drop` entries of smallest magnitude, grow `grow` positions."""
+    """Drop the `drop` stored positions that rank lowest, then grow the `grow` others that rank highest.
+
+    Attributes:
+        keep_by: "magnitude" of the weight, or the name of one of the method's signals.
+        grow_by: "random" (a counter-based stream), or the name of one of the method's signals.
+    """
 
     drop: int
     grow: int
-    growth: Growth
+    keep_by: str = "magnitude"
+    grow_by: str = "random"
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Choose anew, by this rule, which part of its dense weight the layer's products take."""
+
+    rule: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Store the weight in another layout from now on; nothing where it is in that layout already."""
+
+    layout: str
+
+
+Action = Regrow | Choose | Switch
+
+
+# ---- methods --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Method:
-    """A dynamic sparse training method. The base class is the one that never changes anything.
+    """A method of sparse training. The base class is the one that never changes anything.
 
-    Subclasses are frozen dataclasses whose fields are the paper's hyper-parameters; they override `plan`, and `is_update`.
-    Steps count from 1: step s is the s-th call of `Sparsifier.step()`.
+    A subclass is a frozen dataclass whose fields are the paper's hyper-parameters. It overrides `plan`, and `is_update`.
+
+    Attributes:
+        signals: what it needs to know of the dense gradient: names in `train.SIGNALS`, or classes derived from `train.Signal`.
+        dense_weight: whether it trains a dense weight of which products take a part; layers are converted.
+        masked_decay: times the weights that products leave out, what is added to their gradient right before optimizer steps.
+        samples_gradient: whether weight gradients are estimated from a sample of the output gradient.
     """
 
-    def is_update(self, step: int, total_steps: int) -> bool:
+    signals: ClassVar[tuple[str | type[Any], ...]] = ()
+    dense_weight: ClassVar[bool] = False
+
+    @property
+    def masked_decay(self) -> float:
+        return 0.0
+
+    @property
+    def samples_gradient(self) -> bool:
+        return False
+
+    def is_update(self, time: Time) -> bool:
         """Whether the pattern may change at this step."""
         return False
 
-    def scored_steps(self) -> int:
-        """How many steps, the update's own the last of them, add up the dense gradient that ranks positions; 0: none."""
-        return 0
+    def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
+        """What happens to which layer at this step, by name; layers that are not named stay as they are.
 
-    def is_scored(self, step: int, total_steps: int) -> bool:
-        """Whether the dense gradient of this step counts in an update."""
-        return any(self.is_update(step + later, total_steps) for later in range(self.scored_steps()))
-
-    def plan(self, nnz: int, step: int, total_steps: int) -> Regrow | None:
-        """What happens to a layer with nnz entries at this step; None: nothing. Looks at nothing else."""
-        return None
-
-    def pruning(self, step: int, total_steps: int) -> str | None:
-        """What products take of a dense 2:4 master after this step, a name in PRUNINGS; None: the method needs no master.
-
-        Step 0 is the start. A method that prunes chooses anew at every update.
+        Called at updates, and at steps 0 and `load_state_dict` for what should be so then: `Choose` and `Switch`.
         """
-        return None
+        return {}
 
-    def masked_decay(self) -> float:
-        """What is added to the gradient of a master's weights that products leave out, times these weights."""
-        return 0.0
+    def observed_steps(self) -> int:
+        """Over how many steps up to an update, its own the last of them, its signals observe the dense gradient."""
+        return 1 if self.signals else 0
 
-    def samples_gradient(self) -> bool:
-        """Whether the weight gradient comes from a 2:4 sample of the output gradient."""
-        return False
+    def observes(self, time: Time) -> bool:
+        """Whether the signals observe the dense gradient of this step."""
+        return any(self.is_update(Time(time.step + later, time.total_steps)) for later in range(self.observed_steps()))
 
     def max_density(self, density: float) -> float:
-        """The largest density that a layer of this density will have: what it needs room for."""
+        """The largest density that a layer of this density will have: the capacity that it needs."""
         return density
 
 
@@ -79,6 +137,8 @@ class DropAndGrow(Method):
         t_end: no update at or after this point: a share of total_steps (float in (0, 1]) or a step number (int).
         schedule: how the share falls until t_end; a name in SCHEDULES.
     """
+
+    grow_by: ClassVar[str] = "random"
 
     drop_fraction: float = 0.3
     update_interval: int = 100
@@ -100,19 +160,12 @@ class DropAndGrow(Method):
         """t_end as a step number."""
         return self.t_end * total_steps if isinstance(self.t_end, float) else self.t_end
 
-    def is_update(self, step: int, total_steps: int) -> bool:
-        return step % self.update_interval == 0 and 0 < step < self.last_step(total_steps)
+    def is_update(self, time: Time) -> bool:
+        return time.step % self.update_interval == 0 and 0 < time.step < self.last_step(time.total_steps)
 
-    def growth(self) -> Growth:
-        """The rule for new connections."""
-        raise NotImplementedError
-
-    def scored_steps(self) -> int:
-        return int(self.growth() is Growth.GRADIENT)
-
-    def plan(self, nnz: int, step: int, total_steps: int) -> Regrow | None:
-        if step >= self.last_step(total_steps):
-            return None  # a postponed update may come this late
-        progress = step / self.last_step(total_steps)
-        count = math.floor(self.drop_fraction * SCHEDULES[self.schedule](progress) * nnz)
-        return Regrow(count, count, self.growth()) if count else None
+    def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
+        if not 0 < time.step < self.last_step(time.total_steps):
+            return {}  # a postponed update may come this late
+        share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
+        counts = {name: math.floor(share * layer.nnz) for name, layer in layers.items()}
+        return {name: Regrow(count, count, grow_by=self.grow_by) for name, count in counts.items() if count}

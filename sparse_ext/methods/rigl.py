@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import DropAndGrow, Growth, Method
+from .base import DropAndGrow, Method
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,6 @@ class SET(DropAndGrow):
     As the field uses it: magnitude drop over both signs, new weights 0, updates counted in steps. No dense gradient ever.
     """
 
-    def growth(self) -> Growth:
-        return Growth.RANDOM
-
 
 @dataclass(frozen=True)
 class RigL(DropAndGrow):
@@ -35,6 +32,9 @@ class RigL(DropAndGrow):
             one dense weight gradient, and the sum is held in memory until the update.
     """
 
+    signals = ("gradient",)
+    grow_by = "gradient"
+
     gradient_steps: int = 1
 
     def __post_init__(self) -> None:
@@ -44,8 +44,5 @@ class RigL(DropAndGrow):
                 f"expected a whole gradient_steps from 1 to update_interval ({self.update_interval}), got {self.gradient_steps}"
             )
 
-    def growth(self) -> Growth:
-        return Growth.GRADIENT
-
-    def scored_steps(self) -> int:
+    def observed_steps(self) -> int:
         return self.gradient_steps

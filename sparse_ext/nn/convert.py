@@ -95,12 +95,12 @@ def sparsify_(
     """Replaces the model's `nn.Linear` layers by sparse ones, in place, and returns the model.
 
     Args:
-        sparsity: share of zeros over all replaced layers, in [0, 1); None: 0.9, of "2:4" 0.5.
-        distribution: how it is shared among them; see `layer_densities`. A layer whose share is 1 stays `nn.Linear`. Layers of
-            "2:4" have equal shares.
-        layout: the layers' layout.
-        method: the method that will train the model, if its density varies or it needs a dense master: layers get the room.
-        init: "variance": fresh values for the sparse fan-in; "masked": the dense values at the (random) mask, of a dense master
+        sparsity: share of zeros over all replaced layers, in [0, 1); None: the layout's default, 0.9 for "csr".
+        distribution: how it is shared among them; see `layer_densities`. A layer whose share is 1 stays `nn.Linear`. A layout
+            with a fixed sparsity has equal shares.
+        layout: the layers' layout; see `SparseLinear`.
+        method: the method that will train the model: layers get the capacity, or the dense weight, that it needs.
+        init: "variance": fresh values for the sparse fan-in; "masked": the dense values at the (random) mask, of a dense weight
             all of them.
         exclude: names, or glob patterns of names, of layers to leave alone.
 
@@ -122,9 +122,11 @@ def sparsify_(
         warnings.warn(f"sparsify_: {name!r} stays dense: {why}", stacklevel=2)
         del layers[name]
     shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
-    shares = densities(shapes, sparsity, distribution if kind.ANY_DENSITY else "uniform")
+    shares = densities(shapes, sparsity, distribution if kind.VARIABLE else "uniform")
     sparse = {
-        name: _sparse_twin(layer, shares[name], layout, method, init) for name, layer in layers.items() if shares[name] < 1.0
+        name: _sparse_twin(layer, shares[name], layout, method, init)
+        for name, layer in layers.items()
+        if shares[name] < 1.0 or not kind.VARIABLE
     }
     for name, layer in sparse.items():
         model.set_submodule(name, layer)
@@ -134,15 +136,20 @@ def sparsify_(
 
 @torch.no_grad()
 def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, init: str) -> SparseLinear:
-    room = None if method is None else max(density, method.max_density(density))
+    capacity = None if method is None else max(density, method.max_density(density))
+    if method is not None and method.dense_weight:
+        capacity = None
     dense = layer.weight
     twin = REPLACEMENTS[type(layer)](
         layer.in_features, layer.out_features, layer.bias is not None,
-        sparsity=1.0 - density, layout=layout, capacity=room, device=dense.device, dtype=dense.dtype,
+        sparsity=1.0 - density, layout=layout, capacity=capacity, device=dense.device, dtype=dense.dtype,
     )  # fmt: skip
+    if method is not None and method.dense_weight:
+        twin.store_dense_()
+        twin.reset_parameters()
     if not dense.is_meta:
         if init == "masked":
-            twin.set_matrix_(dense, None if twin.pattern.master else twin.mask())
+            twin.set_matrix_(dense, twin.mask() if twin.chosen_by is None else None)
         if twin.bias is not None:
             twin.bias.copy_(layer.bias)
     keep_frozen(twin, layer)

@@ -1,18 +1,16 @@
-"""What every sparse layer is: a 1-D `weight` of fixed length, a pattern in two buffers, and the care for both."""
+"""What every sparse layer is: a weight with its pattern, the product that multiplies it, and the changes that training makes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import nn
 
-from sparse_ext.ops import Candidates, Nm24Pattern, Pattern, layout_named, observe_dense_grad
+from sparse_ext.ops import Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
+from sparse_ext.ops.dense_grad import Sink
+from sparse_ext.ops.pattern import count_bits, taken
 
-from .checkpoint import converted
-from .growth import Scores
+from .weight import SparseWeight
 
 
 def check_sparsity(sparsity: float) -> float:
@@ -22,23 +20,23 @@ def check_sparsity(sparsity: float) -> float:
     return float(sparsity)
 
 
-class SparseLayer(nn.Module):
-    """A sparse matrix [rows, cols] as parameters and buffers; subclasses say what it multiplies.
+class SparseLayer(SparseWeight):
+    """A sparse weight and the product that multiplies it; subclasses say which one.
 
-    `weight` [capacity] is an ordinary Parameter: what belongs to no position is 0 and stays 0, and its shape never changes
-    through topology updates, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. What the
-    layout's pattern stores are persistent buffers: of "csr" and "auto" `row_ptr` (int32 [rows + 1]) and `col_idx` (int32
-    [capacity]), of "2:4" `ids` (uint8 [rows, ceil(cols / 8)]) and `pruning` (int32 [2]). All else is derived from them.
+    `weight` is an ordinary 1-D Parameter, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. It is
+    either *packed*, [capacity]: what is stored and no more. Unused slots are 0 and stay 0, and its length survives all changes of
+    the pattern. Or it is *dense*, [rows * cols]: products take the part that the pattern says, chosen by a rule, and gradients
+    reach all of it. The pattern's tensors are persistent buffers, and so is `rule`, the rule's text, of a dense weight.
+
+    Args:
+        product: what is multiplied, and the shape of the weight.
+        bias, device, dtype: as of the dense layer.
+        sparsity, layout, capacity: as of `SparseLinear`.
     """
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    _seen: tuple[int, ...]
 
     def __init__(
         self,
-        rows: int,
-        cols: int,
+        product: Product,
         bias: bool,
         sparsity: float | None,
         layout: str,
@@ -47,254 +45,230 @@ class SparseLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        kind = layout_named(layout).pattern
-        self.layout = layout
-        self._shape = (rows, cols)
-        sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
-        self._initial_nnz, room = kind.sizes(rows, cols, sparsity, capacity)
-        self.weight = nn.Parameter(torch.zeros(room, device=device, dtype=dtype))
+        kind = layout_named(layout)
+        kernels_of(kind, product)
+        rows, cols = product.rows, product.cols
+        sparsity = kind.pattern.SPARSITY if sparsity is None else check_sparsity(sparsity)
+        sizes = kind.pattern.sizes(rows, cols, sparsity, capacity)
+        self.layout, self.product, self._initial_nnz = layout, product, sizes.nnz
+        length = rows * cols if sizes.dense_weight else sizes.capacity
+        self.weight = nn.Parameter(torch.zeros(length, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
-        for name, tensor in zip(kind.STORED, kind.blank(rows, cols, room, device), strict=True):
-            self.register_buffer(name, tensor)
-        self._growth: Scores | None = None
-        self._draw: torch.Tensor | None = None
-        self._uses = self._room = 0
-        self._refresh()
+        self._start()
+        self._register(kind.pattern.empty(rows, cols, sizes.capacity, device), self._first_rule(sizes.dense_weight))
 
-    # ---- reading ------------------------------------------------------------------------------------------------------
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The product of x and the weight, plus bias."""
+        if not torch.compiler.is_compiling():
+            self.sync()
+        return multiply(
+            self._kind, self.product, x, self.weight, self.bias, self._operands, self._rule, self._rng, self._handle, self._token
+        )
+
+    # ---- reading --------------------------------------------------------------------------------------------------------
 
     @property
     def pattern(self) -> Pattern:
-        """Where the non-zeros are: a view of this layer's tensors."""
+        """The positions that products take: a view of this layer's buffers."""
         return self._pattern
 
     @property
+    def chosen_by(self) -> Rule | None:
+        """How these positions are chosen of a dense weight; None: the weight is packed."""
+        return self._rule
+
+    @property
     def capacity(self) -> int:
-        """Entries there is room for: the length of `weight`, gradients and optimizer state."""
+        """The length of `weight`, gradients and optimizer state."""
         return self.weight.shape[0]
 
     @property
     def nnz(self) -> int:
-        """Entries in use (reads one element: synchronises on CUDA)."""
+        """Number of positions that products take (reads elements: synchronises on CUDA)."""
         return self._initial_nnz if self.weight.is_meta else self._pattern.nnz
 
     @property
     def density(self) -> float:
         """nnz over the number of positions."""
-        return self.nnz / max(1, math.prod(self._shape))
+        return self.nnz / max(1, self.product.rows * self.product.cols)
 
-    def matrix_mask(self) -> torch.Tensor:
-        """Boolean [rows, cols], True at the non-zeros."""
-        return self._pattern.mask()
+    def mask(self) -> torch.Tensor:
+        """Boolean, of the dense weight's shape: True at the positions that products take."""
+        return self._pattern.mask().view(self.product.weight_shape)
 
     @torch.no_grad()
-    def matrix(self) -> torch.Tensor:
-        """A detached dense copy, [rows, cols], of what products multiply by."""
-        return layout_named(self.layout).unpack(self.weight.detach(), self._pattern)
+    def dense_weight(self) -> torch.Tensor:
+        """A detached dense copy of what products multiply by."""
+        return self._kind.matrix(self.weight.detach(), self._pattern, self._rule).view(self.product.weight_shape)
 
-    # ---- writing ------------------------------------------------------------------------------------------------------
+    def slots(self) -> torch.Tensor:
+        """int64 [capacity]: the linear position of every element of `weight`, -1 where it is unused."""
+        if self._rule is None:
+            return self._pattern.positions()
+        return torch.arange(self.capacity, device=self.weight.device)
 
-    @property
-    def _stored(self) -> tuple[torch.Tensor, ...]:
-        """The pattern's buffers as they are now."""
-        return tuple(self.get_buffer(name) for name in layout_named(self.layout).pattern.STORED)
-
-    def _refresh(self) -> None:
-        """Points `pattern` at the present buffers; whatever replaces a buffer calls this.
-
-        Buffers that hold no pattern, as after `to_empty`, become a blank one: `reset_parameters` or a checkpoint follows.
-        """
-        kind, sizes, stored = layout_named(self.layout).pattern, (*self._shape, self.weight.shape[0]), self._stored
-        try:
-            self._pattern = kind.around(*sizes, *stored)
-        except ValueError:
-            for tensor, value in zip(stored, kind.blank(*sizes, self.weight.device), strict=True):
-                tensor.copy_(value)
-            self._pattern = kind.around(*sizes, *stored)
-        self._pattern_changed()
-        if self._draw is not None:
-            self.sample_gradient(self._draw)
-
-    def catch_up(self) -> None:
-        """Derives anew if someone wrote another pattern into the buffers (DDP's broadcast, an average of models)."""
-        # DDP broadcasts before every forward, nearly always what is there: comparing costs less than deriving.
-        if self._seen != (now := self._pattern.versions()):
-            if self._pattern.catch_up_():
-                self._pattern_changed()
-            self._seen = now
-
-    def write_pattern_(self, *stored: torch.Tensor) -> None:
-        """Takes over another pattern of the same shape, in place; the caller moves the values."""
-        self._pattern.write_(*stored)
-        self._pattern_changed()
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
-        super()._apply(fn, recurse)
-        self._draw = None if self._draw is None else fn(self._draw)
-        self._refresh()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_pattern", "_growth", "_draw", "_seen")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._growth = self._draw = None
-        self._uses = 0
-        self._refresh()
+    # ---- values ---------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-        """Takes over the dense values [rows, cols] at the mask, which must fit the capacity; a dense master, all of them.
+        """Takes over the dense values at the mask, which must fit the capacity; a dense weight takes all of them.
 
-        mask None: the largest magnitudes, as many as a new layer has.
+        dense, mask: of the dense weight's shape. mask None: the largest magnitudes, as many as a new layer has.
         """
+        shape = self.product.weight_shape
         for name, given in (("matrix", dense), ("mask", mask)):
-            if given is not None and given.shape != self._shape:
-                raise ValueError(f"expected a {name} of shape {self._shape}, got {tuple(given.shape)}")
-        dense = dense.to(self.weight)
+            if given is not None and given.shape != shape:
+                raise ValueError(f"expected a {name} of shape {shape}, got {tuple(given.shape)}")
+        flat = (self.product.rows, self.product.cols)
+        dense = dense.to(self.weight).view(flat)
         if mask is None:
-            fresh = self._pattern.largest(dense, self._initial_nnz)
+            pattern, rule = self._chosen(dense, self._initial_nnz)
         else:
-            mask = mask.to(dense.device)
-            fresh = self._pattern.from_mask(mask, self.capacity)
-            dense = dense.masked_fill(fresh.mask() & ~mask, 0)  # a pattern may have more than the mask
-        self.write_pattern_(*fresh.stored)
-        self.weight.copy_(layout_named(self.layout).pack(dense, self._pattern))
+            mask = mask.to(dense.device).view(flat)
+            pattern, rule = self._pattern.from_mask(mask, self._pattern.capacity), self._rule
+            dense = dense.masked_fill(pattern.mask() & ~mask, 0)  # a pattern may have more than the mask
+        self.write_pattern_(pattern, rule)
+        self.weight.copy_(self._kind.pack(dense, self._pattern) if rule is None else dense.view(-1))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A new random pattern of the initial nnz and fresh values; also completes `to_empty` after `meta`.
 
         Values are uniform with the variance 1 / (3 fan_in) of `nn.Linear`, fan_in being the mean number of weights of a row:
-        outputs keep the dense layer's scale at every sparsity. The bias is `nn.Linear`'s. A dense master's pattern is that of
-        its largest values.
+        outputs keep the dense layer's scale at every sparsity. The bias is `nn.Linear`'s. Of a dense weight all values are
+        fresh, and the pattern is what the rule takes of them.
         """
         if self.weight.is_meta:
             return
-        rows, cols = self._shape
+        rows, cols = self.product.rows, self.product.cols
         # The initial count, not the present one: after to_empty the buffers hold anything.
         nnz = self._initial_nnz
-        seed = int(torch.randint(2**62, ()))
-        if not self._pattern.master:
-            fresh = self._pattern.random(rows, cols, nnz, seed, self.weight.device, self.capacity)
-            self.write_pattern_(*fresh.stored)
-        self.weight.zero_()
-        used = rows * cols if self._pattern.master else nnz
+        if self._rule is None:
+            seed, device = int(torch.randint(2**62, ())), self.weight.device
+            self.write_pattern_(self._pattern.random(rows, cols, nnz, seed, device, self._pattern.capacity))
+        used = nnz if self._rule is None else rows * cols
         bound = math.sqrt(rows / used) if used else 0.0
-        nn.init.uniform_(self._pattern.entries(self.weight, nnz), -bound, bound)
-        self._pattern.clear_unused_(self.weight)
-        if self._pattern.master:
-            self.set_matrix_(self.weight.detach().view(self._shape))
+        nn.init.uniform_(self.weight, -bound, bound).masked_fill_(self.slots() < 0, 0)
+        if self._rule is not None:
+            self.set_matrix_(self.weight.detach().view(self.product.weight_shape))
         if self.bias is not None:
             bound = 1.0 / math.sqrt(cols) if cols else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
 
-    @torch.no_grad()
-    def enlarge_(self, capacity: int) -> None:
-        """Makes room for `capacity` entries, in place: the Parameter keeps its identity, new entries are 0."""
+    # ---- changes of what is stored; each returns the slot map, by which optimizer state follows -------------------------------
+
+    def enlarge_(self, capacity: int) -> torch.Tensor:
+        """Makes a packed weight as long as `capacity`, in place; new slots are unused."""
         if capacity <= self.capacity:
-            return
-        pattern = self._pattern
-        longer = pattern.lengthened(self.weight.data, capacity)
+            return torch.arange(self.capacity, device=self.weight.device)
+        return self._move_to(self.layout, self._pattern.resized(capacity), None)
+
+    def store_dense_(self, layout: str | None = None) -> torch.Tensor:
+        """Makes a packed weight dense, in place, with zeros where nothing was stored; a dense one stays as it is.
+
+        layout: of which products take a part; None: the present one, with the present positions. `choose_` chooses others.
+        """
+        if self._rule is not None:
+            return self.slots()
+        kind = self._kind.pattern if layout is None else layout_named(layout).pattern
+        if not kind.RULES:
+            raise ValueError(f"expected a layout that takes a part of a dense weight, got {layout or self.layout!r}")
+        if layout is None or layout == self.layout:
+            pattern = self._pattern.resized(self.nnz)
+        else:
+            dense = self._kind.unpack(self.weight.detach(), self._pattern)
+            pattern = kind.select(dense.float(), self._initial_nnz)
+        return self._move_to(layout or self.layout, pattern, Rule(kind.RULES[0]))
+
+    def switch_(self, layout: str) -> torch.Tensor:
+        """Stores the weight in another layout, packed, in place: the same positions, with zeros where that needs more.
+
+        Raises:
+            ValueError: the layout cannot hold these positions; nothing is changed then.
+        """
+        kind = layout_named(layout)
+        kernels_of(kind, self.product)
+        mask = torch.ones_like(self._pattern.mask()) if self._rule is not None else self._pattern.mask()
+        return self._move_to(layout, kind.pattern.from_mask(mask), None)
+
+    @torch.no_grad()
+    def _move_to(self, layout: str, pattern: Pattern, rule: Rule | None) -> torch.Tensor:
+        """Weight and gradient as this layout, pattern and rule store them. The Parameter keeps its identity."""
+        length = pattern.capacity if rule is None else self.product.rows * self.product.cols
+        if self.weight.is_meta:
+            source = torch.empty(length, dtype=torch.int64, device="meta")
+        else:
+            new = pattern.positions() if rule is None else torch.arange(length, device=self.weight.device)
+            source = slot_map(self.slots(), new)
         grad, self.weight.grad = self.weight.grad, None
+        values = taken(self.weight.data, source)
         # By way of another dtype: only then does autograd forget the old length, where an old graph is still alive.
         self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
-        self.weight.data = longer
+        self.weight.data = values
         if grad is not None:
-            self.weight.grad = pattern.lengthened(grad, capacity)
-        for name, tensor in zip(pattern.STORED, pattern.enlarged(capacity), strict=True):
-            setattr(self, name, tensor)
-        self._refresh()
-
-    # ---- a dense master: what its products take ---------------------------------------------------------------------------
-
-    @property
-    def choice(self) -> str | None:
-        """What products take of a dense master, a name in PRUNINGS; None: the weight is what they take."""
-        return self._pattern.choice if isinstance(self._pattern, Nm24Pattern) and self._pattern.master else None
+            self.weight.grad = taken(grad, source)
+        self.layout, self._kind = layout, layout_named(layout)
+        self._rng = self._rng if self._kind.SAMPLES else None
+        self._register(pattern, rule)
+        return source
 
     @torch.no_grad()
-    def prune_(self, choice: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chooses two of four of a dense master anew, see `PRUNINGS`; how many positions are new, and how many were left."""
-        counts = self._nm24("prune_").prune_(self.weight.detach(), choice)
-        self._pattern_changed()
-        return counts
+    def choose_(self, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chooses anew what products take of a dense weight; how many positions are new, and how many left, each int64 [].
 
-    def sample_gradient(self, draw: torch.Tensor | None) -> None:
-        """From now on backward passes sample the output gradient by these random numbers (`nm24_mvue`); None: no longer."""
-        self._draw = self._nm24("sample_gradient").draw = draw
+        A rule keeps the scale that was chosen with it. Waits for no device, unless the rule is another one than before.
+        """
+        if self._rule is None or rule not in self._pattern.RULES:
+            known = ", ".join(map(repr, self._pattern.RULES))
+            raise ValueError(f"choose_: expected a layer with a dense weight and one of the rules {known}, got {rule!r}")
+        dense, before = self.weight.detach().view(self.product.rows, self.product.cols), self._pattern.bits()
+        count = self._initial_nnz
+        if rule == self._rule.name:
+            self.write_pattern_(self._pattern.select(dense, count, capacity=self._pattern.capacity, rule=rule))
+        else:
+            self.write_pattern_(*self._chosen(dense, count, rule))
+        now = self._pattern.bits()
+        return count_bits(now & ~before), count_bits(before & ~now)
 
-    def _nm24(self, name: str) -> Nm24Pattern:
-        if not isinstance(self._pattern, Nm24Pattern):
-            raise ValueError(f"{name}: expected a layer of layout '2:4', got {self.layout!r}")
-        return self._pattern
+    # ---- the weight gradient --------------------------------------------------------------------------------------------
 
-    # ---- growth: what an armed step keeps of the dense weight gradient ----------------------------------------------------
+    def sample_gradient(self, rng: torch.Tensor | None) -> None:
+        """From now on backward passes estimate the weight gradient from a sample of the output gradient; None: no longer.
+
+        rng: int64 [2], (seed, offset), on the layer's device; every backward pass adds one to the offset.
+        """
+        if rng is not None and not self._kind.SAMPLES:
+            raise ValueError(f"sample_gradient: expected a layout that samples output gradients, got {self.layout!r}")
+        self._rng = rng
 
     @property
-    def growth(self) -> Scores | None:
-        """What the armed passes have left so far (None: not armed)."""
-        return self._growth
+    def can_sample(self) -> bool:
+        """Whether `sample_gradient` is possible."""
+        return self._kind.SAMPLES
 
-    def arm_growth(self, start: torch.Tensor | None = None, *, candidates: int | None = None) -> None:
-        """From now on backward passes also compute the dense weight gradient, until `take_growth`.
+    @property
+    def rng(self) -> torch.Tensor | None:
+        """What `sample_gradient` was given."""
+        return self._rng
 
-        They add it to a buffer that begins with `start` [rows, cols], or goes on, or begins with 0. Given a number of
-        candidates nothing dense is kept: the one pass that may then come leaves the scores that growth of so many entries can
-        choose from. A change of the pattern after it disarms.
+    @property
+    def watched(self) -> Watch | None:
+        """The present watch on the dense weight gradient."""
+        return self._watch
+
+    def watch(self, sink: Sink | None) -> Watch:
+        """From now until `unwatch` the dense weight gradient goes to `sink`, as it is accumulated into `weight.grad`.
+
+        sink: None counts the accumulations only. An earlier watch ends.
         """
-        if candidates is not None:
-            self._room = max(self._room, candidates)  # one length for all updates, for compiled code
-            self._growth = Scores.streamed(self.weight, self._pattern, self._room)
-        elif start is not None or self._growth is None or isinstance(self._growth.kept, Candidates):
-            self._growth = Scores.summed(self.weight, self._shape, start)
+        self.unwatch()
+        self._watch = Watch(self._handle, self.weight, self.product, sink)
+        self._token = torch.zeros(1, dtype=torch.int64, device=self.weight.device)
+        return self._watch
 
-    def take_growth(self) -> Scores | None:
-        """What the armed passes have left (None: not armed); the layer forgets it."""
-        growth, self._growth = self._growth, None
-        return growth
-
-    def take_uses(self) -> int:
-        """How often the layer was called with gradients enabled since the last `take_uses`; 0 inside compiled code."""
-        uses, self._uses = self._uses, 0
-        return uses
-
-    def _pattern_changed(self) -> None:
-        self._seen = self._pattern.versions()
-        if self._growth is not None and isinstance(self._growth.kept, Candidates):  # those of another pattern
-            begun = self.weight.is_meta or int(self._growth.passes) > 0
-            self._growth = None if begun else Scores.streamed(self.weight, self._pattern, self._room)
-
-    def _observed(self, y: torch.Tensor, x: torch.Tensor, growth: Scores) -> torch.Tensor:
-        """y, whose backward also fills what an armed layer keeps."""
-        return observe_dense_grad(y, x, *growth.into) if torch.is_grad_enabled() else y
-
-    # ---- checkpoints ------------------------------------------------------------------------------------------------------
-
-    def _dense_from_checkpoint(self, stored: torch.Tensor | None) -> torch.Tensor | None:
-        """The stored dense weight as [rows, cols]; None if it is not one."""
-        return stored if stored is not None and stored.dim() == 2 else None
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Loads a sparse checkpoint, or a dense one (the largest magnitudes at the layer's nnz stay)."""
-        dense = self._dense_from_checkpoint(state_dict.get(prefix + "weight"))
-        try:
-            state_dict = converted(state_dict, prefix, dense, self._pattern, self.layout, self.nnz or self._initial_nnz)
-        except ValueError as error:  # nothing has been touched yet
-            error_msgs.append(str(error))
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if all(own is seen for own, seen in zip(self._stored, self._pattern.stored, strict=True)):
-            self.catch_up()
-        else:  # assign=True put other tensors in their place
-            self._refresh()
+    def unwatch(self) -> Watch | None:
+        """Ends the watch and returns it, with what it has seen (None: there was none)."""
+        watch, self._watch, self._token = self._watch, None, None
+        if watch is not None:
+            watch.stop()
+        return watch

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
 
-from sparse_ext.functional import sparse_linear
-from sparse_ext.ops import layout_named
+from sparse_ext.ops import Linear, layout_named
 
 from .layer import SparseLayer, check_sparsity
 
@@ -17,15 +16,17 @@ class SparseLinear(SparseLayer):
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
-        sparsity: share of zeros, in [0, 1); None: 0.9. nnz = round((1 - sparsity) * in_features * out_features). Of "2:4" 0.5.
-        layout: "csr"; or "auto" (CSR storage, free to choose the kernel); or "2:4" (two of every four neighbours of a row).
-        capacity: room for regrowth, as a density; None: the density itself. Of "2:4" 0.5, or 1.0: a dense master, of which the
-            products take two of four as a method chooses.
+        sparsity: share of zeros, in [0, 1). nnz = round((1 - sparsity) * in_features * out_features). None: 0.9; of "2:4" 0.5
+            and of "dense" 0, which allow no other.
+        layout: "csr" (any positions), "auto" (the same, free to choose the kernel), "2:4" (two of every four neighbours of a
+            row), "dense" (all positions), or one of `register_layout`.
+        capacity: the density up to which the layer can grow; None: its own. Of "2:4" 0.5 (packed), or 1.0: the weight is dense,
+            and products take two of four as a method chooses.
 
     Attributes:
         weight: Parameter, 1-D [capacity]: the non-zeros, row by row. grad and optimizer state have the same shape.
         bias: Parameter [out_features] or None.
-        pattern: where the non-zeros are. `mask()` and `dense_weight()` show it as a matrix.
+        pattern: where the non-zeros are. `mask()` and `dense_weight()` show it as a matrix [out_features, in_features].
 
     x has any number of leading dimensions, as in `nn.Linear`. Second derivatives raise a RuntimeError.
     """
@@ -42,25 +43,9 @@ class SparseLinear(SparseLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(out_features, in_features, bias, sparsity, layout, capacity, device, dtype)
+        super().__init__(Linear(out_features, in_features), bias, sparsity, layout, capacity, device, dtype)
         self.in_features, self.out_features = in_features, out_features
         self.reset_parameters()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling():
-            self.catch_up()
-            if torch.is_grad_enabled():
-                vars(self)["_uses"] += 1  # Module.__setattr__ takes longer than a tiny product
-        y = sparse_linear(layout_named(self.layout), x, self.weight, self.bias, self._pattern)
-        return y if self._growth is None else self._observed(y, x, self._growth)
-
-    def mask(self) -> torch.Tensor:
-        """Boolean [out_features, in_features], True at the non-zeros."""
-        return self.matrix_mask()
-
-    def dense_weight(self) -> torch.Tensor:
-        """A detached dense copy of the weight, [out_features, in_features]."""
-        return self.matrix()
 
     def extra_repr(self) -> str:
         return (
@@ -83,15 +68,15 @@ class SparseLinear(SparseLayer):
         The dense weight may be one of `torch.sparse.to_sparse_semi_structured`.
 
         Raises:
-            ValueError: the mask has another shape than the weight or no ones, or more than the layout can hold, or both
-                arguments are given.
+            ValueError: the mask has another shape than the weight or no ones, or more than the layout can hold; or sparsity and
+                mask are both given.
         """
         dense = linear.weight.detach()
         if isinstance(dense, SparseSemiStructuredTensor):
             dense = dense.to_dense()
         if mask is not None:
             found = _sparsity_of(mask, dense, sparsity)
-            sparsity = found if layout_named(layout).pattern.ANY_DENSITY else None
+            sparsity = found if layout_named(layout).pattern.VARIABLE else None
         layer = cls(
             linear.in_features, linear.out_features, linear.bias is not None,
             sparsity=sparsity, layout=layout, capacity=capacity, device="meta", dtype=dense.dtype,
@@ -116,12 +101,14 @@ class SparseLinear(SparseLayer):
         return linear.train(self.training)
 
     def to_semi_structured(self) -> nn.Linear:
-        """The `nn.Linear` whose weight is PyTorch's own 2:4 tensor, for inference; of layout "2:4", on CUDA.
+        """The `nn.Linear` whose weight is PyTorch's own semi-structured tensor (two of four), for inference on CUDA.
 
-        Shapes and dtypes are those of `torch.sparse.to_sparse_semi_structured`, which raises where they are not.
+        Raises:
+            ValueError: the layer's blocks are not 1 x 4. RuntimeError: `torch.sparse.to_sparse_semi_structured` cannot take this
+                shape, dtype or device.
         """
-        if self.layout != "2:4" or self.choice == "dense":
-            raise ValueError(f"expected a layer of layout '2:4' that is not dense, got layout {self.layout!r}")
+        if self.pattern.block != (1, 4):
+            raise ValueError(f"expected a layer whose blocks are 1 x 4, got {self.layout!r} with {self.pattern.block}")
         linear = self.to_dense()
         linear.weight = nn.Parameter(to_sparse_semi_structured(linear.weight.detach()), requires_grad=False)
         return linear

@@ -1,35 +1,47 @@
-"""Floor 1: the operators. The only importer of `_C`; everything above goes through here."""
+"""Floor 1: the operators, in a room for each kernel family. The only importer of `_C`; everything above goes through here."""
 
 from . import reference
-from .autograd import LinearFunction, SampledFunction
-from .boundary.checks import check_pattern
-from .csr.pattern import CsrPattern
+from .autograd import multiply
 from .boundary.launch import BACKENDS
-from .layout import LAYOUTS, Csr, Layout, layout_named
 from .boundary.library import OPS
+from .csr.layout import Auto, Csr, sampled
+from .csr.pattern import CsrPattern
+from .dense.layout import Dense
+from .dense_grad import GradientTotal, Watch, new_handle
+from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
+from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
-from .dense_grad import observe_dense_grad
-from .regrow.kernels import Candidates
-from .pattern import Pattern
+from .pattern import Pattern, Rule, slot_map
+from .product import Kernels, Linear, Product
+from .regrow.candidates import Candidates, CandidateSink
+
+for _layout in (Csr, Auto, Nm24, Dense):
+    register_layout(_layout)
 
 __all__ = [
     "BACKENDS",
     "LAYOUTS",
     "OPS",
+    "CandidateSink",
     "Candidates",
-    "Csr",
     "CsrPattern",
+    "GradientTotal",
+    "Kernels",
     "Layout",
-    "LinearFunction",
+    "Linear",
     "Nm24Pattern",
     "Pattern",
-    "SampledFunction",
-    "check_pattern",
-    
+    "Product",
+    "Rule",
+    "Watch",
+    "kernels_of",
     "layout_named",
-    "nm24",
-    "nm24_training",
-    "observe_dense_grad",
+    "multiply",
+    "new_handle",
+    "operands_of",
+    "prepared",
     "reference",
-    "regrow",
+    "register_layout",
+    "sampled",
+    "slot_map",
 ]

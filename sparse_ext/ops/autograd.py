@@ -1,6 +1,6 @@
-"""Differentiation, once for every layout: the gradient of each product is another of the layout's products.
+"""`multiply`: every layer's forward product and its differentiation, once for all layouts and products.
 
-The Functions stand outside the operators and keep ctx in `forward`: both cost microseconds a call otherwise.
+The autograd function stands outside the operators and keeps ctx in `forward`: either other way costs microseconds a call.
 """
 
 from __future__ import annotations
@@ -10,66 +10,110 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .csr.pattern import CsrPattern
-from .layout import Csr, Layout
-from .pattern import Traits
+from .dense_grad import observe
+from .layout import Layout
+from .pattern import Rule
 
 
-class LinearFunction(torch.autograd.Function):
-    """y [tokens, rows] = x W^T + bias, or torch.relu of that.
-
-    The pattern's traits and derived tensors are plain arguments so that compilers see them.
-    """
+class ProductFunction(torch.autograd.Function):
+    """y = kernels.forward(...). Operands are plain arguments, so that compilers see them."""
 
     @staticmethod
     def forward(
         ctx: Any,
         layout: type[Layout],
+        product: Any,
+        rule: Rule | None,
+        rng: torch.Tensor | None,
+        handle: int,
+        token: torch.Tensor | None,
+        relu: bool,
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        relu: bool,
-        traits: Traits,
-        draw: torch.Tensor | None,
-        *derived: torch.Tensor,
+        *operands: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.layout, ctx.traits = layout, traits
-        ctx.draw = draw  # not saved: every backward pass counts in it, which autograd would see as an error
-        y = layout.matmul(weight, layout.pattern.of_derived(traits, draw, *derived), x, bias, relu)
-        ctx.save_for_backward(x, weight, y if relu else None, *derived)
+        ctx.layout, ctx.product, ctx.rule, ctx.handle = layout, product, rule, handle
+        ctx.rng, ctx.token = rng, token  # not saved: backward passes change them, which autograd would see as an error
+        kernels = layout.products[type(product)]
+        y = kernels.forward(product, weight, rule, layout.operands(*operands), x, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None, *operands)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, y, *derived = ctx.saved_tensors
+        x, weight, y, *operands = ctx.saved_tensors
+        layout, product, rule = ctx.layout, ctx.product, ctx.rule
+        kernels, operands = layout.products[type(product)], layout.operands(*operands)
         if y is not None:
             dy = torch.ops.aten.threshold_backward(dy, y, 0)  # as relu's own: 0 where y is not positive
-        pattern = ctx.layout.pattern.of_derived(ctx.traits, ctx.draw, *derived)
-        _, needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        dx = ctx.layout.matmul_t(weight, pattern, dy) if needs_x else None
-        dw = ctx.layout.grad_weight(pattern, dy, x) if needs_weight else None
-        if dw is not None and dw.dtype is not weight.dtype:  # of a master, which autocast does not cast
-            dw = dw.to(weight.dtype)
-        db = dy.sum(0) if needs_bias else None
-        return None, dx, dw, db, None, None, None, *(None for _ in derived)
+        *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:10]
+        dx = kernels.grad_input(product, weight, rule, operands, dy) if needs_x else None
+        dw = db = None
+        if needs_weight:
+            dw = kernels.grad_weight(product, rule, operands, dy, x, ctx.rng)
+            if dw.dtype is not weight.dtype:  # of a dense weight, which autocast does not cast
+                dw = dw.to(weight.dtype)
+            if ctx.token is not None:
+                observe(ctx.handle, ctx.token, dy, x)
+        if needs_bias:
+            db = product.grad_bias(dy)
+        return *(None for _ in range(7)), dx, dw, db, *(None for _ in operands)
 
 
-class SampledFunction(torch.autograd.Function):
-    """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As autocast treats the operands of `linear`: float64 stays."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
-    @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, traits: Traits, *derived: torch.Tensor) -> torch.Tensor:
-        ctx.traits = traits
-        ctx.save_for_backward(a, b, *derived)
-        return Csr.grad_weight(CsrPattern.of_derived(traits, None, *derived), a, b)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        a, b, *derived = ctx.saved_tensors
-        pattern = CsrPattern.of_derived(ctx.traits, None, *derived)
-        needs_a, needs_b, *_ = ctx.needs_input_grad
-        da = Csr.matmul(dv, pattern, b, None) if needs_a else None
-        db = Csr.matmul_t(dv, pattern, a) if needs_b else None
-        return da, db, None, *(None for _ in derived)
+def multiply(
+    layout: type[Layout],
+    product: Any,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    operands: Any,
+    rule: Rule | None = None,
+    rng: torch.Tensor | None = None,
+    handle: int = 0,
+    token: torch.Tensor | None = None,
+    activation: str | None = None,
+) -> torch.Tensor:
+    """The product of x and the sparse weight, plus bias, then `activation` ("relu" or None). Differentiable once.
+
+    Args:
+        x: as the product's dense twin takes it, with any strides.
+        weight: 1-D, packed [capacity]; or, given a `rule`, dense [rows * cols], of which the product takes a part.
+        operands: the layout's, of the pattern.
+        rng: int64 [2], (seed, offset), samples the output gradient for the weight gradient; None: it is exact.
+        handle, token: of the watch on the dense weight gradient, see `dense_grad`; token None: nobody watches.
+
+    Raises:
+        ValueError: x does not fit, devices differ, or there is no such activation. TypeError: dtypes differ.
+    """
+    on_cpu = x.is_cpu
+    if on_cpu is not weight.is_cpu or not (on_cpu or x.device == weight.device):
+        raise ValueError(f"{_name(layout, product)}: expected x on {weight.device} (as the weight), got {x.device}")
+    device_type = "cpu" if on_cpu else x.device.type
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        x = _cast(x, dtype)
+        weight = weight if rule is not None else _cast(weight, dtype)  # of a dense weight the kernels cast what they take
+        bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
+    lead = None
+    if x.dim() != 2:
+        x, lead = product.batched(_name(layout, product), x)
+    if activation is not None and activation != "relu":
+        raise ValueError(f"{_name(layout, product)}: expected activation 'relu' or None, got {activation!r}")
+    relu = activation is not None
+    if torch.is_grad_enabled():
+        y = ProductFunction.apply(layout, product, rule, rng, handle, token, relu, x, weight, bias, *operands)
+    else:
+        y = layout.products[type(product)].forward(product, weight, rule, operands, x, bias, relu)
+    return y if lead is None else product.unbatched(y, lead)
+
+
+def _name(layout: type[Layout], product: Any) -> str:
+    """As in error messages: "csr_linear"."""
+    return f"{layout.stem}_{product.name}"

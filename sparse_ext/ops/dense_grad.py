@@ -1,101 +1,164 @@
-"""The dense weight gradient of a backward pass, in tiles of rows: summed up, or passing by as a growth score.
+"""The dense weight gradient as it is accumulated into `weight.grad`: what growth sees, and nothing else.
 
-Both take the very same tiles, so that both give growth the same bits.
+A backward pass through a watched layer reports its output gradient and input. They count only if and when autograd accumulates
+the weight's gradient: `torch.autograd.grad` with respect to inputs never does, and recomputation by activation checkpointing does
+it once. What is thrown away afterwards (`zero_grad` before the optimizer has stepped) is forgotten, and what comes after the
+optimizer's step does not belong to that step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, cast
+import itertools
+import weakref
+from typing import Any, Protocol
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.autograd import Variable
 
-from .csr.kernels import check_columns
 from .boundary.library import define
-from .regrow.kernels import check_candidates, check_pattern_of, tile_rows
+from .product import Product
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-def _tiles(dy: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[range, torch.Tensor]]:
-    """dy^T x [rows, cols], a tile of rows after the other; each tile is gone when the next one comes."""
-    rows, cols = dy.shape[1], x.shape[1]
-    step = min(rows, tile_rows(x.device, cols))
-    x, memory = x.to(dtype), x.new_empty((step, cols), dtype=dtype)
-    for first in range(0, rows, max(1, step)):
-        part = range(first, min(first + step, rows))
-        yield part, torch.mm(dy[:, part.start : part.stop].to(dtype).t(), x, out=memory[: len(part)])
+class Sink(Protocol):
+    """Where the gradient of accumulated passes goes."""
+
+    def add_(self, product: Product, pairs: list[Pair]) -> None:
+        """One accumulation into `weight.grad`, the sum over these pairs (dy, x)."""
+
+    def clear_(self) -> None:
+        """All of it was thrown away."""
+
+    def pattern_changed_(self) -> None:
+        """The layer has another pattern now."""
+
+    def is_finite(self) -> bool:
+        """No Inf or NaN has come."""
 
 
-@define("add_outer_(Tensor(a!) total, Tensor(b!) passes, Tensor dy, Tensor x) -> ()")
-def add_outer_(total: torch.Tensor, passes: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> None:
-    """total [rows, cols] += dy^T x in total's dtype, passes [1] += 1: the dense weight gradient of one backward pass."""
-    if total.shape != (dy.shape[1], x.shape[1]):
-        raise ValueError(f"add_outer_: expected total of shape ({dy.shape[1]}, {x.shape[1]}), got {tuple(total.shape)}")
-    for part, tile in _tiles(dy, x, total.dtype):
-        total[part.start : part.stop] += tile
-    passes += 1
+_handles = itertools.count(1)
+WATCHES: weakref.WeakValueDictionary[int, Watch] = weakref.WeakValueDictionary()
 
 
-@add_outer_.fake
-def _(total, passes, dy, x):
-    return None
+def new_handle() -> int:
+    """For a layer: never used before in this process."""
+    return next(_handles)
 
 
-@define(
-    "stream_outer_(Tensor(a!) at_entry, Tensor(b!) score, Tensor(c!) position, Tensor(d!) count, Tensor(e!) passes,"
-    " Tensor row_ptr, Tensor col_idx, Tensor dy, Tensor x) -> ()"
-)
-def stream_outer_(
-    at_entry: torch.Tensor,
-    score: torch.Tensor,
-    position: torch.Tensor,
-    count: torch.Tensor,
-    passes: torch.Tensor,
-    row_ptr: torch.Tensor,
-    col_idx: torch.Tensor,
-    dy: torch.Tensor,
-    x: torch.Tensor,
-) -> None:
-    """Lets dy^T x pass by as the growth score of a pattern; passes [1] += 1. Of a second pass the result means nothing."""
-    best = check_candidates("stream_outer_", score, col_idx.numel(), at_entry, score, position, count)
-    row_ptr, col_idx = check_pattern_of("stream_outer_", score, row_ptr, col_idx, x.shape[1])
-    check_columns("stream_outer_", "dy", dy, row_ptr.numel() - 1, "output")
-    if dy.device != score.device:
-        raise ValueError(f"stream_outer_: expected dy on {score.device} (as score), got {dy.device}")
-    for part, tile in _tiles(dy, x, score.dtype):
-        best.take_(row_ptr, col_idx, x.shape[1], tile, part)
-    passes += 1
+class Watch:
+    """Follows one weight's gradient from its construction to `stop`.
 
-
-@stream_outer_.fake
-def _(at_entry, score, position, count, passes, row_ptr, col_idx, dy, x):
-    return None
-
-
-class _DenseGradObserver(torch.autograd.Function):
-    """Identity on y; its backward hands y's and x's outer product to `add_outer_` or `stream_outer_`."""
-
-    @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, x: torch.Tensor, *into: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        ctx.into = into  # not saved: autograd would see their change in place as an error
-        return y.view_as(y)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        tokens = dy.shape[:-1].numel()  # not -1: a layer may have no rows or no columns
-        take = add_outer_ if len(ctx.into) == 2 else stream_outer_
-        take(*ctx.into, dy.reshape(tokens, dy.shape[-1]), x.reshape(tokens, x.shape[-1]))
-        return dy, None, *(None for _ in ctx.into)
-
-
-def observe_dense_grad(y: torch.Tensor, x: torch.Tensor, *into: torch.Tensor) -> torch.Tensor:
-    """y [..., rows], whose backward also sees the dense gradient dy^T x; x [..., cols].
-
-    into: (total, passes), see `add_outer_`; or (*candidates, passes, row_ptr, col_idx), see `stream_outer_`. It sits outside
-    the layer's product: any layout is observed alike, before clipping or unscaling touch a gradient, and only in a real
-    backward (recomputation by activation checkpointing does not count twice).
+    Attributes:
+        passes: how many accumulations count.
+        sink: what gets their gradient; None: they are only counted.
     """
-    return cast(torch.Tensor, _DenseGradObserver.apply(y, x.detach(), *into))
+
+    def __init__(self, handle: int, weight: torch.nn.Parameter, product: Product, sink: Sink | None) -> None:
+        self.passes = 0
+        self.sink = sink
+        self._product = product
+        self._closed = False
+        self._weight = weakref.ref(weight)
+        self._version = 0  # of weight.grad, right after the last accumulation that counted
+        # By the number of the backward call: calls nest where activation checkpointing is reentrant.
+        self._pending: dict[int, list[Pair]] = {}
+        self._hook = weight.register_post_accumulate_grad_hook(self._accumulated)
+        self._handle = handle
+        WATCHES[handle] = self
+
+    def stop(self) -> None:
+        """Ends the watch; `passes` and `sink` stay."""
+        self._hook.remove()
+        self._pending.clear()
+        WATCHES.pop(self._handle, None)
+
+    def close(self) -> None:
+        """The optimizer has stepped: what counted until now is its gradient, and nothing more counts."""
+        if not self._closed:
+            self._forget_if_discarded()
+        self._closed = True
+
+    def passed(self, dy: torch.Tensor, x: torch.Tensor) -> None:
+        """A backward pass has come through the layer; it counts once the weight's gradient is accumulated."""
+        if self._closed:
+            return
+        call = torch._C._current_graph_task_id()
+        if call not in self._pending:
+            self._forget_if_discarded()
+            self._pending[call] = []
+            # autograd.grad with respect to inputs ends without an accumulation.
+            Variable._execution_engine.queue_callback(lambda: self._pending.pop(call, None))
+        self._pending[call].append((dy, x))
+
+    @torch.no_grad()
+    def _accumulated(self, weight: torch.Tensor) -> None:
+        pairs = self._pending.pop(torch._C._current_graph_task_id(), None)
+        if pairs is None:
+            return
+        self.passes += 1
+        if self.sink is not None:
+            self.sink.add_(self._product, pairs)
+        assert weight.grad is not None
+        self._version = weight.grad._version
+
+    def _forget_if_discarded(self) -> None:
+        """Starts anew if `weight.grad` no longer holds what was accumulated."""
+        if not self.passes:
+            return
+        weight = self._weight()
+        grad = None if weight is None else weight.grad
+        # Clipping and unscaling change it, too: only zeros say that it was thrown away.
+        if grad is None or (grad._version != self._version and not grad.any()):
+            self.passes = 0
+            if self.sink is not None:
+                self.sink.clear_()
+
+
+def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> None:
+    """Tells the watch with this handle, if there is one, of a backward pass with output gradient dy and input x.
+
+    token: int64 [1], the layer's own; compiled code writes to it, so that no compiler leaves the call out.
+    """
+    if torch.compiler.is_compiling():
+        observe_dense_grad_(token, handle, dy, x)
+    elif (watch := WATCHES.get(handle)) is not None:
+        watch.passed(dy, x)
+
+
+@define("observe_dense_grad_(Tensor(a!) token, int handle, Tensor dy, Tensor x) -> ()")
+def observe_dense_grad_(token: torch.Tensor, handle: int, dy: torch.Tensor, x: torch.Tensor) -> None:
+    """`observe` in compiled code, which may use the memory of dy and x again: the watch gets copies. token [1] += 1."""
+    token += 1
+    if (watch := WATCHES.get(handle)) is not None:
+        watch.passed(dy.clone(), x.clone())
+
+
+@observe_dense_grad_.fake
+def _(token: Any, handle: int, dy: Any, x: Any) -> None:
+    return None
+
+
+class GradientTotal:
+    """A sink that keeps the dense gradient, summed over the accumulations.
+
+    Attributes:
+        total: [rows, cols] in the dtype of sums (float32; float64 for float64).
+    """
+
+    def __init__(self, weight: torch.Tensor, product: Product) -> None:
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        self.total = torch.zeros(product.rows, product.cols, dtype=dtype, device=weight.device)
+
+    def add_(self, product: Product, pairs: list[Pair]) -> None:
+        for rows, tile in product.dense_grad_tiles(pairs, self.total.dtype):
+            self.total[rows.start : rows.stop] += tile
+
+    def clear_(self) -> None:
+        self.total.zero_()
+
+    def pattern_changed_(self) -> None:
+        pass
+
+    def is_finite(self) -> bool:
+        return bool(self.total.isfinite().all())

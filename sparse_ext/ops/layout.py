@@ -1,104 +1,89 @@
-"""A layout is five verbs on (weight, pattern); LAYOUTS is the table that modules, tests and benches go through."""
+"""`Layout`: a pattern class, what its kernels read of a pattern, and the kernels of each product. LAYOUTS is the table of all."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 
-from .csr import kernels as csr
-from .csr import densified
-from .auto import dense_is_faster
-from .csr.pattern import CsrPattern
-from .nm24.layout import Nm24
-from .pattern import Pattern
+from .pattern import Pattern, Rule
+from .product import Kernels
 
 
-class Layout(Protocol):
-    """What a layout offers. weight is 1-D [capacity]; dense, mask [rows, cols]; x [tokens, cols]; dy [tokens, rows]."""
+class Layout(ABC):
+    """How a matrix is stored and multiplied. Never instantiated; a subclass defines the attributes, `allocate` and `prepare_`.
 
-    name: str
-    pattern: type[Pattern]  # the class of its patterns
-
-    @staticmethod
-    def pack(dense: torch.Tensor, pattern: Any) -> torch.Tensor: ...
-    @staticmethod
-    def unpack(weight: torch.Tensor, pattern: Any) -> torch.Tensor: ...
-    @staticmethod
-    def matmul(
-        weight: torch.Tensor, pattern: Any, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
-    ) -> torch.Tensor: ...
-    @staticmethod
-    def matmul_t(weight: torch.Tensor, pattern: Any, dy: torch.Tensor) -> torch.Tensor: ...
-    @staticmethod
-    def grad_weight(pattern: Any, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor: ...
-
-
-class Csr:
-    """Compressed sparse rows: any pattern; pays at 80 % zeros and more."""
-
-    name = "csr"
-    pattern: type[Pattern] = CsrPattern
-
-    @staticmethod
-    def pack(dense: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
-        if dense.shape != (pattern.rows, pattern.cols):
-            raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
-        return csr.csr_pack(dense, pattern.row_ptr, pattern.col_idx)
-
-    @staticmethod
-    def unpack(weight: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
-        return csr.csr_unpack(weight, pattern.row_ptr, pattern.col_idx, pattern.cols)
-
-    @staticmethod
-    def matmul(
-        weight: torch.Tensor, pattern: CsrPattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
-    ) -> torch.Tensor:
-        return csr.csr_spmm.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias, relu)
-
-    @staticmethod
-    def matmul_t(weight: torch.Tensor, pattern: CsrPattern, dy: torch.Tensor) -> torch.Tensor:
-        return csr.csr_spmm_t.call(weight, pattern.col_ptr, pattern.row_ids, pattern.slot, pattern.rows, dy)
-
-    @staticmethod
-    def grad_weight(pattern: CsrPattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return csr.csr_sddmm.call(pattern.offsets, pattern.columns, pattern.cols, dy, x)
-
-
-class Auto(Csr):
-    """CSR storage; each product unpacks the matrix and multiplies densely where that was measured to be faster.
-
-    The dense product meets the zeros too: there Inf and NaN in x reach every output, as in `nn.Linear`.
+    Attributes:
+        name: of `layer.layout`. stem: of operators and error messages.
+        pattern: the class of its patterns.
+        operands: a NamedTuple of tensors, what kernels read of a pattern.
+        products: {product class: its kernels}.
+        SAMPLES: whether the kernels can sample the output gradient.
     """
 
-    name = "auto"
+    name: ClassVar[str]
+    stem: ClassVar[str]
+    pattern: ClassVar[type[Pattern]]
+    operands: ClassVar[type[Any]]
+    products: ClassVar[dict[type, type[Kernels]]]
+    SAMPLES: ClassVar[bool] = False
 
     @staticmethod
-    def matmul(
-        weight: torch.Tensor, pattern: CsrPattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
-    ) -> torch.Tensor:
-        if not _dense_is_faster("matmul", pattern, x):
-            return Csr.matmul(weight, pattern, x, bias, relu)
-        return densified.densified_matmul.call(weight, pattern.offsets, pattern.columns, pattern.cols, x, bias, relu)
+    @abstractmethod
+    def allocate(pattern: Any) -> Any:
+        """Operands for all patterns of this shape and capacity, uninitialised."""
 
     @staticmethod
-    def matmul_t(weight: torch.Tensor, pattern: CsrPattern, dy: torch.Tensor) -> torch.Tensor:
-        if not _dense_is_faster("matmul_t", pattern, dy):
-            return Csr.matmul_t(weight, pattern, dy)
-        return densified.densified_matmul_t.call(weight, pattern.offsets, pattern.columns, pattern.cols, dy)
+    @abstractmethod
+    def prepare_(operands: Any, pattern: Any) -> None:
+        """Rewrites the operands in place for this pattern: addresses stay, so CUDA graphs and compiled code stay valid.
+
+        Operands are copies. Whoever writes the pattern's own tensors, as DDP does before every forward, never touches what a
+        backward pass still needs.
+        """
 
     @staticmethod
-    def grad_weight(pattern: CsrPattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        if not _dense_is_faster("grad_weight", pattern, x):
-            return Csr.grad_weight(pattern, dy, x)
-        return densified.densified_grad_weight.call(pattern.offsets, pattern.columns, pattern.cols, dy, x)
+    def is_prepared(operands: Any, pattern: Any) -> bool:
+        """Whether the operands are those of this pattern already; False where comparing costs as much as preparing."""
+        return False
+
+    @classmethod
+    def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
+        """values [capacity] of a dense matrix [rows, cols] at the pattern; 0 where a slot is unused."""
+        at = pattern.positions()
+        values = dense.reshape(-1)[at.clamp(min=0)] if dense.numel() else dense.new_zeros(at.numel())
+        return values.masked_fill(at < 0, 0)
+
+    @classmethod
+    def unpack(cls, values: torch.Tensor, pattern: Any) -> torch.Tensor:
+        """The dense matrix [rows, cols], with its zeros."""
+        at = pattern.positions()
+        dense = values.new_zeros(pattern.rows * pattern.cols)
+        dense[at[at >= 0]] = values[at >= 0]
+        return dense.view(pattern.rows, pattern.cols)
+
+    @classmethod
+    def matrix(cls, weight: torch.Tensor, pattern: Any, rule: Rule | None) -> torch.Tensor:
+        """What products multiply by, as a new dense matrix [rows, cols]; `rule`: the weight is dense."""
+        if rule is not None:
+            weight = cls.pack(weight.view(pattern.rows, pattern.cols), pattern)
+        return cls.unpack(weight, pattern)
 
 
-def _dense_is_faster(product: str, pattern: CsrPattern, tokens: torch.Tensor) -> bool:
-    return dense_is_faster(product, tokens, pattern.rows, pattern.cols, pattern.capacity)
+LAYOUTS: dict[str, type[Layout]] = {}
 
 
-LAYOUTS: dict[str, type[Layout]] = {"csr": Csr, "auto": Auto, "2:4": Nm24}
+def register_layout(layout: type[Layout]) -> type[Layout]:
+    """Adds a layout under its name, so that `SparseLinear(..., layout=name)` and all else know it; usable as a decorator.
+
+    Raises:
+        ValueError: the name is taken by another class.
+    """
+    if LAYOUTS.get(layout.name, layout) is not layout:
+        raise ValueError(f"expected a new layout name, got {layout.name!r}, which is {LAYOUTS[layout.name].__name__}'s")
+    LAYOUTS[layout.name] = layout
+    return layout
 
 
 def layout_named(name: str) -> type[Layout]:
@@ -107,3 +92,27 @@ def layout_named(name: str) -> type[Layout]:
     if layout is None:
         raise ValueError(f"expected layout to be one of {', '.join(map(repr, LAYOUTS))}, got {name!r}")
     return layout
+
+
+def kernels_of(layout: type[Layout], product: Any) -> type[Kernels]:
+    """The layout's kernels for this product; ValueError where it has none."""
+    kernels = layout.products.get(type(product))
+    if kernels is None:
+        raise ValueError(f"expected a layout with a {product.name} product, got {layout.name!r}")
+    return kernels
+
+
+def operands_of(layout: type[Layout], pattern: Pattern) -> Any:
+    """The pattern's operands: a layer's own, or made at first use and then kept with the pattern."""
+    kept: dict[str, Any] = vars(pattern).setdefault("_operands", {})
+    if layout.stem not in kept:
+        kept[layout.stem] = prepared(layout, pattern)
+    return kept[layout.stem]
+
+
+def prepared(layout: type[Layout], pattern: Pattern) -> Any:
+    """New operands of the pattern; uninitialised on "meta"."""
+    operands = layout.allocate(pattern)
+    if not any(tensor.is_meta for tensor in operands):
+        layout.prepare_(operands, pattern)
+    return operands

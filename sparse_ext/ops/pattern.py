@@ -1,177 +1,261 @@
-"""`Pattern`: where a layer's stored weights are, as one value. Each layout names the class of its patterns."""
+"""`Pattern`: which positions of a matrix are stored. A value made of plain tensors; it knows no kernels and no weight.
+
+`Rule` says how a pattern is chosen where the weight itself is dense.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
-Traits = tuple[Any, ...]
+P = TypeVar("P", bound="Pattern")
+
+RULE_BYTES = 32
 
 
-class Pattern(ABC):
-    """The positions of a matrix's stored weights and everything derived from them: a view of its layer's tensors.
-
-    All tensors are preallocated and rewritten in place, so addresses and shapes survive every change: CUDA graphs and compiled
-    code stay valid. What is derived is a copy, so that whoever writes the stored tensors (DDP broadcasts them before every
-    forward) never touches what a backward pass still needs.
+class Rule(NamedTuple):
+    """How the stored part of a dense weight is chosen, and by what it is scaled.
 
     Attributes:
-        STORED: names of the stored tensors, which a layer keeps as persistent buffers. SPARSITY: the default of its layers.
-        PRODUCT: what error messages call its product. ANY_DENSITY: whether a layer may have any.
-        STREAMS: whether growth can choose from candidates; otherwise it needs the whole dense gradient.
-        rows, cols: the matrix's shape.
-        master: whether the weight holds every position, dense, and products take the pattern's part of it.
-        draw: int64 [2], key and count of the random numbers that sample the output gradient; None: it is not sampled.
+        name: one of the pattern class's RULES.
+        scale: a float32 that products multiply the chosen values by; chosen with the rule, then it stays.
     """
 
-    STORED: ClassVar[tuple[str, ...]]
-    PRODUCT: ClassVar[str]
-    SPARSITY: ClassVar[float]
-    ANY_DENSITY: ClassVar[bool] = False
+    name: str
+    scale: float = 1.0
+
+    def encoded(self, device: torch.device | str | None) -> torch.Tensor:
+        """The rule as text, uint8 [RULE_BYTES]: what a checkpoint holds. No dtype move rounds it."""
+        text = f"{self.name} {self.scale!r}".encode()
+        return torch.tensor(list(text.ljust(RULE_BYTES)), dtype=torch.uint8, device=device)
+
+    @staticmethod
+    def decoded(prefix: str, text: torch.Tensor, known: tuple[str, ...]) -> Rule:
+        """The way back; ValueError, which begins with `prefix`, unless it is one of the `known` rules with a finite scale."""
+        if text.dtype is not torch.uint8 or text.shape != (RULE_BYTES,):
+            raise ValueError(f"{prefix}rule: expected torch.uint8 of shape ({RULE_BYTES},), got {text.dtype} of {tuple(text.shape)}")
+        words = bytes(text.tolist()).decode(errors="replace").split()
+        try:
+            name, scale = words[0], float(words[1])
+        except (IndexError, ValueError):
+            name, scale = " ".join(words), math.nan
+        if name not in known or not math.isfinite(scale):
+            raise ValueError(f"{prefix}rule: expected one of {', '.join(known)} and a finite scale, got {' '.join(words)!r}")
+        return Rule(name, scale)
+
+
+class Sizes(NamedTuple):
+    """What a new layer is made of: stored positions, the packed weight's length, and whether the weight is dense instead."""
+
+    nnz: int
+    capacity: int
+    dense_weight: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern(ABC):
+    """The stored positions of a [rows, cols] matrix.
+
+    A subclass is a frozen dataclass (eq=False) whose fields are `rows`, `cols` and the tensors that a checkpoint holds, in the
+    order of BUFFERS. It defines `empty`, `from_mask`, `capacity` and `positions`; the rest is derived from these and overridden
+    where that is faster or where positions are chosen by blocks.
+
+    Attributes:
+        BUFFERS: names of the tensors. Their shapes do not depend on which positions are stored.
+        SPARSITY: the default of new layers, as a share of zeros. VARIABLE: whether they may have another one.
+        RULES: how the stored part of a dense weight can be chosen.
+        REGROWS: whether `regrown` is possible. STREAMS: whether it takes `Candidates` in place of a dense score.
+        block: (rows, cols) of what is chosen at once.
+    """
+
+    BUFFERS: ClassVar[tuple[str, ...]]
+    SPARSITY: ClassVar[float] = 0.9
+    VARIABLE: ClassVar[bool] = True
+    RULES: ClassVar[tuple[str, ...]] = ("largest",)
+    REGROWS: ClassVar[bool] = True
     STREAMS: ClassVar[bool] = False
+    block: ClassVar[tuple[int, int]] = (1, 1)
+
     rows: int
     cols: int
-    master: bool = False
-    draw: torch.Tensor | None = None
 
-    # ---- of a layer that is being made ----------------------------------------------------------------------------------
-
-    @staticmethod
-    @abstractmethod
-    def sizes(rows: int, cols: int, sparsity: float, capacity: float | None) -> tuple[int, int]:
-        """nnz, and the weight's length, of a layer with these densities; ValueError if there is no such layer."""
-
-    @staticmethod
-    def obstacle(rows: int, cols: int) -> str | None:
-        """Why no layer of this shape can have such a pattern; None: it can."""
-        return None
-
-    @staticmethod
-    @abstractmethod
-    def blank(rows: int, cols: int, room: int, device: torch.device | str | None) -> tuple[torch.Tensor, ...]:
-        """Stored tensors for a weight of length `room` that hold no choice yet."""
+    # ---- what a subclass defines ----------------------------------------------------------------------------------------
 
     @classmethod
     @abstractmethod
-    def around(cls, rows: int, cols: int, room: int, *stored: torch.Tensor) -> Pattern:
-        """The pattern that these tensors hold, after reading every index; allocates what is derived. ValueError: none."""
+    def empty(cls: type[P], rows: int, cols: int, capacity: int, device: torch.device | str | None) -> P:
+        """Valid buffers for a packed weight of this length that say nothing yet; also on "meta"."""
 
     @classmethod
     @abstractmethod
-    def from_mask(cls, mask: torch.Tensor, capacity: int | None = None) -> Pattern:
-        """The pattern of a boolean mask [rows, cols], of a weight of length `capacity` (None: no longer than needed)."""
-
-    @abstractmethod
-    def largest(self, dense: torch.Tensor, nnz: int) -> Pattern:
-        """Another one like this: that of the largest magnitudes of a matrix; ties go to the lower linear index."""
+    def from_mask(cls: type[P], mask: torch.Tensor, capacity: int | None = None) -> P:
+        """The pattern of a boolean mask [rows, cols]; capacity None: no larger than needed. ValueError: it cannot be held."""
 
     @classmethod
-    @abstractmethod
-    def random(
-        cls, rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu", capacity: int | None = None
-    ) -> Pattern:
-        """Drawn without replacement from the Philox stream `seed`, the same on every device."""
-
-    # ---- as stored, and as products take it -----------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def stored(self) -> tuple[torch.Tensor, ...]:
-        """The stored tensors, in the order of STORED."""
-
-    @property
-    @abstractmethod
-    def derived(self) -> tuple[torch.Tensor, ...]:
-        """What kernels read."""
-
-    @property
-    @abstractmethod
-    def traits(self) -> Traits:
-        """Numbers and names that, beside `derived` and `draw`, products need."""
-
-    @classmethod
-    @abstractmethod
-    def of_derived(cls, traits: Traits, draw: torch.Tensor | None, *derived: torch.Tensor) -> Pattern:
-        """As much of a pattern as a layout's products need."""
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All of them."""
-        return *self.stored, *self.derived
-
-    def write_(self, *stored: torch.Tensor) -> None:
-        """Takes over another pattern of the same shape, in place."""
-        for tensor, value in zip(self.stored, stored, strict=True):
-            tensor.copy_(value)
-        self.derive_()
-
-    @abstractmethod
-    def derive_(self) -> None:
-        """Recomputes, in place, everything derived from what is stored."""
-
-    def versions(self) -> tuple[int, ...]:
-        """How often what is stored was written in place, as autograd counts."""
-        return tuple(tensor._version for tensor in self.stored)
-
-    @abstractmethod
-    def catch_up_(self) -> bool:
-        """`derive_`, unless what is stored is still what was derived from; whether it was needed."""
-
-    # ---- reading --------------------------------------------------------------------------------------------------------
+    def of_buffers(
+        cls: type[P], rows: int, cols: int, buffers: dict[str, torch.Tensor], device: torch.device | str | None
+    ) -> P:
+        """The pattern that these tensors hold, unchecked; device: the weight's."""
+        return cls(rows, cols, *(buffers[name] for name in cls.BUFFERS))
 
     @property
     @abstractmethod
     def capacity(self) -> int:
-        """The weight's length."""
+        """Length of the packed weight."""
+
+    @abstractmethod
+    def positions(self) -> torch.Tensor:
+        """int64 [capacity]: the linear index r * cols + c of every slot of the packed weight, -1 where it is unused."""
+
+    # ---- of a layer that is being made ----------------------------------------------------------------------------------
+
+    @classmethod
+    def obstacle(cls, rows: int, cols: int) -> str | None:
+        """Why no matrix of this shape can have such a pattern; None: it can."""
+        return None
+
+    @classmethod
+    def sizes(cls, rows: int, cols: int, sparsity: float, capacity: float | None) -> Sizes:
+        """Of a layer with this sparsity and capacity, both shares of all positions; ValueError if there is no such layer."""
+        nnz = round((1.0 - sparsity) * rows * cols)
+        fits = capacity is None or 0.0 <= capacity <= 1.0  # not so for NaN
+        length = nnz if capacity is None or not fits else round(capacity * rows * cols)
+        if not fits or length < nnz:
+            raise ValueError(f"expected capacity (a density) in [{1.0 - sparsity:.6g}, 1], got {capacity}")
+        return Sizes(nnz, length)
+
+    @classmethod
+    def random(
+        cls: type[P], rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu", capacity: int | None = None
+    ) -> P:
+        """nnz positions without replacement, from the random stream `seed`."""
+        score = torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed)).to(device)
+        return cls.select(score, nnz, capacity=capacity)
+
+    @classmethod
+    def select(cls: type[P], score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> P:
+        """The `count` positions of largest |score| [rows, cols]; ties go to the lower linear index, NaN is the largest."""
+        mask = largest(score.reshape(-1), count)
+        return cls.from_mask(mask.view(score.shape), count if capacity is None else capacity)
+
+    def rule_for(self, dense: torch.Tensor, name: str) -> Rule:
+        """The rule of this name for a dense weight [rows, cols] whose chosen part this pattern is."""
+        return Rule(name)
+
+    # ---- reading --------------------------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """{name: tensor}, in the order of BUFFERS."""
+        return {name: getattr(self, name) for name in self.BUFFERS}
+
+    @property
     def nnz(self) -> int:
-        """Number of positions in use. May read one element: synchronises on CUDA."""
+        """Number of stored positions (reads elements: synchronises on CUDA)."""
+        return int((self.positions() >= 0).sum())
 
-    @abstractmethod
     def mask(self) -> torch.Tensor:
-        """Boolean [rows, cols], True at the positions in use."""
+        """Boolean [rows, cols], True at the stored positions."""
+        at = self.positions()
+        mask = torch.zeros(self.rows * self.cols, dtype=torch.bool, device=at.device)
+        mask[at[at >= 0]] = True
+        return mask.view(self.rows, self.cols)
 
-    @abstractmethod
     def bits(self) -> torch.Tensor:
-        """uint8: a bit for every position in use; those of two patterns of one shape and class have the same places."""
+        """uint8 [ceil(rows * cols / 8)]: the mask, position 8 i + j as bit j of byte i."""
+        at = self.positions()
+        return bits_at(at[at >= 0], self.rows * self.cols)
 
-    @abstractmethod
-    def identity(self) -> tuple[torch.Tensor, ...]:
-        """Tensors that are equal where patterns are."""
+    def check(self, prefix: str = "", rule: Rule | None = None) -> None:
+        """Reads every index. ValueError, which begins with `prefix`, unless this is a valid pattern, chosen by `rule` if given."""
+        at = self.positions()
+        used = at[at >= 0]
+        if used.numel() and (int(used.max()) >= self.rows * self.cols or used.unique().numel() < used.numel()):
+            raise ValueError(f"{prefix}pattern: expected different positions below {self.rows * self.cols}, got {used.tolist()[:9]}")
 
-    # ---- what follows a change -----------------------------------------------------------------------------------------
+    # ---- changes --------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def entries(self, weight: torch.Tensor, nnz: int) -> torch.Tensor:
-        """The part of a weight, or of what belongs to it, that a layer with nnz positions uses."""
+    def regrown(self: P, keep: torch.Tensor, grow: Any, drop: int, count: int) -> tuple[P, torch.Tensor]:
+        """Drops the `drop` stored positions of smallest |keep|, then grows the `count` others of largest |grow|.
 
-    @abstractmethod
-    def clear_unused_(self, weight: torch.Tensor) -> None:
-        """Sets to 0 what belongs to no position."""
-
-    @abstractmethod
-    def regrown(
-        self, weight: torch.Tensor, score: Any, stream: int, drop: int, grow: int
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """The stored tensors after dropping the smallest magnitudes and growing as `score` ranks, and the slot map [capacity].
+        Candidates for growth are all positions that are not kept, just-dropped ones included (Evci et al. 2020, "Rigging the
+        Lottery", Algorithm 1). Ties go to the lower linear index.
 
         Args:
-            score: the dense gradient [rows, cols], or `Candidates` where the pattern STREAMS, or None: at random.
-            stream: the random numbers' seed.
+            keep: [capacity], what ranks the stored positions, such as the weight.
+            grow: dense [rows, cols], or `Candidates` where the pattern STREAMS, or an int: the seed of random growth.
+
+        Returns:
+            The new pattern and the slot map source [capacity]: the old slot of each new slot, or -1 where it is new or unused.
         """
+        at = self.positions()
+        used = (at >= 0).nonzero().squeeze(1)
+        if not 0 <= drop <= used.numel():
+            raise ValueError(f"expected drop between 0 and nnz = {used.numel()}, got {drop}")
+        kept = at[used[largest(keep[used], used.numel() - drop)]]
+        score = grow
+        if isinstance(grow, int):
+            score = torch.rand(self.rows * self.cols, generator=torch.Generator().manual_seed(grow % 2**63)).to(at.device)
+        score = score.reshape(-1).abs().double().nan_to_num(math.inf, math.inf)
+        score[kept] = -1.0
+        mask = largest(score, count, signed=True)
+        mask[kept] = True
+        new = self.from_mask(mask.view(self.rows, self.cols), self.capacity)
+        return new, slot_map(at, new.positions())
 
-    @abstractmethod
-    def enlarged(self, room: int) -> tuple[torch.Tensor, ...]:
-        """The stored tensors for a longer weight."""
+    def resized(self: P, capacity: int) -> P:
+        """The same positions, for a packed weight of this length."""
+        return self.from_mask(self.mask(), capacity)
 
-    @abstractmethod
-    def lengthened(self, values: torch.Tensor, room: int) -> torch.Tensor:
-        """One number for each weight, as a longer weight has them; new ones are 0."""
+    @classmethod
+    def upgraded(cls, prefix: str, rows: int, cols: int, entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A layer's checkpoint entries in today's form, where an earlier version wrote others."""
+        return entries
 
-    @abstractmethod
-    def adopted(self, prefix: str, weight: torch.Tensor | None, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A checkpoint's entries as this layer stores them; ValueError, which names prefix, if they cannot be."""
+
+def largest(score: torch.Tensor, count: int, signed: bool = False) -> torch.Tensor:
+    """Mask of the `count` largest magnitudes (signed: values) of a 1-D tensor; ties go to the lower index, NaN is the largest."""
+    order = torch.argsort(score if signed else score.abs(), descending=True, stable=True)
+    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    mask[order[:count]] = True
+    return mask
+
+
+def slot_map(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """source: for each of the `new` positions the index of the same one in `old`, or -1; both int64, -1 where unused."""
+    if not old.numel():
+        return torch.full_like(new, -1)
+    ascending, order = old.sort()
+    at = torch.searchsorted(ascending, new).clamp_(max=old.numel() - 1)
+    return torch.where((new >= 0) & (ascending[at] == new), order[at], -1)
+
+
+def taken(values: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """A new tensor along a slot map: values[source[q]] at q, 0 where source[q] is -1."""
+    source = source.to(values.device)
+    if not values.numel():
+        return values.new_zeros(source.shape)
+    return torch.where(source >= 0, values[source.clamp(min=0).long()], values.new_zeros(()))
+
+
+def bits_at(positions: torch.Tensor, count: int) -> torch.Tensor:
+    """uint8 [ceil(count / 8)] with the bits of these different positions set."""
+    bits = torch.zeros(-(-count // 8), dtype=torch.uint8, device=positions.device)
+    places = torch.bitwise_left_shift(torch.ones_like(positions), positions % 8).to(torch.uint8)
+    return bits.index_add_(0, positions // 8, places)
+
+
+@cache
+def _ones(device: torch.device) -> torch.Tensor:
+    """For each byte, how many of its bits are 1."""
+    return torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8, device=device)
+
+
+def count_bits(bits: torch.Tensor) -> torch.Tensor:
+    """How many bits are 1, int64 []."""
+    return _ones(bits.device)[bits.int()].sum(dtype=torch.int64)

@@ -14,10 +14,9 @@ from .csr.reference import (
 )
 from .nm24.reference import nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
 from .regrow.random import philox4x32, random_u32
-from .regrow.reference import add_outer_, regrow, regrow_candidates_, regrow_streamed, stream_outer_
+from .regrow.reference import regrow, regrow_candidates_, regrow_streamed
 
 __all__ = [
-    "add_outer_",
     "csr_from_mask",
     "csr_pack",
     "csr_sddmm",
@@ -39,5 +38,4 @@ __all__ = [
     "regrow",
     "regrow_candidates_",
     "regrow_streamed",
-    "stream_outer_",
 ]

@@ -2,6 +2,7 @@
 
 from .flops import count_flops
 from .report import LayerReport, Report
+from .signals import SIGNALS, GradientSum, Signal
 from .sparsifier import Sparsifier
 
-__all__ = ["LayerReport", "Report", "Sparsifier", "count_flops"]
+__all__ = ["SIGNALS", "GradientSum", "LayerReport", "Report", "Signal", "Sparsifier", "count_flops"]

@@ -42,12 +42,6 @@ def _densified_grad_flop(row_ptr: Any, col_idx: Any, cols: int, dy: Any, x: Any,
     return int(2 * dy[0] * dy[1] * x[1])
 
 
-@register_flop_formula([_ops.add_outer_, _ops.stream_outer_])
-def _outer_flop(*args: Any, **kw: Any) -> int:
-    *_, dy, x = args
-    return int(2 * dy[0] * dy[1] * x[1])
-
-
 def _attention_flop(query: Any, key: Any, value: Any, *args: Any, **kw: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import Pattern
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class History:
 
     def __init__(self, layers: Mapping[str, SparseLayer]) -> None:
         self._ever = {name: layer.pattern.bits() for name, layer in layers.items()}
+        self._positions = {name: (layer.product.rows, layer.product.cols) for name, layer in layers.items()}
         self._replaced: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._last: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._flips: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
@@ -90,11 +90,11 @@ class History:
         self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
-    def add(self, name: str, pattern: Pattern, new: int | torch.Tensor, gone: int | torch.Tensor) -> None:
-        """The layer has this pattern now, in which so many positions are new, and so many are no longer."""
-        bits, before = pattern.bits(), self._replaced[name]
-        self._ever[name] = self._ever[name].to(bits.device) | bits  # the model may have moved
-        self._replaced[name] = new + (before.to(bits.device) if isinstance(before, torch.Tensor) else before)
+    def add(self, name: str, now: torch.Tensor, new: int | torch.Tensor, gone: int | torch.Tensor) -> None:
+        """The layer's pattern has these bits now; so many of its positions are new, and so many others have left."""
+        before = self._replaced[name]
+        self._ever[name] = self._ever[name].to(now.device) | now  # the model may have moved
+        self._replaced[name] = new + (before.to(now.device) if isinstance(before, torch.Tensor) else before)
         self._last[name], self._flips[name] = new, new + gone
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class History:
         before, last = state_dict["updated_at"]
         self._updates = (before, last)
         for name, bits in self._ever.items():
-            bits.copy_(state_dict["coverage"][name])
+            bits.copy_(_flat(state_dict["coverage"][name], self._positions[name]))
 
     def of(self, name: str, layer: SparseLayer) -> LayerReport:
         """The layer's row of the report."""
@@ -133,3 +133,12 @@ class History:
             coverage=ever / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
         )
+
+
+def _flat(coverage: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Coverage as `Pattern.bits` has it; version 1 of the state held that of "2:4" row by row, [rows, ceil(cols / 8)]."""
+    rows, cols = shape
+    if coverage.dim() == 1:
+        return coverage
+    bits = np.unpackbits(coverage.cpu().numpy(), axis=1, bitorder="little")[:, :cols]
+    return torch.from_numpy(np.packbits(bits.reshape(-1), bitorder="little"))

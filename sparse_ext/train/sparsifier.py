@@ -1,21 +1,29 @@
-"""`Sparsifier`: runs a method on a model. Plan, regrow, move the optimizer state along; one call per training step."""
+"""`Sparsifier`: runs a method on a model. Observe, plan, carry out, move the optimizer state along; one call per training step."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from sparse_ext.methods import Growth, Method, Regrow
-from sparse_ext.nn import Scores, SparseLayer, sparse_layers
+from sparse_ext.methods import Action, Choose, Method, Regrow, Time
+from sparse_ext.nn import sparse_layers
 
-from . import masters, ranks, scoring
+from . import dense_weights, distributed
+from .managed import ManagedLayer
+from .observation import Observation
+from .optimizer_state import check_optimizer, innermost, state_tensors
 from .report import History, Report
-from .state import check_optimizer, move_state_, pad_state_, state_tensors, take_
+from .state import check_state, described, methods_by_name, plain, upgraded
+
+Group = list[ManagedLayer]  # the layers that one method trains
+
+VERIFIED = 100  # ranks compare what rules chose in one of so many updates
 
 
 class Sparsifier:
@@ -23,20 +31,22 @@ class Sparsifier:
 
     Call `step()` once per training step, after `optimizer.step()`, as a learning-rate scheduler is called. A layer's surviving
     weights keep their value and optimizer state bit for bit, new ones start at 0 with zero state, and nnz is exact. Tensors
-    keep their shape and address, so CUDA graphs and compiled code stay valid (a graph not into `FST`'s dense tail). A method
-    that prunes a dense 2:4 master makes room for it in a packed layer, chooses what products take of it, and adds masked decay
-    to its gradients right before each optimizer step.
+    keep their shape and address, so CUDA graphs and compiled code stay valid, except where a method switches the layout.
+
+    Growth sees the gradient that `weight.grad` sees: what is accumulated into it by the passes whose gradient the optimizer's step
+    uses. Other passes through the layer, `torch.autograd.grad`, and what `zero_grad` discards do not count.
 
     Args:
         model: holds the sparse layers (also inside DDP or `torch.compile`).
         optimizer: holds their weights; its state must have one value per weight (no Adafactor, Muon, Shampoo).
-        method: `RigL(...)`, `SET(...)`, `Static()`; for layout "2:4" also `FST(...)`, `SSTE(...)`, `SRSTE(...)`.
+        method: `RigL(...)`, `SET(...)`, `Static()`, ...; or {name pattern: method}, of which the first that matches a layer's name
+            counts: `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
         total_steps: length of the run; schedules are shares of it.
         replace_step: the paper's variant, in which an update takes the place of the optimizer step: call `step()` *before* the
             optimizer and write `if not sparsifier.step(): optimizer.step()`. An update then also discards the gradients.
         seed: of random growth; the same on all ranks.
         process_group: the ranks that train one model together; None: all, where torch.distributed is initialised. They add
-            up their scores, so they agree on the pattern without sending it, and compare a hash of it after each update.
+            up their gradients, so they agree on the pattern without sending it, and compare a hash of it after each update.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
@@ -46,7 +56,7 @@ class Sparsifier:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        method: Method,
+        method: Method | Mapping[str, Method],
         *,
         total_steps: int,
         replace_step: bool = False,
@@ -59,63 +69,68 @@ class Sparsifier:
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
         check_optimizer(optimizer, layers)
-        ranks.refuse_shards(layers, method)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
-        masters.check(layers, method, replace_step)
-        self._layers = layers
-        self._group = process_group
-        self._copies: list[dict[str, SparseLayer]] = []
-        for name, layer in layers.items():
-            layer.catch_up()
-            self._make_room(model, name, layer)
-            masters.prune(layer, method.pruning(0, total_steps))
+        self._process_group = process_group
+        methods = methods_by_name(method, list(layers))
+        self._layers = [
+            ManagedLayer(plain(name), layer, methods[name], optimizer, Observation(layer, methods[name], process_group))
+            for name, layer in layers.items()
+        ]
+        self._groups: list[tuple[Method, Group]] = [
+            (one, [managed for managed in self._layers if managed.method == one]) for one in dict.fromkeys(methods.values())
+        ]
         self._step = self._updates = 0
-        self._postponed_to = 0  # the step of an update that non-finite scores put off; 0: none
-        self._history = History({_plain(name): layer for name, layer in layers.items()})
-        self._uses = dict.fromkeys(layers, 0)  # of a layer in the last step that had any; not known of compiled ones
-        self._passes = dict.fromkeys(layers, 0)  # the most backward passes that an armed step had
-        self._attach()
+        self._postponed_to = [0] * len(self._groups)  # the step of an update that a non-finite gradient put off; 0: none
+        for one, group in self._groups:
+            distributed.refuse_shards(group, one)
+            dense_weights.check(group, one, one.plan(_numbers(group), self._time()), replace_step)
+        for managed in self._layers:
+            managed.layer.sync()
+            managed.make_room(model)
+        self._settle()
+        self._history = History({managed.name: managed.layer for managed in self._layers})
+        self._attach({})
         self._arm()
 
-    def _attach(self, draws: dict[str, int] | None = None) -> None:
-        """Hands the layers random numbers, gone on from `draws`, and the optimizer masked decay, if the method has them."""
-        self._sample(draws or {})
-        if factor := self.method.masked_decay():
-            masters.decay_with(self.optimizer, [*self._layers.values()], factor, self)
+    def _time(self, later: int = 0) -> Time:
+        return Time(self._step + later, self.total_steps)
 
-    def _sample(self, draws: dict[str, int]) -> None:
-        for name, layer in self._layers.items():
-            if self.method.samples_gradient():
-                seed = self._stream(f"draw/{ranks.own(self._group)}/{_plain(name)}")
-                masters.sample(layer, seed, draws.get(_plain(name), 0))
-            elif layer.pattern.draw is not None:  # of a method before this one
+    def _attach(self, offsets: dict[str, int]) -> None:
+        """Hands the layers random numbers, gone on from `offsets`, and follows the optimizer's steps."""
+        self._sample(offsets)
+        optimizer = innermost(self.optimizer)
+        if any(managed.method.masked_decay for managed in self._layers):
+            dense_weights.decay_with(optimizer, self._layers, self)
+        if not self.replace_step:
+            me = weakref.ref(self)
+            hook = optimizer.register_step_post_hook(lambda *_: None if me() is None else me()._optimizer_has_stepped())
+            weakref.finalize(self, hook.remove)
+
+    def _optimizer_has_stepped(self) -> None:
+        for managed in self._layers:
+            managed.observation.close()
+
+    def _sample(self, offsets: dict[str, int]) -> None:
+        """Has layers sample their output gradients, if the method wants that and the layout can."""
+        for managed in self._layers:
+            layer = managed.layer
+            if managed.method.samples_gradient and layer.can_sample:
+                # The text names the stream: runs of earlier versions go on with the same numbers.
+                seed = self._stream(f"draw/{distributed.rank(self._process_group)}/{managed.name}")
+                layer.sample_gradient(torch.tensor([seed, offsets.get(managed.name, 0)], device=layer.weight.device))
+            elif layer.rng is not None:  # of a method before this one
                 layer.sample_gradient(None)
 
-    def _make_room(self, model: nn.Module, name: str, layer: SparseLayer) -> None:
-        """Enlarges a layer whose density will grow beyond its capacity, with its optimizer state."""
-        positions = layer.pattern.rows * layer.pattern.cols
-        needed = round(self.method.max_density(layer.density) * positions)
-        if needed <= layer.capacity:
-            return
-        if any(isinstance(m, nn.parallel.DistributedDataParallel) and layer in set(m.modules()) for m in model.modules()):
-            raise ValueError(
-                f"{name}: expected room for {needed} entries before the model is wrapped, got {layer.capacity}; "
-                "pass method=... to sparsify_"
-            )
-        old = layer.pattern
-        layer.enlarge_(needed)
-        pad_state_(self.optimizer, layer.weight, old)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "growth": self._growth(), "draws": self._draws()}
+        return {**self.__dict__, "offsets": self._offsets()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy: copied layers are never armed."""
-        growth, draws = state.pop("growth"), state.pop("draws")
+        """Of a copy: copied layers are not watched, and the optimizer's hooks are not ours."""
+        offsets = state.pop("offsets")
         self.__dict__.update(state)
-        self._attach(draws)
-        self._arm(growth)
+        self._attach(offsets)
+        self._arm()
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
@@ -124,15 +139,13 @@ class Sparsifier:
     def step(self) -> bool:
         """Counts a step and updates the patterns if it is time. True when they changed.
 
-        Non-finite scores (as on a step that AMP skips) postpone the update until as many steps as it needs are scored anew.
-        A layer that saw no backward pass keeps its pattern.
+        A non-finite gradient (as on a step that AMP skips) postpones the update until as many steps as it needs are observed
+        anew. A layer whose gradient nobody accumulated keeps its pattern.
         """
         self._step += 1
-        for name, layer in self._layers.items():
-            self._uses[name] = layer.take_uses() or self._uses[name]
-            if layer.growth is not None:
-                self._passes[name] = max(self._passes[name], int(layer.growth.passes))
-        changed = self._is_due(self._step) and self._update()
+        for managed in self._layers:
+            managed.observation.end()
+        changed = self._update()
         self._arm()
         return changed
 
@@ -142,117 +155,108 @@ class Sparsifier:
         Raises:
             ValueError: a layer is missing there or has another pattern.
         """
-        copies = {_plain(name): layer for name, layer in sparse_layers(model).items()}
-        tracked = {}
-        for name, layer in self._layers.items():
-            copy = copies.get(_plain(name))
+        copies = {plain(name): layer for name, layer in sparse_layers(model).items()}
+        for managed in self._layers:
+            name, copy = managed.name, copies.get(managed.name)
             if copy is None:
                 raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
-            if ranks.digest(copy) != ranks.digest(layer):
+            if distributed.digest(copy) != distributed.digest(managed.layer):
                 raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
-            tracked[name] = copy
-        self._copies.append(tracked)
+        for managed in self._layers:
+            managed.copies.append(copies[managed.name])
 
-    def _is_due(self, step: int) -> bool:
-        return step == self._postponed_to or self.method.is_update(step, self.total_steps)
+    def _arm(self) -> None:
+        """Has the next step's gradient observed where an update needs it, and its accumulations counted the step before."""
+        time = self._time(1)
+        for (method, group), postponed_to in zip(self._groups, self._postponed_to, strict=True):
+            if method.signals and (time.step <= postponed_to or method.observes(time)):
+                alone = method.observed_steps() == 1
+                actions = method.plan(_numbers(group), time) if alone else {}
+                for managed in group:
+                    managed.observation.begin(actions.get(managed.name), alone)
+            elif method.signals and method.observes(self._time(2)):
+                for managed in group:
+                    managed.observation.count()
 
-    def _arm(self, growth: dict[str, torch.Tensor] | None = None) -> None:
-        """Asks the next step's backward for the dense gradient, if an update needs it; `growth`: the sums so far."""
-        step = self._step + 1
-        if not (step <= self._postponed_to or self.method.is_scored(step, self.total_steps)):
-            return
-        for name, layer in self._layers.items():
-            plan = self.method.plan(layer.nnz, step, self.total_steps)
-            sums = (growth or {}).get(_plain(name))
-            scoring.arm(layer, plan, self.method, self._passes[name] or self._uses[name], sums, self._group)
-
-    def _growth(self) -> dict[str, torch.Tensor]:
-        """The sums of updates that are scored over several steps, between two of these."""
-        armed = {_plain(name): layer.growth for name, layer in self._layers.items()}
-        if self.method.scored_steps() <= 1:
-            return {}
-        begun = {name: growth.kept for name, growth in armed.items() if growth is not None and int(growth.passes)}
-        return {name: kept for name, kept in begun.items() if isinstance(kept, torch.Tensor)}
-
-    def _draws(self) -> dict[str, int]:
-        """How often the layers have sampled their output gradient."""
-        return {_plain(n): int(draw[1]) for n, layer in self._layers.items() if (draw := layer.pattern.draw) is not None}
+    # ---- updates --------------------------------------------------------------------------------------------------------
 
     def _update(self) -> bool:
-        ranks.refuse_shards(self._layers, self.method)  # anew: fully_shard may have come after us
-        choice = self.method.pruning(self._step, self.total_steps)
-        changed = self._regrow_all() if choice is None else self._prune_all(choice)
-        self._updates += changed
-        # A master's choices may come in every step: looked at now and then.
-        if changed and (choice is None or self._updates % masters.VERIFIED == 1):
-            ranks.verify_agreement(self._layers, self._step, self._group)
-        return changed
-
-    def _prune_all(self, choice: str) -> bool:
-        self._history.begin_update(self._step)
-        for name, layer in self._layers.items():
-            self._history.add(_plain(name), layer.pattern, *layer.prune_(choice))
-            for copies in self._copies:
-                copies[name].write_pattern_(*layer.pattern.stored)
-        return True
-
-    def _regrow_all(self) -> bool:
-        plans = {
-            name: plan
-            for name, layer in self._layers.items()
-            if (plan := self.method.plan(layer.nnz, self._step, self.total_steps)) is not None
-        }
-        for name in plans:
-            state_tensors(self.optimizer, self._layers[name].weight)  # refuses before anything has changed
-        scores = {name: scoring.take(layer, self._group) for name, layer in self._layers.items()}
-        plans = {name: plan for name, plan in plans.items() if not scoring.is_idle(scores[name], plan)}
-        unusable = not all(scoring.is_usable(scores[name], plan) for name, plan in plans.items())
-        self._postponed_to = self._step + self.method.scored_steps() if unusable else 0
-        if unusable or not plans:
+        """Carries out what the methods order at this step; True if anything changed."""
+        orders: list[tuple[ManagedLayer, Action]] = []
+        for number, (method, group) in enumerate(self._groups):
+            if self._step == self._postponed_to[number] or method.is_update(self._time()):
+                distributed.refuse_shards(group, method)  # anew: fully_shard may have come after us
+                orders += self._orders(number, method, group)
+        if not orders:
             return False
+        for managed, _ in orders:
+            state_tensors(self.optimizer, managed.layer.weight)  # refuses before anything has changed
         self._history.begin_update(self._step)
-        for name, plan in plans.items():
-            self._regrow(name, plan, scores.pop(name))
+        for managed, action in orders:
+            change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
+            self._history.add(managed.name, *change)
+        self._updates += 1
+        # Rules choose anew in every step: looked at now and then.
+        if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
+            distributed.verify_agreement(self._layers, self._step, self._process_group)
         if self.replace_step:
             self.optimizer.zero_grad(set_to_none=True)
         return True
 
-    def _regrow(self, name: str, plan: Regrow, scores: Scores | None) -> None:
-        layer = self._layers[name]
-        pattern = layer.pattern
-        kept = scores.kept if scores is not None and plan.growth is Growth.GRADIENT else None
-        stream = self._stream(f"{self._step}/{_plain(name)}")
-        stored, source = pattern.regrown(layer.weight.detach(), kept, stream, plan.drop, plan.grow)
-        layer.write_pattern_(*stored)
-        move_state_(self.optimizer, layer.weight, source)
-        for copies in self._copies:
-            copies[name].write_pattern_(*stored)
-            take_(copies[name].weight.data, source)
-        new = int((pattern.entries(source, pattern.nnz) < 0).sum())
-        self._history.add(_plain(name), pattern, new, new + plan.drop - plan.grow)
+    def _orders(self, number: int, method: Method, group: Group) -> list[tuple[ManagedLayer, Action]]:
+        """What the method orders for its layers now; nothing, and later, if what it ranks positions by cannot be used."""
+        actions = method.plan(_numbers(group), self._time())
+        orders, usable = [], True
+        for managed in group:
+            action = actions.get(managed.name)
+            if action is None or (not isinstance(action, Regrow | Choose) and managed.is_so(action)):
+                continue
+            if isinstance(action, Regrow) and managed.observation.needs(action):
+                if managed.observation.idle:
+                    continue
+                usable &= managed.observation.is_usable(action)
+            orders.append((managed, action))
+        self._postponed_to[number] = 0 if usable else self._step + method.observed_steps()
+        if usable:
+            return orders
+        for managed in group:
+            managed.observation.clear()
+        return []
+
+    def _settle(self) -> None:
+        """Brings layouts and rules to what the methods want at this step."""
+        for method, group in self._groups:
+            actions = method.plan(_numbers(group), self._time())
+            for managed in group:
+                if managed.name in actions:
+                    managed.settle(actions[managed.name])
 
     def _stream(self, use: str) -> int:
-        """The random stream for this use: the same on every rank and after a resume."""
+        """The seed of the random stream for this use: the same on every rank and after a resume."""
         text = f"{self.seed}/{use}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
     # ---- state and report -------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs beside the model's and the optimizer's state: plain values and tensors.
+    def _offsets(self) -> dict[str, int]:
+        """How often the layers have sampled their output gradient."""
+        return {m.name: int(m.layer.rng[1]) for m in self._layers if m.layer.rng is not None}
 
-        Between two of several `gradient_steps` that includes the sums so far, which are each rank's own.
-        """
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs beside the model's and the optimizer's state: plain values and tensors."""
+        observations = {managed.name: managed.observation for managed in self._layers}
         return {
+            "version": 2,
             "step": self._step,
             "updates": self._updates,
-            "postponed_to": self._postponed_to,
+            "postponed_to": list(self._postponed_to),
             "total_steps": self.total_steps,
             "seed": self.seed,
-            "method": {"name": type(self.method).__name__, **asdict(self.method)},
-            "shapes": {_plain(name): [layer.pattern.rows, layer.pattern.cols] for name, layer in self._layers.items()},
-            "growth": {name: total.clone() for name, total in self._growth().items()},
-            "draws": self._draws(),
+            "method": described(self.method),
+            "shapes": {m.name: [m.layer.product.rows, m.layer.product.cols] for m in self._layers},
+            "signals": {name: state for name, one in observations.items() if (state := one.state_dict())},
+            "spoiled": [name for name, one in observations.items() if one.spoiled],
+            "offsets": self._offsets(),
             **self._history.state_dict(),
         }
 
@@ -262,39 +266,22 @@ class Sparsifier:
         Raises:
             ValueError: it belongs to other layers or another method; nothing is changed then.
         """
-        own = self.state_dict()
-        if missing := own.keys() - state_dict.keys():
-            raise ValueError(f"expected a Sparsifier's state, got one without {', '.join(sorted(missing))}")
-        if state_dict["method"] != own["method"]:
-            raise ValueError(f"expected the state of method {own['method']}, got {state_dict['method']}")
-        if state_dict["shapes"].keys() != own["shapes"].keys():
-            raise ValueError(f"expected the state of layers {list(own['shapes'])}, got {list(state_dict['shapes'])}")
-        if state_dict["shapes"] != own["shapes"]:
-            raise ValueError(f"expected the state of layers of shapes {own['shapes']}, got {state_dict['shapes']}")
-        sums = {name: list(total.shape) for name, total in state_dict["growth"].items()}
-        if not sums.items() <= own["shapes"].items():
-            raise ValueError(f"expected gradient sums of shapes {own['shapes']}, got {sums}")
-        coverage = {name: tuple(bits.shape) for name, bits in state_dict["coverage"].items()}
-        if coverage != (expected := {name: tuple(bits.shape) for name, bits in own["coverage"].items()}):
-            raise ValueError(f"expected the state of these layouts, with coverage of shapes {expected}, got {coverage}")
-        self._step, self._updates = state_dict["step"], state_dict["updates"]
-        self._postponed_to, self.seed = state_dict["postponed_to"], state_dict["seed"]
-        self.total_steps = state_dict["total_steps"]
-        self._history.load_state_dict(state_dict)
-        for layer in self._layers.values():
-            masters.prune(layer, self.method.pruning(self._step, self.total_steps))
-        self._sample(state_dict["draws"])
-        for layer in self._layers.values():
-            layer.take_growth()
-        self._arm(state_dict["growth"])
+        state = upgraded(state_dict)
+        check_state(state, self.state_dict())
+        self._step, self._updates, self.seed = state["step"], state["updates"], state["seed"]
+        self._postponed_to, self.total_steps = list(state["postponed_to"]), state["total_steps"]
+        self._history.load_state_dict(state)
+        self._settle()
+        self._sample(state["offsets"])
+        for managed in self._layers:
+            managed.observation.load_state_dict(state["signals"].get(managed.name, {}), managed.name in state["spoiled"])
+        self._arm()
 
     def report(self) -> Report:
         """Density, replaced connections and coverage of every layer."""
-        rows = [self._history.of(_plain(name), layer) for name, layer in self._layers.items()]
-        return Report(self._step, self._updates, tuple(rows))
+        return Report(self._step, self._updates, tuple(self._history.of(m.name, m.layer) for m in self._layers))
 
 
-def _plain(name: str) -> str:
-    """The layer's name without what DDP, AveragedModel and torch.compile put around a model."""
-    parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
-    return ".".join(parts)
+def _numbers(group: Group) -> dict[str, Any]:
+    """What a method sees of its layers."""
+    return {managed.name: managed.numbers() for managed in group}

@@ -1,82 +1,75 @@
-"""The optimizer surgery: one slot map moves a weight, its gradient and every state tensor of its shape alike."""
+"""A Sparsifier's state, as checkpoints hold it: names, the method, and whether a state belongs to this Sparsifier."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from typing import Any
 
-import torch
-
-from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import Pattern
-
-# Optimizers whose state is not one value per weight: rows and columns, or a matrix.
-_NOT_ELEMENTWISE = ("adafactor", "shampoo", "muon", "soap", "sm3", "galore", "lbfgs")
+from sparse_ext.methods import Method
 
 
-def take_(tensor: torch.Tensor, source: torch.Tensor) -> None:
-    """tensor[q] = old tensor[source[q]], or 0 where source[q] is -1; in place, 1-D."""
-    source = source.to(tensor.device)
-    moved = torch.where(source >= 0, tensor[source.clamp(min=0).long()], tensor.new_zeros(()))
-    tensor.copy_(moved)
+def plain(name: str) -> str:
+    """The layer's name without what DDP, AveragedModel and torch.compile put around a model."""
+    parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
+    return ".".join(parts)
 
 
-def move_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, source: torch.Tensor) -> None:
-    """Moves the weight, its gradient and its optimizer state along the slot map; what is new is 0."""
-    tensors = [weight.data, *state_tensors(optimizer, weight)]
-    if weight.grad is not None:
-        tensors.append(weight.grad)
-    for tensor in tensors:
-        take_(tensor, source)
+def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> dict[str, Method]:
+    """{name: method} of layers; of a mapping from name patterns the first that matches counts.
+
+    Raises:
+        ValueError: no pattern matches a layer, or a pattern matches none.
+    """
+    if isinstance(method, Method):
+        return dict.fromkeys(names, method)
+    found = {name: next((p for p in method if fnmatchcase(plain(name), p)), None) for name in names}
+    if lost := [name for name, pattern in found.items() if pattern is None]:
+        raise ValueError(f"expected a method for every sparse layer, got none for {', '.join(lost)}; add '*': Static()")
+    if idle := [pattern for pattern in method if pattern not in found.values()]:
+        raise ValueError(f"expected patterns that match sparse layers, got {', '.join(map(repr, idle))}, which match none")
+    return {name: method[pattern] for name, pattern in found.items() if pattern is not None}
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter) -> list[torch.Tensor]:
-    """The state tensors of the weight's shape; ValueError if a tensor of another shape belongs to it too."""
-    found = []
-    for name, value in optimizer.state.get(weight, {}).items():
-        if not isinstance(value, torch.Tensor) or value.dim() == 0:
-            continue
-        if value.shape != weight.shape:
-            raise ValueError(
-                f"{type(optimizer).__name__}: expected optimizer state of the weight's shape {tuple(weight.shape)}, got "
-                f"{name!r} of shape {tuple(value.shape)}; a topology update can only move state that has one value per weight"
-            )
-        found.append(value)
-    return found
+def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
+    """The method's name and choices, as plain values; of a mapping, by pattern."""
+    if isinstance(method, Method):
+        return {"name": type(method).__name__, **asdict(method)}
+    return {pattern: described(one) for pattern, one in method.items()}
 
 
-def pad_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, old: Pattern) -> None:
-    """Gives state tensors of the length that the weight had with the old pattern its new one; new entries are 0."""
-    for name, value in optimizer.state.get(weight, {}).items():
-        if isinstance(value, torch.Tensor) and value.shape == (old.capacity,):
-            optimizer.state[weight][name] = old.lengthened(value, weight.numel())
+def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state in today's form. Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`."""
+    state = dict(state)
+    if "growth" in state:
+        state["signals"] = {name: {"gradient": {"total": total}} for name, total in state.pop("growth").items()}
+    if "draws" in state:
+        state["offsets"] = state.pop("draws")
+    state.setdefault("spoiled", [])
+    if isinstance(state.get("postponed_to"), int):
+        state["postponed_to"] = [state["postponed_to"]]
+    return state
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, layers: Mapping[str, SparseLayer]) -> None:
-    """ValueError unless the optimizer holds every layer's weight and keeps one value per weight; warns about decay groups."""
-    kind = type(optimizer).__name__
-    if any(name in kind.lower() for name in _NOT_ELEMENTWISE):
-        raise ValueError(
-            f"expected an optimizer whose state has one value per weight (SGD, AdamW, ...), got {kind}: its factored or matrix "
-            "state cannot follow a changing pattern"
-        )
-    held = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    missing = [name for name, layer in layers.items() if id(layer.weight) not in held]
-    if missing:
-        raise ValueError(
-            f"expected an optimizer that holds the weight of every sparse layer, got {kind} without "
-            f"{', '.join(missing)}; build it from model.parameters() after sparsify_"
-        )
-    for name, layer in layers.items():
-        state_tensors(optimizer, layer.weight)
-        twin = next(other for other, module in layers.items() if module.weight is layer.weight)
-        if twin != name:
-            raise ValueError(f"expected a weight of its own for every sparse layer, got one shared by {twin!r} and {name!r}")
-    decays = any(group.get("weight_decay", 0) for group in optimizer.param_groups)
-    undecayed = [name for name, layer in layers.items() if not held[id(layer.weight)].get("weight_decay", 0)]
-    if decays and undecayed:
-        warnings.warn(
-            f"no weight decay for the sparse weights of {', '.join(undecayed)}, though other parameters decay: they are 1-D, "
-            "and recipes that test `ndim < 2` put them among biases and norms",
-            stacklevel=3,
-        )
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """ValueError unless the state is one of a Sparsifier with the layers and the method of this `own` state."""
+    if missing := own.keys() - state.keys() - {"version"}:
+        raise ValueError(f"expected a Sparsifier's state, got one without {', '.join(sorted(missing))}")
+    if state["method"] != own["method"]:
+        raise ValueError(f"expected the state of method {own['method']}, got {state['method']}")
+    if state["shapes"].keys() != own["shapes"].keys():
+        raise ValueError(f"expected the state of layers {list(own['shapes'])}, got {list(state['shapes'])}")
+    if state["shapes"] != own["shapes"]:
+        raise ValueError(f"expected the state of layers of shapes {own['shapes']}, got {state['shapes']}")
+    for name, signals in state["signals"].items():
+        for signal, tensors in signals.items():
+            shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
+            if any(shape != own["shapes"].get(name) for shape in shapes.values()):
+                raise ValueError(f"expected signals of shapes {own['shapes']}, got {signal!r} of {name!r} with {shapes}")
+    for name, bits in state["coverage"].items():
+        rows, cols = own["shapes"].get(name, (0, 0))
+        if tuple(bits.shape) not in ((-(-rows * cols // 8),), (rows, -(-cols // 8))):
+            raise ValueError(f"expected coverage of {-(-rows * cols // 8)} bytes for {name!r}, got shape {tuple(bits.shape)}")
+    if state["coverage"].keys() != own["coverage"].keys():
+        raise ValueError(f"expected coverage of layers {list(own['coverage'])}, got {list(state['coverage'])}")

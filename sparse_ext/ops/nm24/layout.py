@@ -1,93 +1,143 @@
 """The layout "2:4": two of every four neighbours of a row, which tensor cores multiply at up to twice the dense rate.
 
-What is sparse of the three products: the forward one always, but for a "dense" master. The input gradient where tiles are
-transposable; otherwise it is dense, with W unpacked. The weight gradient where the pattern has a `draw`, by an unbiased sample
-of the output gradient; otherwise it is dense, and a packed weight takes its part of it. Where a dense product was measured to
-be faster, with few tokens (`crossover`), the weight is unpacked.
+Which of the three products is sparse: the forward one always. The input gradient where tiles are transposable; otherwise W is
+unpacked and multiplied densely. The weight gradient where the layer samples its output gradient; otherwise it is dense, and a
+packed weight takes its part of it. Where few tokens make a dense product faster (measured, see auto.py), the weight is unpacked.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-from . import kernels as nm24
-from . import training as nm24_training
 from ..auto import dense_is_faster
-from .pattern import Nm24Pattern, packed
-from ..pattern import Pattern
+from ..layout import Layout
+from ..pattern import Rule
+from ..product import Kernels, Linear
+from . import kernels, training
+from .pattern import Nm24Pattern
+
+# In the table of auto.py.
+FORWARD, GRAD_INPUT = "nm24 matmul", "nm24 matmul_t"
 
 
-class Nm24:
-    """weight is 1-D, packed [rows * 2 * ceil(cols / 4)] or a dense master [rows * cols], see `Nm24Pattern`."""
+class Nm24Operands(NamedTuple):
+    """Attributes:
+    ids: uint8 [rows, ceil(groups / 2)], as the pattern's.
+    """
 
-    name = "2:4"
-    pattern: type[Pattern] = Nm24Pattern
+    ids: torch.Tensor
 
-    @staticmethod
-    def pack(dense: torch.Tensor, pattern: Nm24Pattern) -> torch.Tensor:
-        if dense.shape != (pattern.rows, pattern.cols):
-            raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
-        if pattern.master:
-            return dense.reshape(-1)
-        (values,) = nm24.nm24_pack.call(dense, pattern.codes, False, dense.dtype)
-        return values.view(-1)
 
-    @staticmethod
-    def unpack(weight: torch.Tensor, pattern: Nm24Pattern) -> torch.Tensor:
-        dense = _effective(weight, pattern, weight.dtype)
-        return dense.clone() if pattern.choice == "dense" else dense
+class Nm24Linear(Kernels):
+    """By `nm24_gemm`. A float32 dense weight multiplies 16-bit tokens: it is rounded as it is packed."""
 
     @staticmethod
-    def matmul(
-        weight: torch.Tensor, pattern: Nm24Pattern, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+    def forward(
+        product: Linear,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: Nm24Operands,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        relu: bool,
     ) -> torch.Tensor:
-        _check(weight, pattern, x)
-        if pattern.choice == "dense" or _dense_is_faster("nm24 matmul", pattern, x):
-            y = torch.nn.functional.linear(x, _effective(weight, pattern, x.dtype), bias)
-            return y.relu_() if relu else y
-        values, ids = packed(weight, pattern, x.dtype)
-        return nm24.nm24_gemm.call(values, ids, x, bias, relu)
+        _check(product, weight, rule, x)
+        values = _packed(product, weight, rule, operands, x.dtype)
+        if not _dense_is_faster(FORWARD, product, x):
+            return kernels.nm24_gemm.call(values, operands.ids, x, bias, relu)
+        y = torch.nn.functional.linear(x, kernels.nm24_unpack.call(values, operands.ids, product.cols), bias)
+        return y.relu_() if relu else y
 
     @staticmethod
-    def matmul_t(weight: torch.Tensor, pattern: Nm24Pattern, dy: torch.Tensor) -> torch.Tensor:
-        sparse = pattern.master and pattern.choice == "transposable"
-        if not sparse or _dense_is_faster("nm24 matmul_t", pattern, dy):
-            return dy @ _effective(weight, pattern, dy.dtype)
-        dense = weight.view(pattern.rows, pattern.cols)
-        _, values_t, ids_t = nm24.nm24_pack.call(dense, pattern.codes, True, dy.dtype)
-        return nm24.nm24_gemm.call(values_t, ids_t, dy, None)
+    def grad_input(
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dy: torch.Tensor
+    ) -> torch.Tensor:
+        if rule is None or rule.name != "transposable" or _dense_is_faster(GRAD_INPUT, product, dy):
+            values = _packed(product, weight, rule, operands, dy.dtype)
+            return dy @ kernels.nm24_unpack.call(values, operands.ids, product.cols)
+        dense = weight.view(product.rows, product.cols)
+        _, values_t, ids_t = kernels.nm24_pack.call(dense, operands.ids, True, dy.dtype)
+        return kernels.nm24_gemm.call(values_t, ids_t, dy, None)
 
     @staticmethod
-    def grad_weight(pattern: Nm24Pattern, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        if pattern.draw is None or pattern.choice == "dense":
-            dense = dy.t() @ x
+    def grad_weight(
+        product: Linear,
+        rule: Rule | None,
+        operands: Nm24Operands,
+        dy: torch.Tensor,
+        x: torch.Tensor,
+        rng: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if rng is None:
+            dense = product.dense_grad(dy, x)
         else:
-            values_t, ids_t = nm24_training.nm24_mvue.call(dy, pattern.draw)
-            dense = nm24.nm24_gemm.call(values_t, ids_t, x.t().contiguous(), None).t().contiguous()
-        return Nm24.pack(dense, pattern)
+            values_t, ids_t = training.nm24_mvue.call(dy, rng)
+            dense = kernels.nm24_gemm.call(values_t, ids_t, x.t().contiguous(), None).t().contiguous()
+        if rule is None:
+            (dense,) = kernels.nm24_pack.call(dense, operands.ids, False, dense.dtype)
+        return dense.view(-1)
 
 
-def _check(weight: torch.Tensor, pattern: Nm24Pattern, x: torch.Tensor) -> None:
-    """ValueError / TypeError where the three do not belong together; the operators know neither cols nor the master."""
-    if x.shape[1] != pattern.cols:
-        raise ValueError(
-            f"nm24_linear: expected x with {pattern.cols} columns (weight has {pattern.cols} input features), "
-            f"got shape {tuple(x.shape)}"
-        )
-    if weight.shape != (pattern.capacity,):
-        raise ValueError(f"nm24_linear: expected weight of shape ({pattern.capacity},), got {tuple(weight.shape)}")
-    cast = pattern.master and weight.dtype is torch.float32 and x.dtype.itemsize == 2
-    if weight.dtype is not x.dtype and not cast:
+def _check(product: Linear, weight: torch.Tensor, rule: Rule | None, x: torch.Tensor) -> None:
+    """ValueError / TypeError where weight and x do not belong together; the operators do not know what a weight is of."""
+    if x.shape[1] != product.cols:
+        product.batched("nm24_linear", x[:, None])  # raises
+    length = product.rows * (product.cols if rule is not None else kernels.values_shape(1, product.cols)[1])
+    if weight.shape != (length,):
+        raise ValueError(f"nm24_linear: expected weight of shape ({length},), got {tuple(weight.shape)}")
+    rounds = rule is not None and weight.dtype is torch.float32 and x.dtype.itemsize == 2
+    if weight.dtype is not x.dtype and not rounds:
         raise TypeError(f"nm24_linear: expected x of dtype {weight.dtype} (as the weight), got {x.dtype}")
 
 
-def _dense_is_faster(product: str, pattern: Nm24Pattern, tokens: torch.Tensor) -> bool:
-    return dense_is_faster(product, tokens, pattern.rows, pattern.cols, pattern.rows * pattern.cols // 2)
+def _packed(
+    product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dtype: torch.dtype
+) -> torch.Tensor:
+    """values [rows, 2 * groups] that products multiply by; of a dense weight its chosen part, in this dtype."""
+    if rule is None:
+        return weight.view(kernels.values_shape(product.rows, product.cols))
+    dense = weight.view(product.rows, product.cols)
+    if rule.name == "soft":
+        return kernels.nm24_prune.call(dense, "soft", dtype, rule.scale)[0]
+    return kernels.nm24_pack.call(dense, operands.ids, False, dtype)[0]
 
 
-def _effective(weight: torch.Tensor, pattern: Nm24Pattern, dtype: torch.dtype) -> torch.Tensor:
-    """What products multiply by, dense [rows, cols]."""
-    if pattern.choice == "dense":
-        return weight.view(pattern.rows, pattern.cols).to(dtype)
-    values, ids = packed(weight, pattern, dtype)
-    return nm24.nm24_unpack.call(values, ids, pattern.cols)
+def _dense_is_faster(name: str, product: Linear, tokens: torch.Tensor) -> bool:
+    return dense_is_faster(name, tokens, product.rows, product.cols, product.rows * product.cols // 2)
+
+
+class Nm24(Layout):
+    """Two of every four neighbours of a row."""
+
+    name = "2:4"
+    stem = "nm24"
+    pattern = Nm24Pattern
+    operands = Nm24Operands
+    products = {Linear: Nm24Linear}  # noqa: RUF012
+    SAMPLES = True
+
+    @staticmethod
+    def allocate(pattern: Nm24Pattern) -> Nm24Operands:
+        return Nm24Operands(torch.empty_like(pattern.ids))
+
+    @staticmethod
+    def prepare_(operands: Nm24Operands, pattern: Nm24Pattern) -> None:
+        operands.ids.copy_(pattern.ids)
+
+    @classmethod
+    def pack(cls, dense: torch.Tensor, pattern: Nm24Pattern) -> torch.Tensor:
+        if dense.shape != (pattern.rows, pattern.cols):
+            raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
+        (values,) = kernels.nm24_pack(dense, pattern.ids)
+        return values.view(-1)
+
+    @classmethod
+    def unpack(cls, values: torch.Tensor, pattern: Nm24Pattern) -> torch.Tensor:
+        return kernels.nm24_unpack(values.view(kernels.values_shape(pattern.rows, pattern.cols)), pattern.ids, pattern.cols)
+
+    @classmethod
+    def matrix(cls, weight: torch.Tensor, pattern: Nm24Pattern, rule: Rule | None) -> torch.Tensor:
+        values = _packed(Linear(pattern.rows, pattern.cols), weight, rule, Nm24Operands(pattern.ids), weight.dtype)
+        return kernels.nm24_unpack(values, pattern.ids, pattern.cols)

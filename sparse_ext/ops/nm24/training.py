@@ -12,7 +12,8 @@ from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
 from ..boundary.launch import DTYPES, address, backend_of, ready
 from ..boundary.library import define
 from .kernels import check_ids, empty, values_shape
-from ..regrow.kernels import Candidates, check_score, rebuild
+from ..regrow.candidates import Candidates, check_score
+from ..regrow.kernels import rebuild
 
 
 def _check_mvue(op: str, dy: torch.Tensor, draw: torch.Tensor) -> None:
@@ -93,7 +94,7 @@ def _stays(op: str, values: torch.Tensor, ids: torch.Tensor, cols: int, drop: in
         raise ValueError(f"{op}: expected drop between 0 and {entries} (entries whose group has another column), got {drop}")
     row_ptr, col_idx = csr_from_mask(droppable, entries)
     weight, width = csr_pack(values, row_ptr, col_idx), values.shape[1]
-    none = Candidates.none_yet(weight, entries, 0, None)
+    none = Candidates.empty(weight, entries, 0, None)
     row_ptr, col_idx, _ = rebuild(op, weight, row_ptr, col_idx, width, none, 0, drop, 0)
     return (csr_unpack(torch.ones_like(weight), row_ptr, col_idx, width) != 0) | ~droppable
 

@@ -1,95 +1,18 @@
 """Replacing the weakest connections, with exact counts and a slot map: `torch.ops.sparse_ext.regrow*`.
 
-The growth score passes by in tiles of whole rows and leaves its best positions behind (`Candidates`); from these the new
-pattern is made. So a dense score is never needed whole: `regrow` takes one that is there, `stream_outer_` one that is not.
+The growth score comes in tiles of whole rows, of which the best positions are kept (`Candidates`); from these the new pattern is
+made. So a dense score is never needed whole: `regrow` takes one that is there, `regrow_streamed` the candidates of one that is not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from ..boundary.checks import check_dtype, check_index, check_positions, check_range
-from ..boundary.launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
+from ..boundary.launch import address, backend_of, ready, workspace
 from ..boundary.library import define
-
-# Positions of a tile: what stays in the last-level cache of a CPU, or fills a GPU and stays in its second-level cache.
-TILE = {"cpu": 1 << 21, "cuda": 1 << 22}
-
-
-def tile_rows(device: torch.device, cols: int) -> int:
-    """How many rows of a [rows, cols] score pass by at once."""
-    return max(1, TILE.get(device.type, TILE["cuda"]) // max(1, cols))
-
-
-def score_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the scores of weights of this dtype: that of sums."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """What is kept of a score [rows, cols] for growth: O(entries + wanted) numbers.
-
-    Attributes:
-        at_entry: [capacity], the score at each of the pattern's entries (any of them may be dropped).
-        score: [wanted], the largest |score| of positions that are no entries; ties go to the lower position.
-        position: int64 [wanted], r * cols + c of these, ascending.
-        count: int64 [1], how many there are; behind them all is 0.
-
-    Without at_entry and score (both None) the candidates are those of random growth, whose position says it all.
-    """
-
-    at_entry: torch.Tensor | None
-    score: torch.Tensor | None
-    position: torch.Tensor
-    count: torch.Tensor
-
-    @staticmethod
-    def none_yet(like: torch.Tensor, capacity: int, wanted: int, dtype: torch.dtype | None) -> Candidates:
-        """Before the first tile, on the device of `like`; dtype: of the scores, or None for random growth."""
-        return Candidates(
-            at_entry=None if dtype is None else like.new_zeros(capacity, dtype=dtype),
-            score=None if dtype is None else like.new_zeros(wanted, dtype=dtype),
-            position=like.new_zeros(wanted, dtype=torch.int64),
-            count=like.new_zeros(1, dtype=torch.int64),
-        )
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Those that are there, in the order of the fields."""
-        return tuple(t for t in (self.at_entry, self.score, self.position, self.count) if t is not None)
-
-    def ready(self) -> Candidates:
-        """As kernels need them: itself, or copies."""
-        at_entry, score = (None if t is None else ready(t) for t in (self.at_entry, self.score))
-        return Candidates(at_entry, score, ready(self.position), ready(self.count))
-
-    def pointers(self) -> tuple[int, int, int, int]:
-        """In the order of the fields, as launchers take them."""
-        return address(self.at_entry), address(self.score), address(self.position), address(self.count)
-
-    def take_(
-        self, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, tile: torch.Tensor | None, rows: range, seed: int = 0
-    ) -> None:
-        """Lets these rows of the score pass by: `tile` [len(rows), cols], or the random stream. Rows come in order."""
-        dtype = torch.float32 if self.score is None else self.score.dtype
-        backend = backend_of("regrow_candidates", self.position)
-        device, where = backend.where(self.position)
-        wanted = self.position.numel()
-        size = backend.module.regrow_candidates_workspace(len(rows), cols, wanted, ACC_BYTES[dtype], where)
-        space = workspace(self.position, size)
-        best, tile = self.ready(), None if tile is None else ready(tile)
-        backend.module.regrow_candidates(
-            DTYPES[dtype], *best.pointers(), row_ptr.data_ptr(), col_idx.data_ptr(), address(tile),
-            rows.start, len(rows), seed & (2**64 - 1), row_ptr.numel() - 1, cols, col_idx.numel(), wanted,
-            address(space), device, where,
-        )  # fmt: skip
-        for own, filled in zip(self.tensors, best.tensors, strict=True):
-            if filled is not own:
-                own.copy_(filled)
-
+from ..product import tile_rows
+from .candidates import Candidates, check_candidates, check_score
 
 def check_pattern_of(
     op: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int
@@ -101,36 +24,6 @@ def check_pattern_of(
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     return row_ptr, col_idx
-
-
-def check_score(op: str, name: str, score: torch.Tensor, like: torch.Tensor, shape: tuple[int, ...]) -> None:
-    wanted = score_dtype(like.dtype)
-    if score.dtype != wanted:
-        raise TypeError(f"{op}: expected {name} of dtype {wanted} (weight is {like.dtype}), got {score.dtype}")
-    if score.shape != shape:
-        raise ValueError(f"{op}: expected {name} of shape {shape}, got {tuple(score.shape)}")
-    if score.device != like.device:
-        raise ValueError(f"{op}: expected {name} on {like.device} (as weight), got {score.device}")
-
-
-def check_candidates(
-    op: str,
-    like: torch.Tensor,
-    capacity: int,
-    at_entry: torch.Tensor,
-    score: torch.Tensor,
-    position: torch.Tensor,
-    count: torch.Tensor,
-) -> Candidates:
-    """The tensors as one value; ValueError or TypeError unless they fit a pattern of this capacity and weights like these."""
-    check_score(op, "at_entry", at_entry, like, (capacity,))
-    check_score(op, "score", score, like, (position.numel(),))
-    for name, tensor, shape in (("position", position, (score.numel(),)), ("count", count, (1,))):
-        if tensor.dtype != torch.int64:
-            raise TypeError(f"{op}: expected {name} of dtype torch.int64, got {tensor.dtype}")
-        if tensor.shape != shape or tensor.device != like.device:
-            raise ValueError(f"{op}: expected {name} {shape} on {like.device}, got {tuple(tensor.shape)} on {tensor.device}")
-    return Candidates(at_entry, score, position, count)
 
 
 def _check_counts(op: str, nnz: int, capacity: int, positions: int, drop: int, grow: int) -> None:
@@ -159,17 +52,17 @@ def rebuild(
     grow: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The new pattern from the candidates of all rows."""
-    rows, capacity, wanted = row_ptr.numel() - 1, col_idx.numel(), best.position.numel()
+    rows, capacity, candidates = row_ptr.numel() - 1, col_idx.numel(), best.position.numel()
     backend = backend_of(op, weight)
     dtype = check_dtype(op, backend, "weight", weight)
     weight, best = ready(weight), best.ready()
     new_row_ptr, new_col_idx, source = torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)
     device, where = backend.where(weight)
-    space = workspace(weight, backend.module.regrow_workspace(rows, capacity, wanted, where))
+    space = workspace(weight, backend.module.regrow_workspace(rows, capacity, candidates, where))
     backend.module.regrow(
         dtype, new_row_ptr.data_ptr(), new_col_idx.data_ptr(), source.data_ptr(),
         weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), *best.pointers(),
-        seed & (2**64 - 1), drop, grow, rows, cols, capacity, wanted, address(space), device, where,
+        seed & (2**64 - 1), drop, grow, rows, cols, capacity, candidates, address(space), device, where,
     )  # fmt: skip
     return new_row_ptr, new_col_idx, source
 
@@ -220,7 +113,7 @@ def regrow(
         score = score.contiguous()
     row_ptr, col_idx = _checked(op, weight, row_ptr, col_idx, cols, drop, grow)
     dtype = None if score is None else score.dtype
-    best = Candidates.none_yet(weight, col_idx.numel(), grow, dtype)
+    best = Candidates.empty(weight, col_idx.numel(), grow, dtype)
     # Every tile costs a look at the whole list, and on a GPU its launches.
     step = max(tile_rows(weight.device, cols), 4 * grow // max(1, cols)) if weight.is_cpu else max(1, rows)
     for first in range(0, rows, step):
@@ -251,7 +144,7 @@ def regrow_candidates_(
     tile: torch.Tensor,
     first_row: int,
 ) -> None:
-    """Lets rows first_row, ... of a dense score pass by; `tile` holds them. See `Candidates`; rows come in ascending order."""
+    """Takes the best of rows first_row, ... of a dense score, which `tile` holds. See `Candidates`; rows come in ascending order."""
     op = "regrow_candidates_"
     best = check_candidates(op, score, col_idx.numel(), at_entry, score, position, count)
     if tile.dim() != 2 or not 0 <= first_row <= row_ptr.numel() - 1 - tile.shape[0]:
@@ -284,12 +177,12 @@ def regrow_streamed(
     drop: int,
     grow: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`regrow` by a score that has passed by: the same result from `Candidates` of all rows, with room for `grow`."""
+    """`regrow` by candidates: the same result from the `Candidates` of all rows, of size `grow` or more."""
     op = "regrow_streamed"
     best = check_candidates(op, weight, col_idx.numel(), at_entry, score, position, count)
     row_ptr, col_idx = _checked(op, weight, row_ptr, col_idx, cols, drop, grow)
     if position.numel() < grow:
-        raise ValueError(f"{op}: expected candidates for grow = {grow}, got room for {position.numel()}")
+        raise ValueError(f"{op}: expected at least grow = {grow} candidates, got {position.numel()}")
     check_positions(op, position, count, (row_ptr.numel() - 1) * cols)
     return rebuild(op, weight, row_ptr, col_idx, cols, best, 0, drop, grow)
 

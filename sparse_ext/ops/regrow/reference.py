@@ -69,14 +69,3 @@ def regrow_streamed(weight, row_ptr, col_idx, cols, at_entry, score, position, c
     return _regrown(
         weight, row_ptr, col_idx, cols, dense.reshape(-1).double().abs().masked_fill(free.reshape(-1), -1.0), drop, grow
     )
-
-
-def add_outer_(total, passes, dy, x):
-    total += (dy.to(total.dtype)[:, :, None] * x.to(total.dtype)[:, None, :]).sum(0)
-    passes += 1
-
-
-def stream_outer_(at_entry, score, position, count, passes, row_ptr, col_idx, dy, x):
-    tile = (dy.to(score.dtype)[:, :, None] * x.to(score.dtype)[:, None, :]).sum(0)
-    regrow_candidates_(at_entry, score, position, count, row_ptr, col_idx, tile, 0)
-    passes += 1

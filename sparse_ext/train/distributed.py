@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -10,50 +12,53 @@ import torch.distributed as dist
 from sparse_ext.methods import Method
 from sparse_ext.nn import SparseLayer
 
+if TYPE_CHECKING:
+    from .managed import ManagedLayer
 
-def count(group: dist.ProcessGroup | None) -> int:
+
+def world_size(group: dist.ProcessGroup | None) -> int:
     """How many ranks train together; 1 without torch.distributed."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def own(group: dist.ProcessGroup | None) -> int:
+def rank(group: dist.ProcessGroup | None) -> int:
     """This process's rank."""
-    return dist.get_rank(group) if count(group) > 1 else 0
+    return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
 def sum_(score: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """The score, in place the sum over all ranks."""
-    if count(group) > 1:
+    if world_size(group) > 1:
         dist.all_reduce(score, group=group)
     return score
 
 
 def digest(layer: SparseLayer) -> bytes:
-    """A hash of the pattern in use."""
-    return hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in layer.pattern.identity())).digest()
+    """A hash of the pattern, and of the rule that chose it."""
+    tensors = b"".join(tensor.cpu().numpy().tobytes() for tensor in layer.pattern.buffers.values())
+    return hashlib.sha256(tensors + repr(layer.chosen_by).encode()).digest()
 
 
-def verify_agreement(layers: dict[str, SparseLayer], step: int, group: dist.ProcessGroup | None) -> None:
+def verify_agreement(layers: Sequence[ManagedLayer], step: int, group: dist.ProcessGroup | None) -> None:
     """RuntimeError, on all ranks, unless all of them have the same patterns."""
-    if count(group) == 1:
+    if world_size(group) == 1:
         return
-    device = next(iter(layers.values())).weight.device
-    digests = [int.from_bytes(digest(layer)[:8], "little", signed=True) for layer in layers.values()]
-    mine = torch.tensor(digests, device=device)
-    everyone = [torch.empty_like(mine) for _ in range(count(group))]
+    digests = [int.from_bytes(digest(managed.layer)[:8], "little", signed=True) for managed in layers]
+    mine = torch.tensor(digests, device=layers[0].layer.weight.device)
+    everyone = [torch.empty_like(mine) for _ in range(world_size(group))]
     dist.all_gather(everyone, mine, group=group)
-    for rank, theirs in enumerate(everyone):
+    for other, theirs in enumerate(everyone):
         if not torch.equal(mine, theirs):
-            first = list(layers)[int((mine != theirs).nonzero()[0])]
+            first = layers[int((mine != theirs).nonzero()[0])].name
             raise RuntimeError(
-                f"step {step}: expected the same pattern on all ranks, got another one on rank {rank} than on rank "
+                f"step {step}: expected the same pattern on all ranks, got another one on rank {other} than on rank "
                 f"{dist.get_rank(group)} in layer {first!r}; do the ranks hold the same weights?"
             )
 
 
-def refuse_shards(layers: dict[str, SparseLayer], method: Method) -> None:
+def refuse_shards(layers: Sequence[ManagedLayer], method: Method) -> None:
     """FSDP2 trains sharded sparse weights, but a shard alone cannot be regrown: ValueError."""
-    sharded = [name for name, layer in layers.items() if type(layer.weight.data).__name__ == "DTensor"]
+    sharded = [managed.name for managed in layers if type(managed.layer.weight.data).__name__ == "DTensor"]
     if sharded and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
         raise ValueError(
             f"expected unsharded weights for {type(method).__name__}, got FSDP-sharded ones in {', '.join(sharded)}; a shard "

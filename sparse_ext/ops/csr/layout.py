@@ -1,0 +1,208 @@
+"""The layouts "csr" (compressed sparse rows: any pattern; pays at 80 % zeros and more) and "auto" (the same, kernels free to choose)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..auto import dense_is_faster
+from ..layout import Layout, operands_of
+from ..pattern import Rule
+from ..product import Kernels, Linear
+from . import densified, kernels
+from .pattern import CsrPattern
+
+# Columns fit 16 bits up to here; kernels then read half the index bytes.
+MAX_16BIT = 1 << 16
+
+
+class CsrOperands(NamedTuple):
+    """Attributes:
+    row_ptr: int32 [rows + 1], as the pattern's.
+    col_idx: uint16 [capacity] where cols <= 65536, else int32.
+    col_ptr: int32 [cols + 1], the transposed view, with
+    row_idx: uint16 or int32 [capacity] and
+    slot: int32 [capacity], the index of each transposed entry's value. Values are stored once.
+    """
+
+    row_ptr: torch.Tensor
+    col_idx: torch.Tensor
+    col_ptr: torch.Tensor
+    row_idx: torch.Tensor
+    slot: torch.Tensor
+
+
+class CsrLinear(Kernels):
+    """By `csr_spmm` and `csr_sddmm`."""
+
+    @staticmethod
+    def forward(
+        product: Linear,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: CsrOperands,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        relu: bool,
+    ) -> torch.Tensor:
+        if rule is not None:
+            weight = _packed(product, weight, operands, x.dtype)
+        return kernels.csr_spmm.call(weight, operands.row_ptr, operands.col_idx, product.cols, x, bias, relu)
+
+    @staticmethod
+    def grad_input(
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor
+    ) -> torch.Tensor:
+        if rule is not None:
+            weight = _packed(product, weight, operands, dy.dtype)
+        return kernels.csr_spmm_t.call(weight, operands.col_ptr, operands.row_idx, operands.slot, product.rows, dy)
+
+    @staticmethod
+    def grad_weight(
+        product: Linear,
+        rule: Rule | None,
+        operands: CsrOperands,
+        dy: torch.Tensor,
+        x: torch.Tensor,
+        rng: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if rule is not None:
+            return product.dense_grad(dy, x).view(-1)
+        return kernels.csr_sddmm.call(operands.row_ptr, operands.col_idx, product.cols, dy, x)
+
+
+def _packed(product: Linear, weight: torch.Tensor, operands: CsrOperands, dtype: torch.dtype) -> torch.Tensor:
+    """The part of a dense weight that products take."""
+    dense = weight.view(product.rows, product.cols).to(dtype)
+    return kernels.csr_pack.call(dense, operands.row_ptr, operands.col_idx)
+
+
+class Csr(Layout):
+    """Compressed sparse rows."""
+
+    name = "csr"
+    stem = "csr"
+    pattern = CsrPattern
+    operands = CsrOperands
+    products = {Linear: CsrLinear}  # noqa: RUF012
+
+    @staticmethod
+    def allocate(pattern: CsrPattern) -> CsrOperands:
+        def index(size: int, largest: int) -> torch.Tensor:
+            dtype = torch.uint16 if largest <= MAX_16BIT else torch.int32
+            return torch.empty(size, dtype=dtype, device=pattern.col_idx.device)
+
+        return CsrOperands(
+            row_ptr=torch.empty_like(pattern.row_ptr),
+            col_idx=index(pattern.capacity, pattern.cols),
+            col_ptr=pattern.row_ptr.new_empty(pattern.cols + 1),
+            row_idx=index(pattern.capacity, pattern.rows),
+            slot=torch.empty_like(pattern.col_idx),
+        )
+
+    @staticmethod
+    def prepare_(operands: CsrOperands, pattern: CsrPattern) -> None:
+        transposed = kernels.csr_transpose(pattern.row_ptr, pattern.col_idx, pattern.cols)
+        for tensor, value in zip(operands, (pattern.row_ptr, pattern.col_idx, *transposed), strict=True):
+            tensor.copy_(value)
+
+    @staticmethod
+    def is_prepared(operands: CsrOperands, pattern: CsrPattern) -> bool:
+        same_rows = torch.equal(operands.row_ptr, pattern.row_ptr)
+        return same_rows and torch.equal(operands.col_idx.to(torch.int32), pattern.col_idx)
+
+    @classmethod
+    def pack(cls, dense: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
+        if dense.shape != (pattern.rows, pattern.cols):
+            raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
+        return kernels.csr_pack(dense, pattern.row_ptr, pattern.col_idx)
+
+    @classmethod
+    def unpack(cls, values: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
+        return kernels.csr_unpack(values, pattern.row_ptr, pattern.col_idx, pattern.cols)
+
+
+# ---- "auto" --------------------------------------------------------------------------------------------------------------
+
+
+class AutoLinear(CsrLinear):
+    """Each product unpacks the matrix and multiplies densely where that was measured to be faster.
+
+    The dense product meets the zeros too: there Inf and NaN in x reach every output, as in `nn.Linear`.
+    """
+
+    @staticmethod
+    def forward(
+        product: Linear,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: CsrOperands,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        relu: bool,
+    ) -> torch.Tensor:
+        if rule is not None or not _dense_is_faster("matmul", product, operands, x):
+            return CsrLinear.forward(product, weight, rule, operands, x, bias, relu)
+        return densified.densified_matmul.call(weight, operands.row_ptr, operands.col_idx, product.cols, x, bias, relu)
+
+    @staticmethod
+    def grad_input(
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor
+    ) -> torch.Tensor:
+        if rule is not None or not _dense_is_faster("matmul_t", product, operands, dy):
+            return CsrLinear.grad_input(product, weight, rule, operands, dy)
+        return densified.densified_matmul_t.call(weight, operands.row_ptr, operands.col_idx, product.cols, dy)
+
+    @staticmethod
+    def grad_weight(
+        product: Linear,
+        rule: Rule | None,
+        operands: CsrOperands,
+        dy: torch.Tensor,
+        x: torch.Tensor,
+        rng: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if rule is not None or not _dense_is_faster("grad_weight", product, operands, x):
+            return CsrLinear.grad_weight(product, rule, operands, dy, x, rng)
+        return densified.densified_grad_weight.call(operands.row_ptr, operands.col_idx, product.cols, dy, x)
+
+
+def _dense_is_faster(name: str, product: Linear, operands: CsrOperands, tokens: torch.Tensor) -> bool:
+    return dense_is_faster(name, tokens, product.rows, product.cols, operands.col_idx.shape[0])
+
+
+class Auto(Csr):
+    """CSR storage, and for each product the kernel that was measured to be faster."""
+
+    name = "auto"
+    products = {Linear: AutoLinear}  # noqa: RUF012
+
+
+# ---- the sampled product ------------------------------------------------------------------------------------------------
+
+
+class SampledFunction(torch.autograd.Function):
+    """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
+
+    @staticmethod
+    def forward(ctx, product: Linear, a: torch.Tensor, b: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+        ctx.product = product
+        ctx.save_for_backward(a, b, *operands)
+        return CsrLinear.grad_weight(product, None, CsrOperands(*operands), a, b, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, b, *saved = ctx.saved_tensors
+        product, operands = ctx.product, CsrOperands(*saved)
+        _, needs_a, needs_b, *_ = ctx.needs_input_grad
+        da = CsrLinear.forward(product, dv, None, operands, b, None, False) if needs_a else None
+        db = CsrLinear.grad_input(product, dv, None, operands, a) if needs_b else None
+        return None, da, db, *(None for _ in saved)
+
+
+def sampled(pattern: CsrPattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(a^T b) at the pattern, [capacity], 0 behind it; a [k, rows], b [k, cols]."""
+    return SampledFunction.apply(Linear(pattern.rows, pattern.cols), a, b, *operands_of(Csr, pattern))

@@ -1,0 +1,82 @@
+"""The layout "dense": all positions, multiplied by PyTorch. What phases of methods that train densely use."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ..layout import Layout
+from ..pattern import Rule
+from ..product import Kernels, Linear
+from .pattern import DensePattern
+
+
+class DenseOperands(NamedTuple):
+    """None: kernels read the weight alone."""
+
+
+class DenseLinear(Kernels):
+    """By `torch.nn.functional.linear`."""
+
+    @staticmethod
+    def forward(
+        product: Linear,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: DenseOperands,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        relu: bool,
+    ) -> torch.Tensor:
+        if x.shape[1] != product.cols:
+            product.batched("dense_linear", x[:, None])  # raises
+        y = torch.nn.functional.linear(x, weight.view(product.rows, product.cols), bias)
+        return y.relu_() if relu else y
+
+    @staticmethod
+    def grad_input(
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: DenseOperands, dy: torch.Tensor
+    ) -> torch.Tensor:
+        return dy @ weight.view(product.rows, product.cols)
+
+    @staticmethod
+    def grad_weight(
+        product: Linear,
+        rule: Rule | None,
+        operands: DenseOperands,
+        dy: torch.Tensor,
+        x: torch.Tensor,
+        rng: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return product.dense_grad(dy, x).view(-1)
+
+
+class Dense(Layout):
+    """Every position."""
+
+    name = "dense"
+    stem = "dense"
+    pattern = DensePattern
+    operands = DenseOperands
+    products = {Linear: DenseLinear}  # noqa: RUF012
+
+    @staticmethod
+    def allocate(pattern: DensePattern) -> DenseOperands:
+        return DenseOperands()
+
+    @staticmethod
+    def prepare_(operands: DenseOperands, pattern: DensePattern) -> None:
+        pass
+
+    @staticmethod
+    def is_prepared(operands: DenseOperands, pattern: DensePattern) -> bool:
+        return True
+
+    @classmethod
+    def pack(cls, dense: torch.Tensor, pattern: DensePattern) -> torch.Tensor:
+        return dense.reshape(-1)
+
+    @classmethod
+    def unpack(cls, values: torch.Tensor, pattern: DensePattern) -> torch.Tensor:
+        return values.view(pattern.rows, pattern.cols).clone()

@@ -1,0 +1,73 @@
+"""Dense weights of a Sparsifier's layers: whether a method can train them, and masked decay."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sparse_ext.methods import Action, Choose, Method
+from sparse_ext.ops import LAYOUTS
+
+from .managed import ManagedLayer
+
+
+def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Action], replace_step: bool) -> None:
+    """ValueError unless the method can train the weights of these layers.
+
+    start: what the method orders at step 0.
+    """
+    kind = type(method).__name__
+    if not method.dense_weight:
+        dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
+        if dense and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
+            raise ValueError(f"{kind} regrows packed weights, got layers that hold a dense weight: {', '.join(dense)}")
+        return
+    if replace_step:
+        raise ValueError(f"{kind} changes what products take, between optimizer steps: expected replace_step=False, got True")
+    others = [
+        one.name
+        for one in group
+        if isinstance(action := start.get(one.name), Choose) and action.rule not in one.layer.pattern.RULES
+    ]
+    if others:
+        action = start[others[0]]
+        assert isinstance(action, Choose)
+        known = ", ".join(repr(name) for name, layout in LAYOUTS.items() if action.rule in layout.pattern.RULES)
+        raise ValueError(
+            f"{kind} chooses {action.rule!r} of dense weights: expected layers of layout {known}, got others: {', '.join(others)}"
+        )
+
+
+def decay_with(optimizer: torch.optim.Optimizer, layers: Sequence[ManagedLayer], owner: object) -> None:
+    """Adds masked decay to the gradients right before every step of the optimizer, for as long as the owner lives.
+
+    There, and not in the backward pass: once for all micro-batches, behind clipping and unscaling.
+    """
+
+    def decay() -> None:
+        scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves unscaling to fused optimizers
+        for managed in layers:
+            layer, factor = managed.layer, managed.method.masked_decay
+            if factor and layer.weight.grad is not None and layer.chosen_by is not None:
+                rest = layer.weight.detach().masked_fill(layer.pattern.mask().view(-1), 0)
+                layer.weight.grad.add_(rest if scale is None else rest * scale, alpha=factor)
+
+    @torch.no_grad()
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            decay()
+            return None
+
+        def with_decay() -> Any:  # the gradients are there when the closure has run
+            loss = closure()
+            with torch.no_grad():
+                decay()
+            return loss
+
+        return (args[0], with_decay, *args[2:]), {name: value for name, value in kwargs.items() if name != "closure"}
+
+    weakref.finalize(owner, optimizer.register_step_pre_hook(before).remove)

@@ -1,0 +1,125 @@
+"""`ManagedLayer`: one sparse layer under a Sparsifier, with everything that has to follow when its pattern changes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch
+from sparse_ext.nn import SparseLayer
+from sparse_ext.ops import layout_named
+from sparse_ext.ops.pattern import count_bits
+
+from .observation import Observation
+from .optimizer_state import move_state_, resize_state_, take_
+
+Change = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # the pattern's bits; how many positions are new; how many left
+
+
+class ManagedLayer:
+    """A layer, the optimizer that trains it, and its copies in other models.
+
+    Attributes:
+        name: in the model, without wrappers' parts. method: the one that trains it.
+        observation: of its dense gradient.
+        copies: the same layer in models that are tracked.
+        home: the layout that it was built with.
+    """
+
+    def __init__(
+        self, name: str, layer: SparseLayer, method: Method, optimizer: torch.optim.Optimizer, observation: Observation
+    ) -> None:
+        self.name, self.layer, self.method, self.optimizer = name, layer, method, optimizer
+        self.observation = observation
+        self.copies: list[SparseLayer] = []
+        self.home = layer.layout
+
+    def numbers(self) -> LayerNumbers:
+        """What the method sees of it."""
+        layer = self.layer
+        return LayerNumbers(
+            rows=layer.product.rows,
+            cols=layer.product.cols,
+            capacity=layer.capacity,
+            layout=layer.layout,
+            dense_weight=layer.chosen_by is not None,
+            count=lambda: layer.nnz,
+            total=self.observation.total,
+        )
+
+    def make_room(self, model: nn.Module) -> None:
+        """Gives the weight the length that the method needs; ValueError where it is inside DDP already, which knows the old one."""
+        layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
+        makes_dense = self.method.dense_weight and layer.chosen_by is None
+        needed = positions if makes_dense else round(self.method.max_density(layer.density) * positions)
+        if needed <= layer.capacity and not makes_dense:
+            return
+        if any(isinstance(m, nn.parallel.DistributedDataParallel) and layer in set(m.modules()) for m in model.modules()):
+            raise ValueError(
+                f"{self.name}: expected capacity for {needed} entries before the model is wrapped, got {layer.capacity}; "
+                "pass method=... to sparsify_"
+            )
+        self._resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
+
+    def is_so(self, action: Action) -> bool:
+        """Whether the layer is in the layout, or follows the rule, that the action wants."""
+        if isinstance(action, Switch):
+            return self.layer.layout == action.layout
+        return isinstance(action, Choose) and self.layer.chosen_by is not None and self.layer.chosen_by.name == action.rule
+
+    def settle(self, action: Action) -> None:
+        """Brings the layer to the action's layout or rule, as after loading a state; it is left alone where it is so already."""
+        if isinstance(action, Regrow) or self.is_so(action):
+            return
+        if isinstance(action, Choose) and self.layer.layout != self.home:
+            warnings.warn(
+                f"{self.name}: goes back from layout {self.layer.layout!r} to {self.home!r}; load the model's state after the "
+                "Sparsifier's, or the weights that its products left out are lost",
+                stacklevel=4,
+            )
+        self.carry_out(action, 0)
+
+    def carry_out(self, action: Action, seed: int) -> Change:
+        """Changes the layer, its copies and the optimizer's state; seed: of random growth."""
+        before = self.layer.pattern.bits()
+        if isinstance(action, Regrow):
+            self._regrow(action, seed)
+        elif isinstance(action, Switch):
+            self._resize(lambda one: one.switch_(action.layout))
+        else:
+            self._choose(action.rule)
+        now = self.layer.pattern.bits()
+        return now, count_bits(now & ~before), count_bits(before & ~now)
+
+    def _regrow(self, action: Regrow, seed: int) -> None:
+        layer = self.layer
+        keep = layer.weight.detach()
+        if action.keep_by != "magnitude":
+            score = self.observation.score(action.keep_by)
+            assert isinstance(score, torch.Tensor)
+            keep = layout_named(layer.layout).pack(score, layer.pattern)
+        grow = seed if action.grow_by == "random" else self.observation.score(action.grow_by)
+        pattern, source = layer.pattern.regrown(keep, grow, action.drop, action.grow)
+        layer.write_pattern_(pattern)
+        move_state_(self.optimizer, layer.weight, source)
+        for copy in self.copies:
+            copy.write_pattern_(pattern)
+            take_(copy.weight.data, source)
+        self.observation.clear()
+
+    def _choose(self, rule: str) -> None:
+        if self.layer.chosen_by is None:  # back from another layout
+            self._resize(lambda one: one.store_dense_(self.home))
+        self.layer.choose_(rule)
+        for copy in self.copies:
+            copy.write_pattern_(self.layer.pattern, self.layer.chosen_by)
+
+    def _resize(self, change: Callable[[SparseLayer], torch.Tensor]) -> None:
+        """Carries out a change of the weight's form, which returns its slot map."""
+        length = self.layer.capacity
+        resize_state_(self.optimizer, self.layer.weight, change(self.layer), length)
+        for copy in self.copies:
+            change(copy)

@@ -1,0 +1,153 @@
+"""`Observation`: the way of one layer's dense gradient from the backward pass to the signals of its method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sparse_ext.methods import Action, Method, Regrow
+from sparse_ext.nn import SparseLayer
+from sparse_ext.ops import Candidates, CandidateSink, GradientTotal
+
+from . import distributed
+from .signals import Signal, signal_classes
+
+
+class Observation:
+    """What a Sparsifier keeps of one layer's dense gradient.
+
+    One accumulation a step in one process: only the candidates for growth are kept, where the signal allows it. Otherwise, or if
+    that is not known yet, the step's gradient is summed over micro-batches and ranks, and the signals observe the sum.
+
+    Attributes:
+        signals: those of the method, by name, as far as they have begun.
+        passes: the most accumulations that a step had; 0: not known yet.
+        observed: how many steps the signals have observed since the last update.
+        spoiled: whether a step since then was not finite, or could not be kept.
+    """
+
+    def __init__(self, layer: SparseLayer, method: Method, group: dist.ProcessGroup | None) -> None:
+        self.layer = layer
+        self.signals: dict[str, Signal] = {}
+        self.passes = self.observed = 0
+        self.spoiled = False
+        self._method = method
+        self._kinds = signal_classes(method.signals)
+        self._group = group
+        self._candidates: Candidates | None = None
+
+    # ---- one step -------------------------------------------------------------------------------------------------------
+
+    def begin(self, action: Action | None, may_stream: bool) -> None:
+        """Has the layer's next step observed.
+
+        Args:
+            action: what the method will order after it. may_stream: whether nothing but this step counts for that.
+        """
+        layer = self.layer
+        may_stream = may_stream and all(kind.STREAMS for kind in self._kinds.values())
+        if may_stream and not isinstance(action, Regrow):
+            return  # the update would leave this layer as it is
+        alone = self.passes == 1 and distributed.world_size(self._group) == 1
+        if may_stream and isinstance(action, Regrow) and alone and layer.pattern.STREAMS and action.keep_by == "magnitude":
+            layer.watch(CandidateSink(layer.weight, lambda: layer.pattern, action.grow))  # type: ignore[arg-type, return-value]
+        else:
+            layer.watch(GradientTotal(layer.weight, layer.product))
+
+    def count(self) -> None:
+        """Has the accumulations of the layer's next step counted, if their number is not known."""
+        if not self.passes:
+            self.layer.watch(None)
+
+    def end(self) -> None:
+        """Takes what the step has left, and shows it to the signals."""
+        watch = self.layer.unwatch()
+        if watch is None:
+            return
+        self.passes = max(self.passes, watch.passes)
+        sink = watch.sink
+        if isinstance(sink, GradientTotal):
+            passes = distributed.sum_(torch.tensor([watch.passes], device=sink.total.device), self._group)
+            distributed.sum_(sink.total, self._group)
+            self._show(sink, int(passes))
+        elif sink is not None:
+            assert isinstance(sink, CandidateSink)
+            self._candidates = sink.candidates
+            self.spoiled |= watch.passes > 0 and not sink.is_finite()
+
+    def _show(self, sink: GradientTotal, passes: int) -> None:
+        if not passes:
+            return
+        if not sink.is_finite():
+            self.spoiled = True
+            return
+        self.observed += 1
+        for number, (name, kind) in enumerate(self._kinds.items()):
+            if name not in self.signals:
+                self.signals[name] = kind(*sink.total.shape, sink.total.dtype, sink.total.device)
+            total = sink.total if number == 0 else sink.total.clone()
+            self.signals[name].observe(total, range(total.shape[0]))
+
+    # ---- an update ------------------------------------------------------------------------------------------------------
+
+    def score(self, name: str) -> torch.Tensor | Candidates:
+        """What ranks positions by this signal."""
+        if self._candidates is not None:
+            return self._candidates
+        if name not in self._kinds:
+            raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
+        return self.signals[name].score()
+
+    def total(self, name: str) -> float:
+        """The sum of the magnitudes of a signal's scores; 0 where it has observed nothing."""
+        return float(self.signals[name].score().abs().sum()) if name in self.signals else 0.0
+
+    def needs(self, action: Regrow) -> bool:
+        """Whether the action ranks positions by a signal."""
+        return action.grow_by in self._kinds or action.keep_by in self._kinds
+
+    @property
+    def idle(self) -> bool:
+        """Whether no accumulation came since the last update, on any rank: nothing says where to grow."""
+        return not (self.observed or self.spoiled or self._candidates)
+
+    def is_usable(self, action: Regrow) -> bool:
+        """Whether what was observed ranks the positions that the action wants."""
+        if self.spoiled:
+            return False
+        return self._candidates is None or self._candidates.position.numel() >= action.grow
+
+    def close(self) -> None:
+        """The optimizer has stepped: what comes until `end` does not belong to this step."""
+        if self.layer.watched is not None:
+            self.layer.watched.close()
+
+    def clear(self) -> None:
+        """After an update, or before one that starts anew."""
+        self._candidates = None
+        self.spoiled, self.observed = False, 0
+        for signal in self.signals.values():
+            signal.updated()
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """{signal: its tensors}, of those that keep anything."""
+        states = {name: signal.state_dict() for name, signal in self.signals.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, state: dict[str, Any], spoiled: bool) -> None:
+        """What `state_dict` gave; all other signals begin anew."""
+        product, weight = self.layer.product, self.layer.weight
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        signals: dict[str, Signal] = {}
+        for name, tensors in state.items():
+            if name not in self._kinds:
+                raise ValueError(f"expected the state of signals {', '.join(map(repr, self._kinds)) or 'none'}, got {name!r}")
+            signals[name] = self._kinds[name](product.rows, product.cols, dtype, weight.device)
+            signals[name].load_state_dict(tensors)
+        self.signals, self.observed = signals, int(bool(signals))
+        self.spoiled, self._candidates = spoiled, None
+        self.layer.unwatch()
