@@ -17,7 +17,8 @@ import pytest
 import torch
 from cases import DTYPES, ONE_ISA, TENSOR_CORES, name_of
 
-from sparse_ext.ops import BACKENDS, launch
+from sparse_ext.ops import BACKENDS
+from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
 CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
