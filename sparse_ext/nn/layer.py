@@ -1,8 +1,9 @@
-"""What every sparse layer is: a weight with its pattern, the product that multiplies it, and the changes that training makes."""
+"""What every sparse layer is: a weight with its pattern, the product that multiplies it, and what training changes."""
 
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import nn
 
@@ -23,9 +24,9 @@ def check_sparsity(sparsity: float) -> float:
 class SparseLayer(SparseWeight):
     """A sparse weight and the product that multiplies it; subclasses say which one.
 
-    `weight` is an ordinary 1-D Parameter, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. It is
-    either *packed*, [capacity]: what is stored and no more. Unused slots are 0 and stay 0, and its length survives all changes of
-    the pattern. Or it is *dense*, [rows * cols]: products take the part that the pattern says, chosen by a rule, and gradients
+    `weight` is an ordinary 1-D Parameter, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. It
+    is either *packed*, [capacity]: what is stored and no more. Unused slots are 0 and stay 0, and its length survives all changes
+    of the pattern. Or it is *dense*, [rows * cols]: products take the part that the pattern says, chosen by a rule, and gradients
     reach all of it. The pattern's tensors are persistent buffers, and so is `rule`, the rule's text, of a dense weight.
 
     Args:
@@ -51,19 +52,21 @@ class SparseLayer(SparseWeight):
         sparsity = kind.pattern.SPARSITY if sparsity is None else check_sparsity(sparsity)
         sizes = kind.pattern.sizes(rows, cols, sparsity, capacity)
         self.layout, self.product, self._initial_nnz = layout, product, sizes.nnz
-        length = rows * cols if sizes.dense_weight else sizes.capacity
+        pattern = kind.pattern.empty(rows, cols, sizes.capacity, device)
+        length = rows * cols if sizes.dense_weight else pattern.capacity
         self.weight = nn.Parameter(torch.zeros(length, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
         self._start()
-        self._register(kind.pattern.empty(rows, cols, sizes.capacity, device), self._first_rule(sizes.dense_weight))
+        self._register(pattern, self._first_rule(sizes.dense_weight))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias."""
         if not torch.compiler.is_compiling():
             self.sync()
         return multiply(
-            self._kind, self.product, x, self.weight, self.bias, self._operands, self._rule, self._rng, self._handle, self._token
-        )
+            self._kind, self.product, x, self.weight, self.bias, self._operands,
+            self._rule, self._rng, self._handle, self._token,
+        )  # fmt: skip
 
     # ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -142,10 +145,10 @@ class SparseLayer(SparseWeight):
             return
         rows, cols = self.product.rows, self.product.cols
         # The initial count, not the present one: after to_empty the buffers hold anything.
-        nnz = self._initial_nnz
+        nnz, seed = self._initial_nnz, int(torch.randint(2**62, ()))
         if self._rule is None:
-            seed, device = int(torch.randint(2**62, ())), self.weight.device
-            self.write_pattern_(self._pattern.random(rows, cols, nnz, seed, device, self._pattern.capacity))
+            fresh = self._pattern.random(rows, cols, nnz, seed, self.weight.device, self._pattern.capacity)
+            self.write_pattern_(fresh)
         used = nnz if self._rule is None else rows * cols
         bound = math.sqrt(rows / used) if used else 0.0
         nn.init.uniform_(self.weight, -bound, bound).masked_fill_(self.slots() < 0, 0)
@@ -155,7 +158,7 @@ class SparseLayer(SparseWeight):
             bound = 1.0 / math.sqrt(cols) if cols else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
 
-    # ---- changes of what is stored; each returns the slot map, by which optimizer state follows -------------------------------
+    # ---- changes of what is stored; each returns the slot map, by which optimizer state follows ------------------------------
 
     def enlarge_(self, capacity: int) -> torch.Tensor:
         """Makes a packed weight as long as `capacity`, in place; new slots are unused."""
@@ -174,7 +177,7 @@ class SparseLayer(SparseWeight):
         if not kind.RULES:
             raise ValueError(f"expected a layout that takes a part of a dense weight, got {layout or self.layout!r}")
         if layout is None or layout == self.layout:
-            pattern = self._pattern.resized(self.nnz)
+            pattern = self._pattern
         else:
             dense = self._kind.unpack(self.weight.detach(), self._pattern)
             pattern = kind.select(dense.float(), self._initial_nnz)
@@ -200,11 +203,14 @@ class SparseLayer(SparseWeight):
         else:
             new = pattern.positions() if rule is None else torch.arange(length, device=self.weight.device)
             source = slot_map(self.slots(), new)
-        grad, self.weight.grad = self.weight.grad, None
-        values = taken(self.weight.data, source)
-        # By way of another dtype: only then does autograd forget the old length, where an old graph is still alive.
-        self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
-        self.weight.data = values
+        values, grad = taken(self.weight.data, source), self.weight.grad
+        if length == self.capacity:  # DDP's hooks stay with the present data
+            self.weight.data.copy_(values)
+        else:
+            self.weight.grad = None
+            # By way of another dtype: only then does autograd forget the old length, where an old graph is still alive.
+            self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
+            self.weight.data = values
         if grad is not None:
             self.weight.grad = taken(grad, source)
         self.layout, self._kind = layout, layout_named(layout)

@@ -1,4 +1,4 @@
-"""`SparseWeight`: a 1-D `weight` and the pattern beside it in buffers, kept in step with each other and with what is derived."""
+"""`SparseWeight`: a 1-D `weight` and the pattern beside it in buffers, kept in step with each other and what is derived."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _TRANSIENT = ("_kind", "_pattern", "_operands", "_rule", "_seen", "_rng", "_hand
 class SparseWeight(nn.Module):
     """A weight, packed or dense, with its pattern; see `SparseLayer`.
 
-    The buffers say what is stored. `_pattern`, `_rule` and `_operands`, which kernels read, are derived from them: by `_bind` when
-    a buffer was replaced, by `sync` when one was written in place.
+    The buffers say what is stored. `_pattern`, `_rule` and `_operands`, which kernels read, are derived from them: by `_bind`
+    when a buffer was replaced, by `sync` when one was written in place.
     """
 
     _version = 2  # of its part of a state dict. Version 1: "2:4" held `pruning` in place of `rule`
@@ -54,6 +54,9 @@ class SparseWeight(nn.Module):
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor)
         self._names = tuple(buffers)
+        if not buffers:
+            # DDP cannot broadcast a list of buffers that has become empty since it was built.
+            self.register_buffer("_no_pattern", torch.zeros(1, dtype=torch.uint8, device=self.weight.device), persistent=False)
         self._bind()
 
     def _stored(self) -> dict[str, torch.Tensor]:
@@ -82,7 +85,7 @@ class SparseWeight(nn.Module):
             self._clear()
             self._pattern, self._rule = self._read()
         self._operands = prepared(self._kind, self._pattern)
-        vars(self._pattern)["_operands"] = {self._kind.stem: self._operands}
+        vars(self._pattern)["_operands"] = {self._kind.operands: self._operands}
         self._pattern_changed()
 
     def _clear(self) -> None:
@@ -105,7 +108,7 @@ class SparseWeight(nn.Module):
         return tuple([self._buffers[name]._version for name in self._names])  # type: ignore[union-attr]
 
     def sync(self) -> None:
-        """Follows what others wrote into the buffers in place (DDP's broadcast, a checkpoint); ValueError if that is no pattern."""
+        """Follows what others wrote into the buffers in place (DDP, a checkpoint); ValueError if that is no pattern."""
         # DDP broadcasts before every forward, nearly always what is there: comparing costs less than preparing.
         if self._seen == (now := self._versions()):
             return
@@ -133,9 +136,7 @@ class SparseWeight(nn.Module):
         self._kind.prepare_(self._operands, self._pattern)
         self._pattern_changed()
 
-    def _chosen(
-        self, dense: torch.Tensor, count: int, name: str | None = None
-    ) -> tuple[Pattern, Rule | None]:
+    def _chosen(self, dense: torch.Tensor, count: int, name: str | None = None) -> tuple[Pattern, Rule | None]:
         """What the rule of this name (None: the present one) takes of a dense matrix; without a rule the largest magnitudes."""
         name = name or (self._rule.name if self._rule is not None else None)
         # By way of a dtype that every device's kernels have and that holds every value.
@@ -143,7 +144,7 @@ class SparseWeight(nn.Module):
         pattern = self._pattern.select(wide, count, capacity=self._pattern.capacity, rule=name or "largest")
         return pattern, None if name is None else pattern.rule_for(wide, name)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseLayer:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseWeight:
         super()._apply(fn, recurse)
         self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))
         self._bind()

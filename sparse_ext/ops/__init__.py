@@ -11,7 +11,7 @@ from .dense_grad import GradientTotal, Watch, new_handle
 from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
-from .pattern import Pattern, Rule, slot_map
+from .pattern import Pattern, Rule, Sizes, slot_map
 from .product import Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
 
@@ -33,6 +33,7 @@ __all__ = [
     "Pattern",
     "Product",
     "Rule",
+    "Sizes",
     "Watch",
     "kernels_of",
     "layout_named",

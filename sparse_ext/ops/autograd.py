@@ -102,8 +102,10 @@ def multiply(
         weight = weight if rule is not None else _cast(weight, dtype)  # of a dense weight the kernels cast what they take
         bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
     lead = None
-    if x.dim() != 2:
+    if x.dim() != 2 or x.shape[1] != product.cols:
         x, lead = product.batched(_name(layout, product), x)
+    if rule is None and x.dtype is not weight.dtype:
+        raise TypeError(f"{_name(layout, product)}: expected x of dtype {weight.dtype} (as the weight), got {x.dtype}")
     if activation is not None and activation != "relu":
         raise ValueError(f"{_name(layout, product)}: expected activation 'relu' or None, got {activation!r}")
     relu = activation is not None

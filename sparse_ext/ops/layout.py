@@ -1,4 +1,4 @@
-"""`Layout`: a pattern class, what its kernels read of a pattern, and the kernels of each product. LAYOUTS is the table of all."""
+"""`Layout`: a pattern class, what its kernels read of a pattern, and the kernels of each product. LAYOUTS has them all."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Layout(ABC):
     """How a matrix is stored and multiplied. Never instantiated; a subclass defines the attributes, `allocate` and `prepare_`.
 
     Attributes:
-        name: of `layer.layout`. stem: of operators and error messages.
-        pattern: the class of its patterns.
+        name: of `layer.layout`. stem: of operators and error messages; the name, unless it is set.
+        pattern: the class of its patterns. Their BUFFERS tell its checkpoints from those of all other layouts.
         operands: a NamedTuple of tensors, what kernels read of a pattern.
         products: {product class: its kernels}.
         SAMPLES: whether the kernels can sample the output gradient.
@@ -28,6 +28,10 @@ class Layout(ABC):
     operands: ClassVar[type[Any]]
     products: ClassVar[dict[type, type[Kernels]]]
     SAMPLES: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "stem") and hasattr(cls, "name"):
+            cls.stem = cls.name
 
     @staticmethod
     @abstractmethod
@@ -78,12 +82,37 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
     """Adds a layout under its name, so that `SparseLinear(..., layout=name)` and all else know it; usable as a decorator.
 
     Raises:
-        ValueError: the name is taken by another class.
+        TypeError: something that a layout needs is missing, or of another kind. ValueError: the name is taken by another class,
+            or checkpoints could not be told from those of another layout.
     """
+    _check_complete(layout)
     if LAYOUTS.get(layout.name, layout) is not layout:
         raise ValueError(f"expected a new layout name, got {layout.name!r}, which is {LAYOUTS[layout.name].__name__}'s")
+    buffers = set(layout.pattern.BUFFERS)
+    for other in LAYOUTS.values():
+        others = set(other.pattern.BUFFERS)
+        if other.pattern is not layout.pattern and buffers and others and (buffers <= others or others <= buffers):
+            raise ValueError(
+                f"expected BUFFERS that tell {layout.name!r} from {other.name!r}, got {', '.join(layout.pattern.BUFFERS)}"
+            )
     LAYOUTS[layout.name] = layout
     return layout
+
+
+def _check_complete(layout: type[Layout]) -> None:
+    """TypeError unless everything is there that a layout's class says."""
+    missing = [name for name in ("name", "pattern", "operands", "products") if not hasattr(layout, name)]
+    if missing:
+        raise TypeError(f"expected a layout with {', '.join(missing)}, got {layout.__name__} without")
+    if not hasattr(layout.operands, "_fields"):
+        raise TypeError(f"expected {layout.__name__}.operands to be a NamedTuple class, got {layout.operands!r}")
+    if not hasattr(layout.pattern, "BUFFERS") or {"weight", "bias", "rule"} & set(layout.pattern.BUFFERS):
+        raise TypeError(f"expected {layout.pattern.__name__}.BUFFERS, names other than 'weight', 'bias' and 'rule'")
+    for one, base in ((layout, Layout), (layout.pattern, Pattern), *((kind, Kernels) for kind in layout.products.values())):
+        if not (isinstance(one, type) and issubclass(one, base)):
+            raise TypeError(f"expected a subclass of {base.__name__}, got {one!r}")
+        if undefined := getattr(one, "__abstractmethods__", None):
+            raise TypeError(f"expected {one.__name__} to define {', '.join(sorted(undefined))}")
 
 
 def layout_named(name: str) -> type[Layout]:
@@ -104,10 +133,10 @@ def kernels_of(layout: type[Layout], product: Any) -> type[Kernels]:
 
 def operands_of(layout: type[Layout], pattern: Pattern) -> Any:
     """The pattern's operands: a layer's own, or made at first use and then kept with the pattern."""
-    kept: dict[str, Any] = vars(pattern).setdefault("_operands", {})
-    if layout.stem not in kept:
-        kept[layout.stem] = prepared(layout, pattern)
-    return kept[layout.stem]
+    kept: dict[type[Any], Any] = vars(pattern).setdefault("_operands", {})
+    if layout.operands not in kept:
+        kept[layout.operands] = prepared(layout, pattern)
+    return kept[layout.operands]
 
 
 def prepared(layout: type[Layout], pattern: Pattern) -> Any:

@@ -38,7 +38,9 @@ class Rule(NamedTuple):
     def decoded(prefix: str, text: torch.Tensor, known: tuple[str, ...]) -> Rule:
         """The way back; ValueError, which begins with `prefix`, unless it is one of the `known` rules with a finite scale."""
         if text.dtype is not torch.uint8 or text.shape != (RULE_BYTES,):
-            raise ValueError(f"{prefix}rule: expected torch.uint8 of shape ({RULE_BYTES},), got {text.dtype} of {tuple(text.shape)}")
+            raise ValueError(
+                f"{prefix}rule: expected torch.uint8 of shape ({RULE_BYTES},), got {text.dtype} of {tuple(text.shape)}"
+            )
         words = bytes(text.tolist()).decode(errors="replace").split()
         try:
             name, scale = words[0], float(words[1])
@@ -62,8 +64,8 @@ class Pattern(ABC):
     """The stored positions of a [rows, cols] matrix.
 
     A subclass is a frozen dataclass (eq=False) whose fields are `rows`, `cols` and the tensors that a checkpoint holds, in the
-    order of BUFFERS. It defines `empty`, `from_mask`, `capacity` and `positions`; the rest is derived from these and overridden
-    where that is faster or where positions are chosen by blocks.
+    order of BUFFERS. It defines `empty`, `from_mask`, `capacity` and `positions`; where it cannot hold every mask, `grown` too;
+    where its tensors can say what is no position, `check`. The rest is derived, and overridden where that is faster.
 
     Attributes:
         BUFFERS: names of the tensors. Their shapes do not depend on which positions are stored.
@@ -89,12 +91,12 @@ class Pattern(ABC):
     @classmethod
     @abstractmethod
     def empty(cls: type[P], rows: int, cols: int, capacity: int, device: torch.device | str | None) -> P:
-        """Valid buffers for a packed weight of this length that say nothing yet; also on "meta"."""
+        """Valid buffers that say nothing yet, for a weight of this length, or of the next one possible; also on "meta"."""
 
     @classmethod
     @abstractmethod
     def from_mask(cls: type[P], mask: torch.Tensor, capacity: int | None = None) -> P:
-        """The pattern of a boolean mask [rows, cols]; capacity None: no larger than needed. ValueError: it cannot be held."""
+        """The pattern of a boolean mask [rows, cols]; capacity: as of `empty`, None: what is needed. ValueError: no room."""
 
     @classmethod
     def of_buffers(
@@ -139,9 +141,10 @@ class Pattern(ABC):
 
     @classmethod
     def select(cls: type[P], score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> P:
-        """The `count` positions of largest |score| [rows, cols]; ties go to the lower linear index, NaN is the largest."""
-        mask = largest(score.reshape(-1), count)
-        return cls.from_mask(mask.view(score.shape), count if capacity is None else capacity)
+        """The `count` positions of largest |score| [rows, cols]; ties go to the lower linear index, NaN counts as Inf."""
+        nothing = cls.empty(*score.shape, count if capacity is None else capacity, score.device)
+        mask = nothing.grown(torch.zeros_like(score, dtype=torch.bool), _magnitude(score), count)
+        return cls.from_mask(mask, nothing.capacity)
 
     def rule_for(self, dense: torch.Tensor, name: str) -> Rule:
         """The rule of this name for a dense weight [rows, cols] whose chosen part this pattern is."""
@@ -172,11 +175,18 @@ class Pattern(ABC):
         return bits_at(at[at >= 0], self.rows * self.cols)
 
     def check(self, prefix: str = "", rule: Rule | None = None) -> None:
-        """Reads every index. ValueError, which begins with `prefix`, unless this is a valid pattern, chosen by `rule` if given."""
+        """Reads every index. ValueError, which begins with `prefix`, unless this is a pattern, chosen by `rule` if given."""
+        for name, like in self.empty(self.rows, self.cols, self.capacity, "meta").buffers.items():
+            got = self.buffers[name]
+            if got.dtype is not like.dtype or got.shape != like.shape:
+                expected = f"{like.dtype} of shape {tuple(like.shape)}"
+                raise ValueError(f"{prefix}{name}: expected {expected}, got {got.dtype} of {tuple(got.shape)}")
         at = self.positions()
         used = at[at >= 0]
         if used.numel() and (int(used.max()) >= self.rows * self.cols or used.unique().numel() < used.numel()):
-            raise ValueError(f"{prefix}pattern: expected different positions below {self.rows * self.cols}, got {used.tolist()[:9]}")
+            raise ValueError(
+                f"{prefix}pattern: expected different positions below {self.rows * self.cols}, got {used[:9].tolist()}"
+            )
 
     # ---- changes --------------------------------------------------------------------------------------------------------
 
@@ -197,16 +207,25 @@ class Pattern(ABC):
         used = (at >= 0).nonzero().squeeze(1)
         if not 0 <= drop <= used.numel():
             raise ValueError(f"expected drop between 0 and nnz = {used.numel()}, got {drop}")
-        kept = at[used[largest(keep[used], used.numel() - drop)]]
+        kept = torch.zeros(self.rows * self.cols, dtype=torch.bool, device=at.device)
+        kept[at[used[largest(keep[used], used.numel() - drop)]]] = True
         score = grow
         if isinstance(grow, int):
-            score = torch.rand(self.rows * self.cols, generator=torch.Generator().manual_seed(grow % 2**63)).to(at.device)
-        score = score.reshape(-1).abs().double().nan_to_num(math.inf, math.inf)
-        score[kept] = -1.0
-        mask = largest(score, count, signed=True)
-        mask[kept] = True
-        new = self.from_mask(mask.view(self.rows, self.cols), self.capacity)
+            score = torch.rand(self.rows, self.cols, generator=torch.Generator().manual_seed(grow % 2**63)).to(at.device)
+        mask = self.grown(kept.view(self.rows, self.cols), _magnitude(score), count)
+        new = self.from_mask(mask, self.capacity)
         return new, slot_map(at, new.positions())
+
+    def grown(self, mask: torch.Tensor, score: torch.Tensor, count: int) -> torch.Tensor:
+        """The mask [rows, cols] and `count` of its zeros more, those of largest score; ties go to the lower linear index.
+
+        A pattern that cannot hold every mask overrides this and takes the best that it can hold.
+
+        Args:
+            score: float64 [rows, cols]; below 0 where nothing may grow.
+        """
+        score = score.masked_fill(mask, -1.0)
+        return mask | (largest(score.flatten(), count, signed=True).view_as(mask) & (score >= 0))
 
     def resized(self: P, capacity: int) -> P:
         """The same positions, for a packed weight of this length."""
@@ -218,8 +237,13 @@ class Pattern(ABC):
         return entries
 
 
+def _magnitude(score: torch.Tensor) -> torch.Tensor:
+    """|score| as a new float64 tensor in which NaN is Inf."""
+    return score.detach().abs().double().nan_to_num(math.inf, math.inf)
+
+
 def largest(score: torch.Tensor, count: int, signed: bool = False) -> torch.Tensor:
-    """Mask of the `count` largest magnitudes (signed: values) of a 1-D tensor; ties go to the lower index, NaN is the largest."""
+    """Mask of the `count` largest magnitudes (signed: values) of a 1-D tensor; ties go to the lower index, NaN is largest."""
     order = torch.argsort(score if signed else score.abs(), descending=True, stable=True)
     mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
     mask[order[:count]] = True

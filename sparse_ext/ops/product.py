@@ -78,13 +78,20 @@ class Kernels(ABC):
     """How one layout multiplies one product: three functions, each gradient another of the layout's products.
 
     weight is 1-D: packed [capacity], or, given a `rule`, dense [rows * cols], of which products take the part that the pattern
-    says. operands is the layout's NamedTuple. All are called inside an autograd function, also while it is being compiled.
+    says, cast to x's dtype. operands is the layout's NamedTuple. x has the right columns, and a packed weight's dtype. All are
+    called inside an autograd function, also while it is being compiled.
     """
 
     @staticmethod
     @abstractmethod
     def forward(
-        product: Any, weight: torch.Tensor, rule: Rule | None, operands: Any, x: torch.Tensor, bias: torch.Tensor | None, relu: bool
+        product: Any,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: Any,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        relu: bool,
     ) -> torch.Tensor:
         """y [tokens, rows] of x [tokens, cols]; then relu, if `relu`."""
 

@@ -18,8 +18,8 @@ from .signals import Signal, signal_classes
 class Observation:
     """What a Sparsifier keeps of one layer's dense gradient.
 
-    One accumulation a step in one process: only the candidates for growth are kept, where the signal allows it. Otherwise, or if
-    that is not known yet, the step's gradient is summed over micro-batches and ranks, and the signals observe the sum.
+    One accumulation a step in one process: only the candidates for growth are kept, where the signal allows it. Otherwise, or
+    if that is not known yet, the step's gradient is summed over micro-batches and ranks, and the signals observe the sum.
 
     Attributes:
         signals: those of the method, by name, as far as they have begun.
@@ -86,9 +86,14 @@ class Observation:
         self.observed += 1
         for number, (name, kind) in enumerate(self._kinds.items()):
             if name not in self.signals:
-                self.signals[name] = kind(*sink.total.shape, sink.total.dtype, sink.total.device)
+                self.signals[name] = self._new(kind, sink.total)
             total = sink.total if number == 0 else sink.total.clone()
             self.signals[name].observe(total, range(total.shape[0]))
+
+    def _new(self, kind: type[Signal], like: torch.Tensor) -> Signal:
+        """A signal that has observed nothing, for gradients like this one."""
+        product = self.layer.product
+        return kind(product.rows, product.cols, torch.promote_types(like.dtype, torch.float32), like.device, self._method)
 
     # ---- an update ------------------------------------------------------------------------------------------------------
 
@@ -140,13 +145,11 @@ class Observation:
 
     def load_state_dict(self, state: dict[str, Any], spoiled: bool) -> None:
         """What `state_dict` gave; all other signals begin anew."""
-        product, weight = self.layer.product, self.layer.weight
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         signals: dict[str, Signal] = {}
         for name, tensors in state.items():
             if name not in self._kinds:
                 raise ValueError(f"expected the state of signals {', '.join(map(repr, self._kinds)) or 'none'}, got {name!r}")
-            signals[name] = self._kinds[name](product.rows, product.cols, dtype, weight.device)
+            signals[name] = self._new(self._kinds[name], self.layer.weight)
             signals[name].load_state_dict(tensors)
         self.signals, self.observed = signals, int(bool(signals))
         self.spoiled, self._candidates = spoiled, None

@@ -14,11 +14,12 @@ import torch
 class Signal(ABC):
     """What is kept of one layer's dense gradient.
 
-    A subclass keeps its state in tensors and defines `observe` and `score`. State that is found by `vars` as a tensor goes with
-    checkpoints.
+    A subclass makes its state in `start`, tensors [rows, cols] as attributes, which go with checkpoints, and defines `observe`
+    and `score`.
 
     Attributes:
         name: what a method's `grow_by` and `keep_by` call it.
+        method: the one that asked for it; its fields are the hyper-parameters.
         STREAMS: whether its score, after it has observed a single step, is that step's gradient. Growth can then choose from
             the gradient of a single backward pass while it is computed, and nothing dense is kept.
     """
@@ -26,9 +27,17 @@ class Signal(ABC):
     name: ClassVar[str]
     STREAMS: ClassVar[bool] = False
 
-    def __init__(self, rows: int, cols: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, rows: int, cols: int, dtype: torch.dtype, device: torch.device, method: Any = None) -> None:
         """For a [rows, cols] matrix; dtype: of gradients that it observes (float32; float64 for float64)."""
-        self.rows, self.cols, self.dtype, self.device = rows, cols, dtype, device
+        self.rows, self.cols, self.dtype, self.device, self.method = rows, cols, dtype, device, method
+        self.start()
+
+    def zeros(self) -> torch.Tensor:
+        """A new tensor for sums of gradients, [rows, cols]."""
+        return torch.zeros(self.rows, self.cols, dtype=self.dtype, device=self.device)
+
+    def start(self) -> None:  # noqa: B027
+        """Makes the state of a signal that has observed nothing."""
 
     @abstractmethod
     def observe(self, tile: torch.Tensor, rows: range) -> None:
@@ -41,7 +50,7 @@ class Signal(ABC):
     def score(self) -> torch.Tensor:
         """[rows, cols]; positions are ranked by its magnitude."""
 
-    def updated(self) -> None:
+    def updated(self) -> None:  # noqa: B027
         """The layer has just been changed by this signal, or what was observed is not to be used."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -62,8 +71,7 @@ class GradientSum(Signal):
     name = "gradient"
     STREAMS = True
 
-    def __init__(self, rows: int, cols: int, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(rows, cols, dtype, device)
+    def start(self) -> None:
         self.total: torch.Tensor | None = None
 
     def observe(self, tile: torch.Tensor, rows: range) -> None:
@@ -71,13 +79,11 @@ class GradientSum(Signal):
             self.total = tile
             return
         if self.total is None:
-            self.total = torch.zeros(self.rows, self.cols, dtype=self.dtype, device=self.device)
+            self.total = self.zeros()
         self.total[rows.start : rows.stop] += tile
 
     def score(self) -> torch.Tensor:
-        if self.total is None:
-            return torch.zeros(self.rows, self.cols, dtype=self.dtype, device=self.device)
-        return self.total
+        return self.zeros() if self.total is None else self.total
 
     def updated(self) -> None:
         self.total = None

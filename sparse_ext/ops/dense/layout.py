@@ -29,8 +29,6 @@ class DenseLinear(Kernels):
         bias: torch.Tensor | None,
         relu: bool,
     ) -> torch.Tensor:
-        if x.shape[1] != product.cols:
-            product.batched("dense_linear", x[:, None])  # raises
         y = torch.nn.functional.linear(x, weight.view(product.rows, product.cols), bias)
         return y.relu_() if relu else y
 

@@ -82,8 +82,6 @@ class Nm24Linear(Kernels):
 
 def _check(product: Linear, weight: torch.Tensor, rule: Rule | None, x: torch.Tensor) -> None:
     """ValueError / TypeError where weight and x do not belong together; the operators do not know what a weight is of."""
-    if x.shape[1] != product.cols:
-        product.batched("nm24_linear", x[:, None])  # raises
     length = product.rows * (product.cols if rule is not None else kernels.values_shape(1, product.cols)[1])
     if weight.shape != (length,):
         raise ValueError(f"nm24_linear: expected weight of shape ({length},), got {tuple(weight.shape)}")
