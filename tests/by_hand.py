@@ -22,7 +22,7 @@ Y_BIAS = [[17.0, 20.0, 36.0], [26.0, 20.0, 45.0]]
 MINUS_BIAS, Y_RELU = [-10.0, -20.0, -10.0], [[0.0, 0.0, 0.0], [6.0, 0.0, 5.0]]
 DX = [[1.0, 9.0, 2.0], [4.0, 18.0, 8.0]]
 DW = [17.0, 27.0, 36.0, 0.0]  # 1*1 + 4*4, 1*3 + 4*6, 3*2 + 6*5
-OUTER = [[17.0, 22.0, 27.0], [22.0, 29.0, 36.0], [27.0, 36.0, 45.0]]
+DENSE_GRAD = [[17.0, 22.0, 27.0], [22.0, 29.0, 36.0], [27.0, 36.0, 45.0]]
 
 # 2:4, two rows of five: the last group of each has one column, and two positions all the same.
 N = [[1.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
@@ -38,7 +38,7 @@ TILE_VALUES, TILE_IDS = [[9.0, 8.0], [7.0, 6.0], [5.0, 4.0], [3.0, 2.0]], [b"\x4
 TILE_VALUES_T = [[9.0, 7.0], [8.0, 6.0], [5.0, 3.0], [4.0, 2.0]]
 # Eight tokens of two rows. Key and count 0 give the first known answer of PHILOX: 0.399 and 0.881, then 0.736 and 0.606. In the
 # first row these fall into parts 1 of (1, 1, 1, 1) and 3 of (1, 0, 1, 1), then into 3 of (2, 0, 2, 2) and 2 of (2, 0, 2, 0). Of
-# four equal ones p = 1/2, of three 2/3. In the other row there is nothing to draw.
+# four equal ones p = 1/2, of three 2/3. In the other row there is nothing to choose.
 M_DY = [[1.0, 0.0], [1.0, -7.0], [1.0, 0.0], [1.0, 5.0], [2.0, 0.0], [0.0, 0.0], [-2.0, 0.0], [2.0, 3.0]]
 M_VALUES_T, M_IDS_T = [[2.0, 2.0, -3.0, 3.0], [-7.0, 5.0, 0.0, 3.0]], [b"\xed", b"\xcd"]  # (1, 3) (2, 3) and (1, 3) (0, 3)
 
@@ -75,8 +75,7 @@ HAND = {
         ((N_VALUES, N_IDS, N_X, N_BIAS, True), (N_Y_RELU,)),
     ],
     "nm24_mvue": [((M_DY, (0, 0)), (M_VALUES_T, M_IDS_T))],
-    "add_outer_": [(([[1.0] * 3] * 3, [0], X, X), ([[v + 1 for v in row] for row in OUTER],))],
-    "stream_outer_": [],  # test_regrow.py
+    "observe_dense_grad_": [(((4,), 0, X, X), ((5,),))],
     "regrow_candidates_": [],  # REGROW, below, as all of the rest
     "regrow_streamed": [],
     "regrow": [],

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from sparse_ext.ops import OPS, Candidates, CsrPattern, reference
+from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, operands_of, reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int32, torch.uint16)
@@ -81,8 +82,7 @@ class Problem:
     shape: Shape
     mask: torch.Tensor
     pattern: CsrPattern
-    columns: torch.Tensor  # pattern.col_idx in the wanted index dtype, and
-    row_ids: torch.Tensor  # pattern.row_ids likewise
+    operands: NamedTuple  # the pattern's, with column and row indices of the index dtype under test
     dense: torch.Tensor
     weight: torch.Tensor
     x: torch.Tensor
@@ -96,32 +96,33 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def problem(shape: Shape, dtype=torch.float32, device="cpu", index=torch.int32, seed=0) -> Problem:
-    """Values have ties (multiples of 1/8), so that selections meet them; index uint16 falls back where ids do not fit."""
-    draw = torch.Generator().manual_seed(seed)
+    """Values have ties (multiples of 1/8), so that selections meet them. Indices are int32 where 16 bits do not hold them."""
+    generator = torch.Generator().manual_seed(seed)
 
     def values(*size):
-        return (torch.randn(size, generator=draw, dtype=torch.float64) * 8).round() / 8
+        return (torch.randn(size, generator=generator, dtype=torch.float64) * 8).round() / 8
 
     rows, cols, tokens = shape.rows, shape.cols, shape.tokens
     density = torch.full((rows, 1), shape.density)
     if shape.skew:
         density = (density * rows / torch.arange(1, rows + 1)[:, None]).clamp(max=1.0)
-    mask = torch.rand(rows, cols, generator=draw) < density
-    pattern = CsrPattern.from_mask(mask, int(mask.sum()) + shape.spare)
+    mask = torch.rand(rows, cols, generator=generator) < density
+    pattern = CsrPattern.from_mask(mask.to(device), int(mask.sum()) + shape.spare)
     dense = values(rows, cols)
     weight = torch.zeros(pattern.capacity, dtype=torch.float64)
     weight[: pattern.nnz] = dense[mask]
-
-    def ids(tensor, largest):
-        return tensor.to(index if largest <= 1 << 16 else torch.int32).to(device)
-
     return Problem(
-        shape, mask.to(device), CsrPattern.from_mask(mask.to(device), pattern.capacity),
-        ids(pattern.col_idx, cols), ids(pattern.row_ids, rows),
-        dense.to(device, dtype), weight.to(device, dtype),
+        shape, mask.to(device), pattern, operands_with(pattern, index), dense.to(device, dtype), weight.to(device, dtype),
         values(tokens, cols).to(device, dtype), values(tokens, rows).to(device, dtype), values(rows).to(device, dtype),
         values(rows, cols).to(device, sum_dtype(dtype)),
     )  # fmt: skip
+
+
+def operands_with(pattern: CsrPattern, index: torch.dtype):
+    """The pattern's operands, with 16-bit column and row indices made those of the dtype `index`."""
+    operands = operands_of(LAYOUTS["csr"], pattern)
+    narrow = {name: tensor.to(index) for name, tensor in operands._asdict().items() if tensor.dtype == torch.uint16}
+    return operands._replace(**narrow)
 
 
 def _regrow_arguments(p: Problem):
@@ -142,13 +143,13 @@ def _nm24_regrow_arguments(p: Problem):
     return calls
 
 
-def _candidates(p: Problem, wanted: int):
+def _candidates(p: Problem, size: int):
     """Before the first tile."""
-    return Candidates.none_yet(p.weight, p.pattern.capacity, wanted, p.score.dtype).tensors
+    return Candidates.empty(p.weight, p.pattern.capacity, size, p.score.dtype).tensors
 
 
 def _candidates_arguments(p: Problem):
-    """The first tile, of the upper rows; the second one, for the list that the first has left; more room than needed."""
+    """The first tile, of the upper rows; the second one, for the list that the first has left; a longer list than needed."""
     index, half, some = (p.pattern.row_ptr, p.pattern.col_idx), p.shape.rows // 2, p.mask.numel() // 3
     left = tuple(tensor.cpu() for tensor in _candidates(p, some))
     reference.regrow_candidates_(*left, *(tensor.cpu() for tensor in index), p.score[:half].cpu(), 0)
@@ -167,23 +168,19 @@ def _streamed_arguments(p: Problem):
     return streamed
 
 
-def _passes(p: Problem):
-    return torch.zeros(1, dtype=torch.int64, device=p.score.device)
-
-
 # Every operator's arguments for a problem. OPS names the operators: one without a row here fails its tests by KeyError.
 ARGUMENTS = {
     "csr_spmm": lambda p: [
-        (p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.x, *rest)
+        (p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.x, *rest)
         for rest in ((None,), (p.bias,), (p.bias, True))  # True: relu
     ],
-    "csr_spmm_t": lambda p: [(p.weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, p.shape.rows, p.dy)],
-    "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.columns, p.shape.cols, p.dy, p.x)],
+    "csr_spmm_t": lambda p: [(p.weight, p.operands.col_ptr, p.operands.row_idx, p.operands.slot, p.shape.rows, p.dy)],
+    "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy, p.x)],
     "densified_matmul": lambda p: ARGUMENTS["csr_spmm"](p),
-    "densified_matmul_t": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols, p.dy)],
+    "densified_matmul_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy)],
     "densified_grad_weight": lambda p: ARGUMENTS["csr_sddmm"](p),
-    "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.columns)],
-    "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.columns, p.shape.cols)],
+    "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.operands.col_idx)],
+    "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols)],
     "csr_from_mask": lambda p: [(p.mask, p.pattern.capacity)],
     "csr_transpose": lambda p: [(p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols)],
     "nm24_prune": lambda p: [
@@ -208,36 +205,34 @@ ARGUMENTS = {
     "regrow": _regrow_arguments,
     "regrow_candidates_": _candidates_arguments,
     "regrow_streamed": _streamed_arguments,
-    "add_outer_": lambda p: [(p.score.clone(), _passes(p), p.dy, p.x)],
-    "stream_outer_": lambda p: [
-        (*_candidates(p, p.mask.numel() // 3), _passes(p), p.pattern.row_ptr, p.pattern.col_idx, p.dy, p.x)
-    ],
+    # 0 is no layer's handle: see test_dense_grad.py for what a watch hears.
+    "observe_dense_grad_": lambda p: [(torch.zeros(1, dtype=torch.int64, device=p.x.device), 0, p.dy, p.x)],
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
-TORCH_SUMS = ("densified_matmul", "densified_matmul_t", "densified_grad_weight", "add_outer_", "stream_outer_")
+TORCH_SUMS = ("densified_matmul", "densified_matmul_t", "densified_grad_weight")
 SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *TORCH_SUMS)
 TENSOR_CORES = ("nm24_gemm",)  # operators that CUDA has for 16-bit types only
-# Operators that read column or row ids, in either width; the others take int32 only, or no ids.
-INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS[:3])
+# Operators that read column or row indices, in either width; the others take int32 only, or no indices.
+INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS)
 # Operators that the CPU has a kernel of for every instruction set; the others' code is the same for all of them.
 MANY_ISAS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_gemm", "nm24_mvue")
 ONE_ISA = tuple(op for op in OPS if op not in MANY_ISAS)
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 
-_wanted = OrderedDict()  # results of the latest calls of twins
+_expected = OrderedDict()  # results of the latest calls of twins
 
 
-def wanted(op, arguments):
+def expected(op, arguments):
     """What the twin makes of the arguments. Kept: other kinds of devices ask for the same, and a twin is slow."""
     arguments = [a.cpu() if isinstance(a, torch.Tensor) else a for a in arguments]
     key = (op, *map(_digest, arguments))
-    if key not in _wanted:
-        _wanted[key] = getattr(reference, op)(*arguments)
-        if len(_wanted) > 256:
-            _wanted.popitem(last=False)
-    _wanted.move_to_end(key)
-    return _wanted[key]
+    if key not in _expected:
+        _expected[key] = getattr(reference, op)(*arguments)
+        if len(_expected) > 256:
+            _expected.popitem(last=False)
+    _expected.move_to_end(key)
+    return _expected[key]
 
 
 def _digest(argument):
@@ -249,7 +244,7 @@ def _digest(argument):
 
 def assert_agrees(op, arguments, dtype):
     """Of an operator with one result: it is the twin's."""
-    torch.testing.assert_close(OPS[op](*arguments).cpu(), wanted(op, arguments), equal_nan=True, **TOLERANCE[dtype])
+    torch.testing.assert_close(OPS[op](*arguments).cpu(), expected(op, arguments), equal_nan=True, **TOLERANCE[dtype])
 
 
 # Updates in a row: 1,000 on a CPU; the emulator shows the same in fewer.

@@ -16,6 +16,12 @@ from .nm24.reference import nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_re
 from .regrow.random import philox4x32, random_u32
 from .regrow.reference import regrow, regrow_candidates_, regrow_streamed
 
+
+def observe_dense_grad_(token, handle, dy, x):
+    """Of a layer that nobody watches."""
+    token += 1
+
+
 __all__ = [
     "csr_from_mask",
     "csr_pack",
@@ -33,6 +39,7 @@ __all__ = [
     "nm24_prune",
     "nm24_regrow",
     "nm24_unpack",
+    "observe_dense_grad_",
     "philox4x32",
     "random_u32",
     "regrow",

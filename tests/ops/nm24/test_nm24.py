@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from sparse_ext.ops import OPS, checks
+from sparse_ext.ops import OPS
+from sparse_ext.ops.boundary import checks
 
 prune, pack, unpack = OPS["nm24_prune"], OPS["nm24_pack"], OPS["nm24_unpack"]
 inf, nan = float("inf"), float("nan")

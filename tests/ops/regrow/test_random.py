@@ -4,7 +4,8 @@ import pytest
 import torch
 from by_hand import PHILOX
 
-from sparse_ext.ops import OPS, CsrPattern, launch, reference
+from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, operands_of, reference
+from sparse_ext.ops.boundary import launch
 
 M = 0xFFFFFFFF
 
@@ -52,9 +53,9 @@ def test_twin_is_the_same_stream(seed):
 
 
 def test_stream_is_uniform():
-    """16 bins of 65536 draws: each within 5 standard deviations, in the high and in the low bits."""
-    draws = reference.random_u32(3, 1 << 16)
-    for bits in (draws >> 28, draws & 15):
+    """16 bins of 65536 numbers: each within 5 standard deviations, in the high and in the low bits."""
+    numbers = reference.random_u32(3, 1 << 16)
+    for bits in (numbers >> 28, numbers & 15):
         counts = torch.bincount(bits, minlength=16).double()
         assert (counts - 4096).abs().max() < 5 * 62
 
@@ -64,15 +65,16 @@ def test_random_growth_takes_the_largest_of_the_stream(device):
     none = torch.zeros(6, dtype=torch.int32, device=device)
     row_ptr, col_idx, source = OPS["regrow"](none.float(), empty, none, 6, None, 9, 0, 6)
     stream = [(-launch._C.random_u32(9, i), i) for i in range(24)]
-    pattern = CsrPattern.around(row_ptr.numel() - 1, 6, col_idx.numel(), row_ptr, col_idx)
-    assert pattern.linear_index().tolist() == sorted(i for _, i in sorted(stream)[:6])
+    pattern = CsrPattern(4, 6, row_ptr, col_idx)
+    assert pattern.positions().tolist() == sorted(i for _, i in sorted(stream)[:6])
     assert (source == -1).all()
 
 
 def test_random_patterns_are_spread_evenly():
     pattern = CsrPattern.random(256, 256, 6554, seed=1)
     assert pattern.nnz == 6554
-    for counts in (pattern.row_ptr.diff(), pattern.col_ptr.diff()):  # binomial: 25.6 +- 4.8
+    operands = operands_of(LAYOUTS["csr"], pattern)
+    for counts in (operands.row_ptr.diff(), operands.col_ptr.diff()):  # binomial: 25.6 +- 4.8
         assert counts.min() >= 4
         assert counts.max() <= 50
         assert 15 < counts.double().var() < 32

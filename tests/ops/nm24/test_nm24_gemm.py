@@ -12,8 +12,8 @@ prune, unpack, gemm = OPS["nm24_prune"], OPS["nm24_unpack"], OPS["nm24_gemm"]
 inf, nan = float("inf"), float("nan")
 
 # (rows, cols, tokens), each from 1 to 130, and what lies at the edges of a tile of 128 and a step of 64.
-draw = random.Random(0)
-SAMPLED = [tuple(draw.randint(1, 130) for _ in range(3)) for _ in range(40)]
+random_sizes = random.Random(0)
+SAMPLED = [tuple(random_sizes.randint(1, 130) for _ in range(3)) for _ in range(40)]
 EDGES = [
     (1, 1, 1),
     (128, 64, 128),
@@ -36,7 +36,7 @@ ACROSS = [
     (130, 656, 40),  # every stage three times, and half of a step
     (1030, 208, 520),  # nine tiles for three clusters, an even number of steps
     (4100, 16, 270),  # two panels of rows
-    *((draw.randint(1, 130), 16 * draw.randint(1, 8), draw.randint(1, 130)) for _ in range(10)),
+    *((random_sizes.randint(1, 130), 16 * random_sizes.randint(1, 8), random_sizes.randint(1, 130)) for _ in range(10)),
 ]
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from cases import UPDATES, Shape, problem, sum_dtype
 
-from sparse_ext.ops import OPS, Candidates, check_pattern
-from sparse_ext.ops import regrow as regrow_module
+from sparse_ext.ops import OPS, Candidates, product
+from sparse_ext.ops.boundary.checks import check_pattern
 
 ROWS, COLS, NNZ = 8, 16, 37
 
@@ -18,13 +18,13 @@ def linear(row_ptr, col_idx, cols):
 
 @pytest.mark.parametrize("growth", ["score", "random"])
 def test_counts_are_exact_over_many_updates_with_many_ties(growth, device, kind):
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(ROWS * COLS, dtype=torch.bool)
-    mask[torch.randperm(ROWS * COLS, generator=draw)[:NNZ]] = True
+    mask[torch.randperm(ROWS * COLS, generator=generator)[:NNZ]] = True
     row_ptr, col_idx = OPS["csr_from_mask"](mask.view(ROWS, COLS).to(device), NNZ + 2)
     for step in range(UPDATES[kind]):
-        weight = torch.randint(-1, 2, (NNZ + 2,), generator=draw).float().to(device)  # three values, two magnitudes
-        score = torch.randint(-1, 2, (ROWS, COLS), generator=draw).float().to(device) if growth == "score" else None
+        weight = torch.randint(-1, 2, (NNZ + 2,), generator=generator).float().to(device)  # three values, two magnitudes
+        score = torch.randint(-1, 2, (ROWS, COLS), generator=generator).float().to(device) if growth == "score" else None
         count = step % (NNZ + 1)
         new_row_ptr, new_col_idx, source = OPS["regrow"](weight, row_ptr, col_idx, COLS, score, step, count, count)
 
@@ -48,7 +48,7 @@ def test_ties_everywhere_go_to_the_lowest_positions(device, dtype):
     score = torch.ones(6, 11, dtype=sum_dtype(dtype), device=device)
     drop, nnz = 10, p.pattern.nnz
     row_ptr, col_idx, _ = OPS["regrow"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 11, score, 0, drop, drop + 9)
-    kept = p.pattern.linear_index()[: nnz - drop].tolist()
+    kept = p.pattern.positions()[: nnz - drop].tolist()
     grown = [i for i in range(66) if i not in kept][: drop + 9]
     assert linear(row_ptr, col_idx, 11).tolist() == sorted(kept + grown)
 
@@ -75,12 +75,12 @@ def test_close_magnitudes_are_told_apart(device, dtype):
     assert kept == [2, 4, 6]
 
 
-# ---- streamed: the score passes by ------------------------------------------------------------------------------------
+# ---- streamed: from candidates of the score ------------------------------------------------------------------------------
 
 
-def streamed(p, score, drop, grow, cuts, wanted=None):
+def streamed(p, score, drop, grow, cuts, size=None):
     """regrow by tiles of the score that end at the rows `cuts`."""
-    best = Candidates.none_yet(p.weight, p.pattern.capacity, grow if wanted is None else wanted, score.dtype)
+    best = Candidates.empty(p.weight, p.pattern.capacity, grow if size is None else size, score.dtype)
     for begin, end in zip([0, *cuts], [*cuts, score.shape[0]], strict=True):
         OPS["regrow_candidates_"](*best.tensors, p.pattern.row_ptr, p.pattern.col_idx, score[begin:end], begin)
     return OPS["regrow_streamed"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols, *best.tensors, drop, grow)
@@ -108,8 +108,8 @@ def test_a_streamed_score_gives_the_same_pattern(kind_of_score, cuts, device, dt
     nnz, free = p.pattern.nnz, 20 * 33 - p.pattern.nnz
     for drop, grow in ((nnz // 3, nnz // 3), (nnz, nnz + 9), (0, 9), (nnz // 2, 0))[: 2 if slow else 4]:
         want = OPS["regrow"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 33, score, 0, drop, grow)
-        for wanted in (grow + 5,) if slow else (grow, grow + 5, free + 1):
-            got = streamed(p, score, drop, grow, cuts, wanted)
+        for size in (grow + 5,) if slow else (grow, grow + 5, free + 1):
+            got = streamed(p, score, drop, grow, cuts, size)
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
@@ -118,26 +118,5 @@ def test_random_growth_does_not_depend_on_its_tiles(device, monkeypatch):
     operands = (p.weight, p.pattern.row_ptr, p.pattern.col_idx, 33, None, 5, 20, 29)
     want = OPS["regrow"](*operands)
     for positions in (1, 33, 100):
-        monkeypatch.setitem(regrow_module.TILE, "cpu", positions)
+        monkeypatch.setitem(product.TILE, "cpu", positions)
         assert all(torch.equal(a, b) for a, b in zip(OPS["regrow"](*operands), want, strict=True))
-
-
-@pytest.mark.parametrize("positions", [1, 70, 1000, 1 << 20])
-def test_an_outer_product_passes_by_in_the_tiles_of_the_summed_one(positions, device, dtype, monkeypatch):
-    """Rounding included: the values are no multiples of anything."""
-    p = problem(Shape(33, 70, 35, 0.2, spare=7), dtype, device)
-    monkeypatch.setitem(regrow_module.TILE, device.type if isinstance(device, torch.device) else device, positions)
-    draw = torch.Generator().manual_seed(1)
-    x, dy = (torch.randn(tensor.shape, generator=draw).to(tensor) for tensor in (p.x, p.dy))
-    passes, grow = torch.zeros(1, dtype=torch.int64, device=device), p.pattern.nnz // 3
-    total = torch.zeros_like(p.score)
-    OPS["add_outer_"](total, passes, dy, x)
-    best = Candidates.none_yet(p.weight, p.pattern.capacity, grow, total.dtype)
-    OPS["stream_outer_"](*best.tensors, passes, p.pattern.row_ptr, p.pattern.col_idx, dy, x)
-    assert int(passes) == 2
-    operands = (p.weight, p.pattern.row_ptr, p.pattern.col_idx, 70)
-    want = OPS["regrow"](*operands, total, 0, grow, grow)
-    got = OPS["regrow_streamed"](*operands, *best.tensors, grow, grow)
-    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-    at_entry = best.at_entry[: p.pattern.nnz]
-    assert torch.equal(at_entry, total[p.mask])

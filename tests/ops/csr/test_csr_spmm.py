@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, problem
+from cases import ARGUMENTS, INDEX_DTYPES, Shape, assert_agrees, name_of, operands_with, problem
 
 from sparse_ext.ops import OPS, CsrPattern
 
@@ -115,13 +115,11 @@ class Uneven:
 
 def with_mask(p, dtype, device, index=torch.int32, spare=0):
     """The problem with the pattern p.mask."""
-    pattern = CsrPattern.from_mask(p.mask.cpu(), int(p.mask.sum()) + spare)
+    pattern = CsrPattern.from_mask(p.mask.to(device), int(p.mask.sum()) + spare)
     weight = torch.zeros(pattern.capacity)
     weight[: pattern.nnz] = torch.randn(p.mask.shape, generator=torch.Generator().manual_seed(0))[p.mask.cpu()]
     return replace(
-        p, mask=p.mask.to(device), pattern=CsrPattern.from_mask(p.mask.to(device), pattern.capacity),
-        columns=pattern.col_idx.to(index if p.shape.cols <= 1 << 16 else torch.int32).to(device),
-        row_ids=pattern.row_ids.to(index).to(device), weight=weight.to(device, dtype),
+        p, mask=p.mask.to(device), pattern=pattern, operands=operands_with(pattern, index), weight=weight.to(device, dtype),
         x=p.x.to(device), dy=p.dy.to(device), bias=p.bias.to(device),
     )  # fmt: skip
 
