@@ -54,7 +54,8 @@ class Layout(ABC):
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
-        """values [capacity] of a dense matrix [rows, cols] at the pattern; 0 where a slot is unused."""
+        """values [capacity] of a dense matrix [rows, cols] at the pattern, in new memory; 0 where a slot is unused."""
+        check_matrix(dense, pattern)
         at = pattern.positions()
         values = dense.reshape(-1)[at.clamp(min=0)] if dense.numel() else dense.new_zeros(at.numel())
         return values.masked_fill(at < 0, 0)
@@ -73,6 +74,12 @@ class Layout(ABC):
         if rule is not None:
             weight = cls.pack(weight.view(pattern.rows, pattern.cols), pattern)
         return cls.unpack(weight, pattern)
+
+
+def check_matrix(dense: torch.Tensor, pattern: Pattern) -> None:
+    """ValueError unless the matrix has the pattern's shape."""
+    if dense.shape != (pattern.rows, pattern.cols):
+        raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
 
 
 LAYOUTS: dict[str, type[Layout]] = {}

@@ -8,7 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..auto import dense_is_faster
-from ..layout import Layout, operands_of
+from ..layout import Layout, check_matrix, operands_of
 from ..pattern import Rule
 from ..product import Kernels, Linear
 from . import densified, kernels
@@ -115,8 +115,7 @@ class Csr(Layout):
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
-        if dense.shape != (pattern.rows, pattern.cols):
-            raise ValueError(f"expected dense of shape ({pattern.rows}, {pattern.cols}), got {tuple(dense.shape)}")
+        check_matrix(dense, pattern)
         return kernels.csr_pack(dense, pattern.row_ptr, pattern.col_idx)
 
     @classmethod

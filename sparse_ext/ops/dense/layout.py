@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..layout import Layout
+from ..layout import Layout, check_matrix
 from ..pattern import Rule
 from ..product import Kernels, Linear
 from .pattern import DensePattern
@@ -73,7 +73,8 @@ class Dense(Layout):
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: DensePattern) -> torch.Tensor:
-        return dense.reshape(-1)
+        check_matrix(dense, pattern)
+        return dense.reshape(-1).clone()
 
     @classmethod
     def unpack(cls, values: torch.Tensor, pattern: DensePattern) -> torch.Tensor:
