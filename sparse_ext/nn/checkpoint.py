@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.ops import LAYOUTS, Layout, Pattern, Rule, slot_map
+from sparse_ext.ops import LAYOUTS, Layout, Pattern, Product, Rule, layout_named, slot_map
 from sparse_ext.ops.pattern import taken
 
 if TYPE_CHECKING:
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 Entries = dict[str, torch.Tensor]
 
 
-def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> dict[str, Any]:
-    """The state dict with the layer's entries as it stores them; missing ones stay missing.
+def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tuple[dict[str, Any], type[Layout]]:
+    """The state dict with the layer's entries as it stores them, and the layout that it has to have; missing ones stay missing.
 
-    A dense weight keeps the largest magnitudes at the layer's nnz. A checkpoint of another layout or capacity keeps its positions,
-    if the layer can hold them.
+    A dense checkpoint keeps the largest magnitudes at the layer's nnz. One of another layout or capacity keeps its positions, if
+    the layer can hold them. The layout is another one only where both weights hold every position: then the products take from
+    it what those of the checkpoint took.
 
     Raises:
         ValueError: it cannot be held, or is corrupt; the sentence names the entry.
@@ -29,29 +30,34 @@ def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> dict
         name = key[len(prefix) :]
         if key.startswith(prefix) and "." not in name and isinstance(value, torch.Tensor):
             given[name] = value
-    own = _converted(given, prefix, layer)
+    own, kind = _converted(given, prefix, layer)
     others = {key: value for key, value in state_dict.items() if key[len(prefix) :] not in given or not key.startswith(prefix)}
-    return {**others, **{prefix + name: tensor for name, tensor in own.items()}}
+    return {**others, **{prefix + name: tensor for name, tensor in own.items()}}, kind
 
 
-def _converted(given: Entries, prefix: str, layer: SparseWeight) -> Entries:
-    """A layer's entries in the form of this one."""
+def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entries, type[Layout]]:
+    """A layer's entries in the form of this one, and the layout of that form."""
     product, weight = layer.product, given.get("weight")
     if weight is not None and weight.dim() != 1:
         if weight.shape != product.weight_shape:
             raise ValueError(f"{prefix}weight: expected a dense weight of shape {product.weight_shape}, got {tuple(weight.shape)}")
-        return {**given, **_pruned(weight, layer)}
+        return {**given, **_pruned(weight, layer)}, layer._kind
     kind = next((layout for layout in (layer._kind, *LAYOUTS.values()) if _describes(layout, given)), None)
     if kind is not None:
         given = kind.pattern.upgraded(prefix, product.rows, product.cols, given)
     if kind is None or not _describes(kind, given):
-        positions = product.rows * product.cols
-        everything = weight is not None and weight.numel() == positions  # as layout "dense" stores it
-        ambiguous = layer._rule is None and layer.capacity == positions  # a packed weight of that length without its pattern
-        if everything and weight is not None and not ambiguous:
-            return {**given, **_pruned(weight, layer)}
-        return given  # with what is missing: the caller says so
-    return _held(given, prefix, layer, kind)
+        everything = weight is not None and weight.numel() == product.rows * product.cols
+        if not everything or not layer._kind.pattern.BUFFERS:
+            return given, layer._kind  # with what is missing: the caller says so
+        if layer._rule is not None:
+            return given, layout_named("dense")
+        if layer.weight.numel() == product.rows * product.cols:  # or a packed weight of that length, without its pattern
+            return given, layer._kind
+        return {**given, **_pruned(given["weight"], layer)}, layer._kind
+    if "rule" in given and not layer._kind.pattern.BUFFERS:
+        _check(given, prefix, product, kind)
+        return given, kind
+    return _held(given, prefix, layer, kind), layer._kind
 
 
 def _describes(layout: type[Layout], given: Entries) -> bool:
@@ -70,16 +76,22 @@ def _pruned(dense: torch.Tensor, layer: SparseWeight) -> Entries:
     return _entries(values.to(dense.dtype), pattern, None)
 
 
-def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) -> Entries:
-    """Entries with a pattern of this layout, after checking them."""
-    product, weight = layer.product, given.get("weight")
+def _check(given: Entries, prefix: str, product: Product, kind: type[Layout]) -> tuple[Pattern, Rule | None]:
+    """The pattern and the rule that the entries hold; ValueError if they are none, or do not fit the weight."""
     rule = Rule.decoded(prefix, given["rule"], kind.pattern.RULES) if "rule" in given else None
     device = given[kind.pattern.BUFFERS[0]].device
     pattern = kind.pattern.of_buffers(product.rows, product.cols, given, device)
     pattern.check(prefix, rule)
     length = pattern.capacity if rule is None else product.rows * product.cols
-    if weight is not None and weight.shape != (length,):
-        raise ValueError(f"{prefix}weight: expected {length} values (as the pattern says), got {tuple(weight.shape)}")
+    if "weight" in given and given["weight"].shape != (length,):
+        raise ValueError(f"{prefix}weight: expected {length} values (as the pattern says), got {tuple(given['weight'].shape)}")
+    return pattern, rule
+
+
+def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) -> Entries:
+    """Entries with a pattern of this layout, as the layer stores them."""
+    pattern, rule = _check(given, prefix, layer.product, kind)
+    weight = given.get("weight")
     same_kind = kind.pattern is layer._kind.pattern
     if same_kind and (rule is None) == (layer._rule is None) and pattern.capacity == layer.pattern.capacity:
         return given

@@ -25,8 +25,8 @@ class SparseLayer(SparseWeight):
     """A sparse weight and the product that multiplies it; subclasses say which one.
 
     `weight` is an ordinary 1-D Parameter, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. It
-    is either *packed*, [capacity]: what is stored and no more. Unused slots are 0 and stay 0, and its length survives all changes
-    of the pattern. Or it is *dense*, [rows * cols]: products take the part that the pattern says, chosen by a rule, and gradients
+    is either *packed*, [capacity]: what is stored and no more. Unused slots are 0 and stay 0, and its length survives changes
+    of the pattern. Or it is *dense*, [rows * cols]: products take the part that the pattern says, chosen by a rule; gradients
     reach all of it. The pattern's tensors are persistent buffers, and so is `rule`, the rule's text, of a dense weight.
 
     Args:

@@ -169,12 +169,18 @@ class SparseWeight(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Loads a checkpoint of this layer, or of one that it can hold: see `checkpoint.fitted`."""
-        before = self._stored()
         try:
-            state_dict = fitted(state_dict, prefix, self)
+            state_dict, kind = fitted(state_dict, prefix, self)
         except ValueError as error:  # nothing has been touched yet
             error_msgs.append(str(error))
             return
+        if kind is not self._kind:
+            rows, cols, device = self.product.rows, self.product.cols, self.weight.device
+            stored = {name: state_dict[prefix + name] for name in kind.pattern.BUFFERS}
+            capacity = kind.pattern.of_buffers(rows, cols, stored, device).capacity
+            self.layout, self._kind = kind.name, kind
+            self._register(kind.pattern.empty(rows, cols, capacity, device), self._first_rule(bool(kind.pattern.RULES)))
+        before = self._stored()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         if all(tensor is before[name] for name, tensor in self._stored().items()):
             self.sync()

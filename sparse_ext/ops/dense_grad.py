@@ -60,7 +60,8 @@ class Watch:
         self._product = product
         self._closed = False
         self._weight = weakref.ref(weight)
-        self._version = 0  # of weight.grad, right after the last accumulation that counted
+        # weight.grad right after the last accumulation that counted: how often it was written, and whether it was not all zeros.
+        self._version, self._any = 0, torch.ones((), dtype=torch.bool)
         # By the number of the backward call: calls nest where activation checkpointing is reentrant.
         self._pending: dict[int, list[Pair]] = {}
         self._hook = weight.register_post_accumulate_grad_hook(self._accumulated)
@@ -100,7 +101,7 @@ class Watch:
         if self.sink is not None:
             self.sink.add_(self._product, pairs)
         assert weight.grad is not None
-        self._version = weight.grad._version
+        self._version, self._any = weight.grad._version, weight.grad.any()  # waits for no device
 
     def _forget_if_discarded(self) -> None:
         """Starts anew if `weight.grad` no longer holds what was accumulated."""
@@ -108,8 +109,8 @@ class Watch:
             return
         weight = self._weight()
         grad = None if weight is None else weight.grad
-        # Clipping and unscaling change it, too: only zeros say that it was thrown away.
-        if grad is None or (grad._version != self._version and not grad.any()):
+        # Clipping, unscaling and DDP write to it, too: only zeros that were none before say that it was thrown away.
+        if grad is None or (grad._version != self._version and bool(self._any) and not grad.any()):
             self.passes = 0
             if self.sink is not None:
                 self.sink.clear_()

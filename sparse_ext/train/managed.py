@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -74,12 +73,6 @@ class ManagedLayer:
         """Brings the layer to the action's layout or rule, as after loading a state; it is left alone where it is so already."""
         if isinstance(action, Regrow) or self.is_so(action):
             return
-        if isinstance(action, Choose) and self.layer.layout != self.home:
-            warnings.warn(
-                f"{self.name}: goes back from layout {self.layer.layout!r} to {self.home!r}; load the model's state after the "
-                "Sparsifier's, or the weights that its products left out are lost",
-                stacklevel=4,
-            )
         self.carry_out(action, 0)
 
     def carry_out(self, action: Action, seed: int) -> Change:

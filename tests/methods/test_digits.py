@@ -82,7 +82,7 @@ def test_rigl_trains_what_a_static_pattern_cannot():
 
 @pytest.mark.parametrize("name", ["fst", "s-ste", "sr-ste", "rigl"])
 def test_2_4_is_within_a_point_of_dense(name):
-    """FST with its dense tail and sampled gradients, and without a dense master; the others, with fewer seeds, likewise."""
+    """FST with its dense tail and sampled gradients, and a packed weight; the others, with fewer seeds, likewise."""
     seeds = SEEDS if name in ("fst", "rigl") else range(2)
     init = "variance" if name == "rigl" else "masked"
     assert mean("dense", None, seeds=seeds) - mean(name, None, init, seeds) <= 1.0

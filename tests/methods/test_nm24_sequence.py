@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
+from sparse_ext.methods import Switch, Time
 from sparse_ext.nn import sparse_layers
 from sparse_ext.ops import reference
 
@@ -81,23 +82,23 @@ class Sampled(torch.autograd.Function):
     """x W^T, whose weight gradient takes a 2:4 sample of dy^T along tokens."""
 
     @staticmethod
-    def forward(ctx, x, weight, draw):
+    def forward(ctx, x, weight, rng):
         ctx.save_for_backward(x, weight)
-        ctx.draw = draw
+        ctx.rng = rng
         return x @ weight.T
 
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-        sampled = reference.nm24_unpack(*reference.nm24_mvue(dy, ctx.draw), dy.shape[0])
+        sampled = reference.nm24_unpack(*reference.nm24_mvue(dy, ctx.rng), dy.shape[0])
         return dy @ weight, sampled @ x, None
 
 
 class DenseTraining:
     """The definition, on dense tensors."""
 
-    def __init__(self, model, names, optimizer, method, draws):
-        self.model, self.method, self.draws = model, method, draws
+    def __init__(self, model, names, optimizer, method, rngs):
+        self.model, self.method, self.rngs = model, method, rngs
         self.layers = {name: model.get_submodule(name) for name in names}
         self.optimizer = optimizer(model.parameters())
         self.masks, self.scales = {}, {}
@@ -106,12 +107,17 @@ class DenseTraining:
     @torch.no_grad()
     def choose(self, step):
         for name, layer in self.layers.items():
-            choice = self.method.pruning(step, STEPS)
+            choice = self.rule(step)
             if choice == "soft" and name not in self.scales:
                 moved = soft(layer.weight)
                 self.scales[name] = float((layer.weight * moved).sum() / moved.square().sum())
             choices = {"transposable": transposable, "dense": torch.ones_like}
             self.masks[name] = choices.get(choice, two_of_four)(layer.weight).bool()
+
+    def rule(self, step):
+        """What products take after this step; "dense" in the dense tail."""
+        (action,) = self.method.plan({"any": None}, Time(step, STEPS)).values()
+        return "dense" if isinstance(action, Switch) else action.rule
 
     def forward(self, x, dense):
         for name, module in self.model.named_children():
@@ -121,8 +127,8 @@ class DenseTraining:
             weight, mask = module.weight, self.masks[name]
             taken = soft(weight) * self.scales[name] if self.scales else weight * mask
             taken = weight + (taken - weight).detach()  # straight through
-            if self.method.samples_gradient() and not dense:
-                x = Sampled.apply(x, taken, self.draws[name]) + module.bias
+            if self.method.samples_gradient and not dense:
+                x = Sampled.apply(x, taken, self.rngs[name]) + module.bias
             else:
                 x = nn.functional.linear(x, taken, module.bias)
         return x
@@ -130,32 +136,32 @@ class DenseTraining:
     def step(self, step):
         x, y = data(step)
         self.optimizer.zero_grad()
-        dense = self.method.pruning(step - 1, STEPS) == "dense"
+        dense = self.rule(step - 1) == "dense"
         nn.functional.cross_entropy(self.forward(x, dense), y).backward()
         for name, layer in self.layers.items():
-            layer.weight.grad += self.method.masked_decay() * layer.weight.detach() * ~self.masks[name]
+            layer.weight.grad += self.method.masked_decay * layer.weight.detach() * ~self.masks[name]
         self.optimizer.step()
-        if self.method.is_update(step, STEPS):
+        if self.method.is_update(Time(step, STEPS)):
             self.choose(step)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", METHODS)
-def test_a_master_trains_as_the_definition_says(name, optimizer):
+def test_a_dense_weight_trains_as_the_definition_says(name, optimizer):
     method, dense = METHODS[name], dense_mlp()
     model = sx.sparsify_(copy.deepcopy(dense), layout="2:4", method=method, init="masked")
     layers = sparse_layers(model)
     own = OPTIMIZERS[optimizer](model.parameters())
     sparsifier = sx.Sparsifier(model, own, method, total_steps=STEPS, seed=3)
-    draws = {name: layer.pattern.draw.clone() for name, layer in layers.items() if method.samples_gradient()}
-    want = DenseTraining(dense, list(layers), OPTIMIZERS[optimizer], method, draws)
+    rngs = {name: layer.rng.clone() for name, layer in layers.items() if method.samples_gradient}
+    want = DenseTraining(dense, list(layers), OPTIMIZERS[optimizer], method, rngs)
     changed = 0
     for step in range(1, STEPS + 1):
         x, y = data(step)
         before = {name: layer.mask() for name, layer in layers.items()}
         nn.functional.cross_entropy(model(x), y).backward()
         own.step()
-        assert sparsifier.step() == method.is_update(step, STEPS)
+        assert sparsifier.step() == method.is_update(Time(step, STEPS))
         want.step(step)
         own.zero_grad()
         flips = 0
@@ -168,7 +174,7 @@ def test_a_master_trains_as_the_definition_says(name, optimizer):
     assert any(layer.weight.count_nonzero() == layer.weight.numel() for layer in layers.values())
 
 
-# ---- without a master ----------------------------------------------------------------------------------------------------
+# ---- packed weights ----------------------------------------------------------------------------------------------------
 
 
 def regrown(weight, mask, score, drop):

@@ -5,13 +5,18 @@ import math
 import pytest
 
 import sparse_ext as sx
-from sparse_ext.methods import SCHEDULES, Growth, Regrow
+from sparse_ext.methods import SCHEDULES, Choose, LayerNumbers, Regrow, Switch, Time
 
 CHANGING = [sx.SET, sx.RigL]
 
 
 def updates(method, total_steps):
-    return [step for step in range(total_steps + 2) if method.is_update(step, total_steps)]
+    return [step for step in range(total_steps + 2) if method.is_update(Time(step, total_steps))]
+
+
+def numbers(nnz, layout="csr"):
+    """A layer of 100 x 100 with so many entries."""
+    return LayerNumbers(100, 100, 5000, layout, dense_weight=False, count=lambda: nnz, total=lambda name: 0.0)
 
 
 def test_the_methods_table():
@@ -54,8 +59,8 @@ def test_defaults(kind):
 
 def test_static_never_acts():
     assert updates(sx.Static(), 1000) == []
-    assert sx.Static().plan(100, 10, 100) is None
-    assert sx.Static().scored_steps() == 0
+    assert sx.Static().plan({"a": numbers(100)}, Time(10, 100)) == {}
+    assert sx.Static().observed_steps() == 0
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_cosine_by_hand(progress, expected):
     assert SCHEDULES["constant"](progress) == 1.0
 
 
-@pytest.mark.parametrize(("kind", "growth"), [(sx.SET, Growth.RANDOM), (sx.RigL, Growth.GRADIENT)], ids=["set", "rigl"])
+@pytest.mark.parametrize(("kind", "grow_by"), [(sx.SET, "random"), (sx.RigL, "gradient")], ids=["set", "rigl"])
 @pytest.mark.parametrize(
     ("schedule", "fraction", "step", "nnz", "count"),
     [
@@ -82,11 +87,11 @@ def test_cosine_by_hand(progress, expected):
         ("constant", 0.3, 10, 0, 0),
     ],
 )
-def test_counts_are_floors(kind, growth, schedule, fraction, step, nnz, count):
+def test_counts_are_floors(kind, grow_by, schedule, fraction, step, nnz, count):
     method = kind(drop_fraction=fraction, update_interval=1, t_end=0.75, schedule=schedule)
-    expected = Regrow(count, count, growth) if count else None
-    assert method.plan(nnz, step, 100) == expected
-    assert method.scored_steps() == (growth is Growth.GRADIENT)
+    layers = {"a": numbers(nnz), "none": numbers(0)}
+    assert method.plan(layers, Time(step, 100)) == ({"a": Regrow(count, count, "magnitude", grow_by)} if count else {})
+    assert method.observed_steps() == (grow_by == "gradient")
     assert method.max_density(0.1) == 0.1
 
 
@@ -120,7 +125,31 @@ def test_wrong_gradient_steps_are_refused(steps):
         sx.RigL(update_interval=10, gradient_steps=steps)
 
 
-@pytest.mark.parametrize(("gradient_steps", "scored"), [(1, [10, 20]), (3, [8, 9, 10, 18, 19, 20]), (10, [*range(1, 21)])])
-def test_the_last_steps_up_to_an_update_are_scored(gradient_steps, scored):
+@pytest.mark.parametrize(("gradient_steps", "observed"), [(1, [10, 20]), (3, [8, 9, 10, 18, 19, 20]), (10, [*range(1, 21)])])
+def test_the_last_steps_up_to_an_update_are_observed(gradient_steps, observed):
     method = sx.RigL(update_interval=10, gradient_steps=gradient_steps, t_end=30)
-    assert [step for step in range(1, 40) if method.is_scored(step, 100)] == scored
+    assert [step for step in range(1, 40) if method.observes(Time(step, 100))] == observed
+
+
+def test_every_layer_has_its_own_count():
+    layers = {name: numbers(nnz) for name, nnz in (("a", 1000), ("b", 10))}
+    method = sx.SET(drop_fraction=0.3, update_interval=1, schedule="constant")
+    assert method.plan(layers, Time(5, 100)) == {"a": Regrow(300, 300), "b": Regrow(3, 3)}
+
+
+@pytest.mark.parametrize(("kind", "rule"), [(sx.SRSTE, "largest"), (sx.SSTE, "soft"), (sx.FST, "transposable")])
+def test_dense_weights_are_chosen_from_by_a_rule(kind, rule):
+    layers = {"a": numbers(5000, "2:4")}
+    assert kind().plan(layers, Time(0, 100)) == {"a": Choose(rule)}
+    assert kind().dense_weight
+
+
+def test_a_dense_tail_by_hand():
+    """A quarter of 20 steps: step 15 is the last sparse one."""
+    method, layers = sx.FST(refresh_interval=4, dense_tail=0.25), {"a": numbers(5000, "2:4")}
+    assert updates(method, 20) == [0, 4, 8, 12, 15]
+    assert [method.plan(layers, Time(step, 20))["a"] for step in (0, 14, 15, 20)] == [
+        *2 * [Choose("transposable")],
+        *2 * [Switch("dense")],
+    ]
+    assert method.plan(layers, Time(20, 20)) == {"a": Switch("dense")}

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
-from training import MASTERS, OPTIMIZERS, backward, batch, chosen_layer, everything, method_named, mlp, positions, push
+from training import DENSE_WEIGHT, OPTIMIZERS, backward, batch, chosen_layer, everything, method_named, mlp, positions, push
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -78,9 +78,9 @@ def non_finite_on_one_rank(rank):
 
 
 def two_of_four(rank):
-    """Every method of 2:4 on batches of its own for each rank, with micro-batches; {method: patterns}, and the draws' keys."""
-    found, keys = {}, []
-    for method in ("rigl", "set", *MASTERS):
+    """Every method of 2:4 on batches of its own for each rank, with micro-batches; {method: patterns}, and the seeds of samples."""
+    found, seeds = {}, []
+    for method in ("rigl", "set", *DENSE_WEIGHT):
         inner = mlp(layout="2:4", method=method)
         model = DDP(inner)
         optimizer = OPTIMIZERS["adamw"](model.parameters())
@@ -93,12 +93,12 @@ def two_of_four(rank):
             optimizer.step()
             sparsifier.step()
             optimizer.zero_grad()
-        found[method] = (patterns(model), [layer.choice for layer in sparse_layers(inner).values()])
-        keys += [int(layer.pattern.draw[0]) for layer in sparse_layers(inner).values() if layer.pattern.draw is not None]
-    return found, keys
+        found[method] = (patterns(model), [layer.layout for layer in sparse_layers(inner).values()])
+        seeds += [int(layer.rng[0]) for layer in sparse_layers(inner).values() if layer.rng is not None]
+    return found, seeds
 
 
-def a_master_after_ddp(rank):
+def a_dense_weight_after_ddp(rank):
     """A packed layer cannot become longer any more."""
     model = DDP(mlp(layout="2:4"))
     sx.Sparsifier(model, OPTIMIZERS["adamw"](model.parameters()), sx.FST(), total_steps=9)
@@ -138,7 +138,7 @@ def accumulation_without_sync(rank):
 
 
 def random_growth(rank):
-    """SET: every rank draws the same numbers; the only message is the hash."""
+    """SET: every rank has the same random numbers; the only message is the hash."""
     model = DDP(mlp())
     optimizer, sparsifier = trainer(model, "set")
     messages, found, send = [], [], dist.all_reduce
@@ -265,7 +265,7 @@ SCENARIOS = {
     f.__name__: f
     for f in (
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
-        two_of_four, a_master_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
+        two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
         no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl, fsdp_set, fsdp_afterwards,
     )
 }  # fmt: skip

@@ -65,16 +65,16 @@ def test_a_non_finite_score_on_one_rank_postpones_the_update_on_all(outcomes):
 
 
 def test_2_4_agrees_and_samples_apart(outcomes):
-    (first, keys), (second, others) = values(outcomes, "two_of_four")
+    (first, seeds), (second, others) = values(outcomes, "two_of_four")
     assert first == second
-    assert {choices[0] for _, choices in first.values()} == {None, "largest", "dense", "soft"}
-    assert len(keys) == len(others) == 6
-    assert len({*keys, *others}) == 4  # two layers on two ranks: of every method the same
+    assert {layouts[0] for _, layouts in first.values()} == {"2:4", "dense"}
+    assert len(seeds) == len(others) == 6
+    assert len({*seeds, *others}) == 4  # two layers on two ranks: of every method the same
 
 
-def test_a_packed_layer_cannot_become_a_master_under_ddp(outcomes):
+def test_a_packed_weight_cannot_become_dense_under_ddp(outcomes):
     refused(
-        outcomes, "a_master_after_ddp", "ValueError", "0: expected room for 240 entries before the model is wrapped, got 120"
+        outcomes, "a_dense_weight_after_ddp", "ValueError", "0: expected capacity for 240 entries before the model is wrapped, got 120"
     )
 
 

@@ -25,7 +25,7 @@ from training import (
 )
 
 import sparse_ext as sx
-from sparse_ext.methods import Growth, Method, Regrow
+from sparse_ext.methods import Method, Regrow
 from sparse_ext.nn import sparse_layers
 
 
@@ -237,11 +237,11 @@ def test_two_sparse_layers_cannot_share_one_weight():
 class Grower(Method):
     """Adds 8 random connections at every second step, up to half of all."""
 
-    def is_update(self, step, total_steps):
-        return step % 2 == 0
+    def is_update(self, time):
+        return time.step > 0 and time.step % 2 == 0
 
-    def plan(self, nnz, step, total_steps):
-        return Regrow(0, 8, Growth.RANDOM)
+    def plan(self, layers, time):
+        return dict.fromkeys(layers, Regrow(0, 8))
 
     def max_density(self, density):
         return 0.5

@@ -31,7 +31,7 @@ def test_several_steps_are_summed_before_the_magnitude():
     assert positions(model[0]).tolist() == [1, 4, 5, 7]
 
 
-def test_only_scored_steps_compute_a_dense_gradient():
+def test_only_observed_steps_compute_a_dense_gradient():
     model, sparsifier = summed_rigl()
     flops = []
     for _ in range(6):
@@ -67,8 +67,8 @@ def test_a_sum_of_the_wrong_shape_is_refused():
     model, sparsifier = summed_rigl()
     push_all(model, sparsifier, [at(3, 9.0), at(2, 2.0)])
     state = sparsifier.state_dict()
-    state["growth"] = {"0": torch.zeros(4, 2)}
-    with pytest.raises(ValueError, match=r"expected gradient sums of shapes \{'0': \[2, 4\]\}, got \{'0': \[4, 2\]\}"):
+    state["signals"]["0"]["gradient"]["total"] = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"expected signals of shapes \{'0': \[2, 4\]\}, got 'gradient' of '0' with .*\[4, 2\]"):
         sparsifier.load_state_dict(state)
     assert push_all(model, sparsifier, [at(7, 1.0)]) == [True]
     assert positions(model[0]).tolist() == [1, 2, 4, 5]

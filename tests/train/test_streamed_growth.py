@@ -9,24 +9,24 @@ from training import ONE, assert_same, at, backward, chosen_layer, constant_rigl
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
-from sparse_ext.ops import Candidates
-from sparse_ext.train import ranks
+from sparse_ext.ops import CandidateSink, GradientTotal
+from sparse_ext.train import distributed
 
 
 def kept(model):
-    """What each armed layer keeps."""
-    return {type(layer.growth.kept) for layer in sparse_layers(model).values() if layer.growth}
+    """What keeps the gradient of each observed layer; None: its accumulations are only counted."""
+    return {layer.watched.sink and type(layer.watched.sink) for layer in sparse_layers(model).values() if layer.watched}
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_streamed_growth_trains_bit_for_bit_as_summed_growth(kind, dtype, monkeypatch):
     outcomes = []
-    for expected in (Candidates, torch.Tensor):
-        if expected is torch.Tensor:  # of several ranks
-            monkeypatch.setattr(ranks, "count", lambda group: 2)
-            monkeypatch.setattr(ranks, "sum_", lambda score, group: score)
-            monkeypatch.setattr(ranks, "verify_agreement", lambda *_: None)
+    for expected in (CandidateSink, GradientTotal):
+        if expected is GradientTotal:  # of several ranks
+            monkeypatch.setattr(distributed, "world_size", lambda group: 2)
+            monkeypatch.setattr(distributed, "sum_", lambda score, group: score)
+            monkeypatch.setattr(distributed, "verify_agreement", lambda *_: None)
         model = mlp(dtype=dtype)
         optimizer, sparsifier = rigl(model, kind)
         seen = set()
@@ -36,15 +36,15 @@ def test_streamed_growth_trains_bit_for_bit_as_summed_growth(kind, dtype, monkey
             optimizer.step()
             assert sparsifier.step() == (step % 3 == 0)
             optimizer.zero_grad()
-        assert seen == {expected}
+        assert seen - {None} == {expected}
         outcomes.append(everything(model, optimizer))
     assert_same(*outcomes)
 
 
 def test_what_is_not_known_is_summed_and_then_streamed():
-    """Armed at construction nobody knows how many passes will come."""
+    """At construction nobody knows how many passes will come, and there is no step before to count them."""
     model, optimizer, sparsifier = single()
-    for expected in (torch.Tensor, Candidates, Candidates):
+    for expected in (GradientTotal, CandidateSink, CandidateSink):
         assert kept(model) == {expected}
         push(model, at(2, 1.0))
         optimizer.step()
@@ -69,12 +69,12 @@ def test_a_rollback_streams_again_in_either_order(sparsifier_first):
     finals, saved = [], None
     for _ in range(2):
         for step in range(6, 13) if saved else range(1, 13):
-            assert step < 2 or kept(model) <= {Candidates}
+            assert kept(model) <= {CandidateSink, None}
             backward(model, step)
             optimizer.step()
             assert sparsifier.step() == (step % 3 == 0)
             optimizer.zero_grad()
-            if step == 5:  # the next step is armed
+            if step == 5:  # the next step is observed
                 saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), sparsifier.state_dict()))
         finals.append(everything(model, optimizer))
         if sparsifier_first:
@@ -86,20 +86,21 @@ def test_a_rollback_streams_again_in_either_order(sparsifier_first):
     assert_same(*finals)
 
 
-def test_an_update_that_leaves_a_layer_alone_does_not_arm_it():
+def test_an_update_that_leaves_a_layer_alone_does_not_observe_it():
     """A fifth of 4 entries is less than one."""
     layer = chosen_layer(torch.tensor(ONE))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
     sx.Sparsifier(layer, optimizer, sx.RigL(drop_fraction=0.2, update_interval=1, t_end=1.0), total_steps=9)
-    assert layer.growth is None
+    assert layer.watched is None
 
 
-def test_a_layer_used_twice_is_summed():
-    """In one forward pass: the two products are two passes."""
+def test_a_layer_used_twice_is_streamed():
+    """In one backward pass: there the two products are accumulated at once."""
     grown = []
     for twice in (True, False):
         model, sparsifier = constant_rigl(t_end=1.0)
         for step in range(1, 4):
+            assert kept(model) == ({None} if step == 2 else {CandidateSink} if step == 3 else set())
             if twice:
                 (model(torch.eye(4)) * at(2, 2.0).t() - model(torch.eye(4)) * at(7, 1.0).t()).sum().backward()
             else:

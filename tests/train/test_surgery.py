@@ -6,7 +6,7 @@ from training import (
     CHANGING,
     OPTIMIZERS,
     REGROWING,
-    STORED,
+    PACKED,
     active,
     backward,
     chosen_layer,
@@ -22,6 +22,7 @@ from training import (
 )
 
 import sparse_ext as sx
+from sparse_ext.methods import Time
 from sparse_ext.nn import sparse_layers
 
 STEPS = 200
@@ -73,7 +74,7 @@ def derived(layer):
     return {name: value for name, value in vars(layer.pattern).items() if torch.is_tensor(value)}
 
 
-@pytest.mark.parametrize(("method", "layout"), STORED)
+@pytest.mark.parametrize(("method", "layout"), PACKED)
 def test_no_tensor_moves_or_changes_shape(method, layout):
     model, optimizer, sparsifier = trainer(method, layout=layout)
 
@@ -92,7 +93,7 @@ def test_no_tensor_moves_or_changes_shape(method, layout):
     assert [id(p) for p in model.parameters()] == parameters
 
 
-@pytest.mark.parametrize(("method", "layout"), STORED)
+@pytest.mark.parametrize(("method", "layout"), PACKED)
 def test_the_derived_tensors_follow_the_pattern(method, layout):
     model, optimizer, sparsifier = trainer(method, layout=layout)
     x = torch.randn(5, 12)
@@ -207,6 +208,6 @@ def test_a_frozen_layer_stays(method, layout):
     method = method_named(method, update_interval=2, refresh_interval=2, t_end=1.0)
     sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=STEPS)
     frozen, other = model[0].mask(), model[2].mask()
-    assert run(model, optimizer, sparsifier, range(1, 7)) == sum(method.is_update(step, STEPS) for step in range(1, 7)) >= 3
+    assert run(model, optimizer, sparsifier, range(1, 7)) == sum(method.is_update(Time(step, STEPS)) for step in range(1, 7)) >= 3
     assert torch.equal(model[0].mask(), frozen)
     assert not torch.equal(model[2].mask(), other)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
+from sparse_ext.methods import Time
 from sparse_ext.nn import SparseLayer, sparse_layers
 
 
@@ -52,12 +53,12 @@ def method_named(name: str, **choices: Any) -> Any:
     return kind(**{key: value for key, value in choices.items() if key in known})
 
 
-# Methods that prune a dense master, and the others, with the layouts that they train.
-MASTERS = [name for name, kind in sx.METHODS.items() if kind().pruning(0, 1) is not None]
-STORED = [(name, layout) for name in sx.METHODS if name not in MASTERS for layout in ("csr", "2:4")]
+# Methods that train a dense weight, and the others, with the layouts that they train.
+DENSE_WEIGHT = [name for name, kind in sx.METHODS.items() if kind.dense_weight]
+PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for layout in ("csr", "2:4")]
 # Those whose patterns change at all.
-REGROWING = [(name, layout) for name, layout in STORED if method_named(name, update_interval=1, t_end=1.0).is_update(1, 10)]
-CHANGING = REGROWING + [(name, "2:4") for name in MASTERS]
+REGROWING = [(name, layout) for name, layout in PACKED if method_named(name, update_interval=1, t_end=1.0).is_update(Time(1, 10))]
+CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT]
 
 
 IN, HIDDEN, CLASSES, BATCH = 12, 20, 6, 16
@@ -70,7 +71,7 @@ def mlp(
     torch.manual_seed(seed)
     choices = [{"sparsity": sparsity}, {"sparsity": sparsity, "capacity": 1.2 * (1 - sparsity)}]
     if layout == "2:4":
-        choices = 2 * [{"capacity": 1.0 if method in MASTERS else 0.5}]
+        choices = 2 * [{"capacity": 1.0 if method in DENSE_WEIGHT else 0.5}]
     return nn.Sequential(
         sx.SparseLinear(IN, HIDDEN, dtype=dtype, layout=layout, **choices[0]),
         nn.Tanh(),
@@ -117,6 +118,8 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: sx.Spars
 
 def positions(layer: SparseLayer) -> torch.Tensor:
     """int64 [nnz]: the linear index of every entry, read from the buffers alone."""
+    if layer.layout == "dense":
+        return torch.arange(layer.weight.numel())
     if layer.layout == "2:4":
         codes = torch.stack([layer.ids & 15, layer.ids >> 4], 2).flatten(1).long()[:, : -(-layer.pattern.cols // 4)]
         places = torch.stack([codes & 3, codes >> 2], 2) + 4 * torch.arange(codes.shape[1])[:, None]
@@ -127,8 +130,8 @@ def positions(layer: SparseLayer) -> torch.Tensor:
 
 
 def spread(layer: SparseLayer, values: torch.Tensor) -> torch.Tensor:
-    """[rows * cols] with the slots' values at the layer's positions, 0 elsewhere; a dense master's slots are these already."""
-    if layer.pattern.master:
+    """[rows * cols] with the slots' values at the layer's positions, 0 elsewhere; a dense weight's slots are these already."""
+    if layer.chosen_by is not None:
         return values.clone()
     at = positions(layer)
     flat = values.new_zeros(layer.pattern.rows * layer.pattern.cols)
@@ -152,7 +155,7 @@ def slots(layer: SparseLayer, optimizer: torch.optim.Optimizer) -> dict[str, tor
 
 
 def masks(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: layer.matrix_mask() for name, layer in sparse_layers(model).items()}
+    return {name: layer.mask() for name, layer in sparse_layers(model).items()}
 
 
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

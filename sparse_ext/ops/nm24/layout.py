@@ -2,7 +2,7 @@
 
 Which of the three products is sparse: the forward one always. The input gradient where tiles are transposable; otherwise W is
 unpacked and multiplied densely. The weight gradient where the layer samples its output gradient; otherwise it is dense, and a
-packed weight takes its part of it. Where few tokens make a dense product faster (measured, see auto.py), the weight is unpacked.
+packed weight takes its part of it. Where few tokens make a dense product faster (measured: auto.py), the weight is unpacked.
 """
 
 from __future__ import annotations

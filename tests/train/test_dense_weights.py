@@ -1,4 +1,4 @@
-"""A Sparsifier and dense 2:4 masters: room, masked decay beside clipping and scaling, the dense tail, sampled gradients."""
+"""A Sparsifier and dense weights: their form, masked decay beside clipping and scaling, the dense tail, sampled gradients."""
 
 import copy
 import gc
@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from training import MASTERS, OPTIMIZERS, backward, everything, method_named, mlp, run
+from training import DENSE_WEIGHT, OPTIMIZERS, backward, everything, method_named, mlp, run
 
 import sparse_ext as sx
+from sparse_ext.methods import Choose, Time
 from sparse_ext.nn import sparse_layers
 from sparse_ext.ops import reference
 
@@ -20,11 +21,11 @@ def trainer(method, optimizer="sgd", total_steps=100, **kwargs):
     return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps, **kwargs)
 
 
-# ---- room for a master -----------------------------------------------------------------------------------------------
+# ---- from packed to dense ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", MASTERS)
-def test_a_packed_layer_becomes_a_master(method):
+@pytest.mark.parametrize("method", DENSE_WEIGHT)
+def test_a_packed_weight_becomes_dense(method):
     model = mlp(layout="2:4")
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     run(model, optimizer, None, range(1, 4))
@@ -54,10 +55,13 @@ def test_a_packed_layer_becomes_a_master(method):
 
 
 BAD = {
-    "a master's method for csr": (lambda: (mlp(), sx.FST()), "FST trains layers of layout '2:4', got others: 0, 2"),
-    "regrowth of a master": (
+    "a rule that csr does not know": (
+        lambda: (mlp(), sx.FST()),
+        "FST chooses 'transposable' of dense weights: expected layers of layout '2:4', got others: 0, 2",
+    ),
+    "regrowth of a dense weight": (
         lambda: (mlp(layout="2:4", method="fst"), sx.RigL()),
-        "RigL regrows what is stored, got layers that hold a dense master: 0, 2",
+        "RigL regrows packed weights, got layers that hold a dense weight: 0, 2",
     ),
 }
 
@@ -69,7 +73,7 @@ def test_methods_and_layouts_that_do_not_fit(case):
         sx.Sparsifier(model, OPTIMIZERS["sgd"](model.parameters()), method, total_steps=10)
 
 
-@pytest.mark.parametrize("method", MASTERS)
+@pytest.mark.parametrize("method", DENSE_WEIGHT)
 def test_no_step_can_be_replaced(method):
     with pytest.raises(ValueError, match="between optimizer steps: expected replace_step=False, got True"):
         trainer(method_named(method), replace_step=True)
@@ -173,7 +177,7 @@ def test_the_tail_is_dense():
     changed = [step for step in range(1, 13) if run(model, optimizer, sparsifier, range(step, step + 1))]
     assert changed == [4, 8, 9]  # 9 is the last sparse step
     for layer in layers:
-        assert layer.choice == "dense"
+        assert layer.layout == "dense"
         assert layer.nnz == layer.capacity == int(layer.mask().sum())
         assert torch.equal(layer.dense_weight().flatten(), layer.weight)
     backward(model, 13)
@@ -184,8 +188,8 @@ def test_the_tail_is_dense():
 
 def test_a_tail_too_short_for_a_step_is_none():
     method = sx.FST(dense_tail=0.1)
-    assert [method.pruning(step, 4) for step in range(5)] == ["transposable"] * 5
-    assert not any(method.is_update(step, 4) for step in range(1, 5))
+    assert [method.plan({"a": None}, Time(step, 4))["a"] for step in range(5)] == [Choose("transposable")] * 5
+    assert not any(method.is_update(Time(step, 4)) for step in range(1, 5))
 
 
 def test_a_run_resumes_in_its_tail():
@@ -197,7 +201,7 @@ def test_a_run_resumes_in_its_tail():
         things = trainer(method, total_steps=20)
         for i in order:
             things[i].load_state_dict(copy.deepcopy(states[i]))  # an optimizer takes over the tensors themselves
-        assert all(layer.choice == "dense" for layer in sparse_layers(things[0]).values())
+        assert all(layer.layout == "dense" for layer in sparse_layers(things[0]).values())
         run(*things, range(18, 21))
         last = everything(*things[:2])
         if order == (0, 1, 2):
@@ -228,7 +232,7 @@ def test_flip_rate_of_the_switch_to_dense():
         assert row.flip_rate == pytest.approx(0.5 / 1)  # one step after the update in step 4
 
 
-@pytest.mark.parametrize("method", MASTERS)
+@pytest.mark.parametrize("method", DENSE_WEIGHT)
 def test_a_tracked_copy_takes_the_same_positions(method):
     model, optimizer, sparsifier = trainer(method_named(method, refresh_interval=2))
     average = AveragedModel(model)
@@ -236,62 +240,63 @@ def test_a_tracked_copy_takes_the_same_positions(method):
     run(model, optimizer, sparsifier, range(1, 6))
     for mine, theirs in zip(sparse_layers(model).values(), sparse_layers(average).values(), strict=True):
         assert torch.equal(mine.mask(), theirs.mask())
-        assert (mine.choice, mine.pattern.scale) == (theirs.choice, theirs.pattern.scale)
+        assert (mine.layout, mine.chosen_by) == (theirs.layout, theirs.chosen_by)
 
 
 def test_sampled_gradients_are_right_on_average():
     model, _, sparsifier = trainer(sx.FST())
     layer = model[0]
     x, dy = torch.randn(16, 12), torch.randn(16, 20)
-    draws = []
+    gradients = []
     for _ in range(3000):
         layer.weight.grad = None
         layer(x).backward(dy)
-        draws.append(layer.weight.grad)
-    draws = torch.stack(draws)
-    error = (draws.mean(0) - (dy.T @ x).flatten()) / (draws.std(0) / 3000**0.5)
+        gradients.append(layer.weight.grad)
+    gradients = torch.stack(gradients)
+    error = (gradients.mean(0) - (dy.T @ x).flatten()) / (gradients.std(0) / 3000**0.5)
     assert error.abs().max() < 5  # of 240 positions
-    assert draws.std(0).min() > 0
+    assert gradients.std(0).min() > 0
     del sparsifier
 
 
 def test_state_dict_is_a_snapshot_and_every_ranks():
-    """How often was drawn, not by which numbers: these follow from the seed, the layer and the rank."""
+    """How many numbers were used, not which: these follow from the seed, the layer and the rank."""
     model, optimizer, sparsifier = trainer(sx.FST())
     run(model, optimizer, sparsifier, range(1, 4))
     state = sparsifier.state_dict()
-    assert state["draws"] == {"0": 3, "2": 3}
+    assert state["offsets"] == {"0": 3, "2": 3}
     backward(model, 4)
-    assert state["draws"] == {"0": 3, "2": 3}
-    key = int(model[0].pattern.draw[0])
+    assert state["offsets"] == {"0": 3, "2": 3}
+    key = int(model[0].rng[0])
     sparsifier.load_state_dict(state)
-    assert model[0].pattern.draw.tolist() == [key, 3]
+    assert model[0].rng.tolist() == [key, 3]
 
 
-def test_a_state_of_another_layout_changes_nothing():
-    states = []
-    for layout in ("csr", "2:4"):
+def test_a_state_goes_on_in_another_layout():
+    """It speaks of positions: the model's checkpoint decides whether the layer can hold them."""
+    sparsifiers = {}
+    for layout in ("2:4", "csr"):
         model = mlp(layout=layout)
         optimizer = OPTIMIZERS["sgd"](model.parameters())
-        sparsifier = sx.Sparsifier(model, optimizer, sx.SET(), total_steps=10)
-        states.append(sparsifier.state_dict())
-    with pytest.raises(ValueError, match="expected the state of these layouts"):
-        sparsifier.load_state_dict({**states[0], "step": 7})
-    assert sparsifier.state_dict()["step"] == 0
+        sparsifiers[layout] = sx.Sparsifier(model, optimizer, sx.SET(update_interval=2, t_end=1.0), total_steps=10)
+    run(mlp(), optimizer, sparsifiers["2:4"], range(1, 6))
+    sparsifiers["csr"].load_state_dict(sparsifiers["2:4"].state_dict())
+    rows = [[layer.coverage for layer in sparsifiers[layout].report().layers] for layout in ("2:4", "csr")]
+    assert rows[0] == rows[1]
 
 
 def test_the_next_method_need_not_sample():
     model, optimizer, _sparsifier = trainer(sx.FST())
-    assert all(layer.pattern.draw is not None for layer in sparse_layers(model).values())
+    assert all(layer.rng is not None for layer in sparse_layers(model).values())
     sx.Sparsifier(model, optimizer, sx.SRSTE(), total_steps=10)
-    assert all(layer.pattern.draw is None for layer in sparse_layers(model).values())
-    assert all(layer.choice == "largest" for layer in sparse_layers(model).values())
+    assert all(layer.rng is None for layer in sparse_layers(model).values())
+    assert all(layer.chosen_by.name == "largest" for layer in sparse_layers(model).values())
 
 
-def test_every_layer_and_rank_draws_for_itself():
+def test_every_layer_and_rank_samples_for_itself():
     seeds = set()
     for seed in (0, 1):
         model, _, sparsifier = trainer(sx.FST(), seed=seed)
-        seeds |= {int(layer.pattern.draw[0]) for layer in sparse_layers(model).values()}
+        seeds |= {int(layer.rng[0]) for layer in sparse_layers(model).values()}
         seeds.add(sparsifier._stream("draw/1/0"))  # of the second rank's first layer
     assert len(seeds) == 6
