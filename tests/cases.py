@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pytest
 import torch
 
 from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, operands_of, reference
@@ -123,6 +124,24 @@ def operands_with(pattern: CsrPattern, index: torch.dtype):
     operands = operands_of(LAYOUTS["csr"], pattern)
     narrow = {name: tensor.to(index) for name, tensor in operands._asdict().items() if tensor.dtype == torch.uint16}
     return operands._replace(**narrow)
+
+
+def pattern_of(layout, shape: Shape, device="cpu", seed=1):
+    """A random pattern of the layout's: of the shape's density and spare capacity where these may vary."""
+    kind = layout.pattern
+    sizes = kind.sizes(shape.rows, shape.cols, 1 - shape.density if kind.VARIABLE else kind.SPARSITY, None)
+    capacity = sizes.capacity + (shape.spare if kind.VARIABLE else 0)
+    return kind.random(shape.rows, shape.cols, sizes.nnz, seed, device, capacity)
+
+
+def layout_with_kernels(name: str, shape: Shape, dtype: torch.dtype, kind: str):
+    """The layout of this name; skips where it has no such matrix, or no kernels for the dtype on this kind of device."""
+    layout = LAYOUTS[name]
+    if obstacle := layout.pattern.obstacle(shape.rows, shape.cols):
+        pytest.skip(obstacle)
+    if layout.stem == "nm24" and kind != "cpu" and dtype.itemsize > 2:
+        pytest.skip("tensor cores multiply 16-bit types only")
+    return layout
 
 
 def _regrow_arguments(p: Problem):

@@ -1,208 +1,205 @@
-"""Every layout of CSR storage: its five verbs on the hand-computed matrix, and against the dense product."""
-
-import re
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+"""Every layout of LAYOUTS: its products against those of the dense matrix, packing, operands, and the defaults of `Layout`."""
 
 import pytest
 import torch
-from by_hand import BIAS, DW, DX, WEIGHT, Y_BIAS, W, X
-from cases import (
-    ARGUMENTS,
-    LARGE,
-    SMALL,
-    TOLERANCE,
-    TORCH_SUMS,
-    Shape,
-    assert_agrees,
-    problem,
-)
+from cases import LARGE, SMALL, TOLERANCE, Shape, layout_with_kernels, pattern_of, problem
 
-from sparse_ext import SparseLinear, count_flops
-from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, crossover, densified, launch
+from sparse_ext.ops import LAYOUTS, Layout, Linear, Rule, kernels_of, layout_named, multiply, operands_of, prepared, reference
 
-CSR = [name for name, layout in LAYOUTS.items() if layout.pattern is CsrPattern]
+SHAPE = Shape(12, 18, 7, 0.3, spare=5)
+RULES = [(layout, rule) for layout, kind in LAYOUTS.items() for rule in kind.pattern.RULES]
 
 
-@pytest.mark.parametrize("layout", CSR)
-def test_by_hand(layout, device, dtype):
-    verbs = LAYOUTS[layout]
-    dense, x, bias = (torch.tensor(values, dtype=dtype, device=device) for values in (W, X, BIAS))
-    pattern = CsrPattern.from_mask(dense != 0, capacity=4)
-    weight = verbs.pack(dense, pattern)
-    assert weight.tolist() == WEIGHT
-    assert verbs.unpack(weight, pattern).tolist() == W
-    assert verbs.matmul(weight, pattern, x, bias).tolist() == Y_BIAS
-    assert verbs.matmul_t(weight, pattern, x).tolist() == DX
-    assert verbs.grad_weight(pattern, x, x).tolist() == DW
+def products(layout, pattern, weight, rule, p):
+    """{name: what the layout's kernels give for the problem's tensors}."""
+    product, operands = Linear(pattern.rows, pattern.cols), operands_of(layout, pattern)
+    kernels = kernels_of(layout, product)
+    return {
+        "forward": kernels.forward(product, weight, rule, operands, p.x, None, False),
+        "forward with bias": kernels.forward(product, weight, rule, operands, p.x, p.bias, False),
+        "forward with relu": kernels.forward(product, weight, rule, operands, p.x, p.bias, True),
+        "grad_input": kernels.grad_input(product, weight, rule, operands, p.dy),
+        "grad_weight": kernels.grad_weight(product, rule, operands, p.dy, p.x, None),
+    }
+
+
+def assert_products_of(matrix, layout, pattern, weight, rule, p):
+    """They are those of the dense matrix; the weight gradient is asked for where the weight has a value."""
+    x, dy, bias, matrix = (tensor.double() for tensor in (p.x, p.dy, p.bias, matrix))
+    grad = dy.T @ x
+    expected = {
+        "forward": x @ matrix.T,
+        "forward with bias": x @ matrix.T + bias,
+        "forward with relu": (x @ matrix.T + bias).relu(),
+        "grad_input": dy @ matrix,
+        "grad_weight": Layout.pack.__func__(layout, grad, pattern) if rule is None else grad.view(-1),
+    }
+    for name, got in products(layout, pattern, weight, rule, p).items():
+        want = expected[name].to(p.x.dtype)
+        torch.testing.assert_close(got, want, msg=lambda m, name=name: f"{name}: {m}", **TOLERANCE[p.x.dtype])
 
 
 @pytest.mark.parametrize("shape", [*SMALL, LARGE[0]], ids=str)
-@pytest.mark.parametrize("layout", CSR)
-def test_against_the_dense_product(layout, shape, device, dtype):
-    verbs, p = LAYOUTS[layout], problem(shape, dtype, device)
-    matrix = p.dense.double() * p.mask
-    weight = verbs.pack(p.dense, p.pattern)
-    pairs = {
-        "unpack": (verbs.unpack(weight, p.pattern), matrix),
-        "matmul": (verbs.matmul(weight, p.pattern, p.x, p.bias), p.x.double() @ matrix.T + p.bias.double()),
-        "matmul_t": (verbs.matmul_t(weight, p.pattern, p.dy), p.dy.double() @ matrix),
-        "grad_weight": (
-            verbs.unpack(verbs.grad_weight(p.pattern, p.dy, p.x), p.pattern),
-            p.dy.double().T @ p.x.double() * p.mask,
-        ),
-    }
-    for verb, (got, want) in pairs.items():
-        torch.testing.assert_close(got, want.to(dtype), msg=lambda m, verb=verb: f"{verb}: {m}", **TOLERANCE[dtype])
-
-
-@pytest.mark.parametrize("layout", CSR)
-@pytest.mark.parametrize("cols", [65535, 65536, 65537])
-def test_column_width_follows_the_matrix(layout, cols, device):
-    """At 65536 columns the last index, 65535, is the largest of 16 bits; one more takes 32."""
-    mask = torch.zeros(1, cols, dtype=torch.bool, device=device)
-    mask[0, -1] = True
-    pattern = CsrPattern.from_mask(mask)
-    assert pattern.columns.dtype == (torch.uint16 if cols <= 65536 else torch.int32)
-    x = torch.zeros(1, cols, device=device)
-    x[0, -1] = 3.0
-    weight = torch.full((1,), 2.0, device=device)
-    assert LAYOUTS[layout].matmul(weight, pattern, x, None).tolist() == [[6.0]]
-    assert LAYOUTS[layout].matmul_t(weight, pattern, x[:, -1:])[0, -1] == 6.0
-    assert LAYOUTS[layout].grad_weight(pattern, x[:, -1:], x).tolist() == [9.0]
-
-
-def test_pattern_is_rewritten_in_place(device):
-    one, other = (problem(Shape(6, 9, 1, 0.4, spare=40 - n), device=device, seed=n).pattern for n in (0, 1))
-    capacity = min(one.capacity, other.capacity)
-    one, other = (CsrPattern.from_mask(p.mask(), capacity) for p in (one, other))
-    addresses = [tensor.data_ptr() for tensor in one.tensors]
-    one.write_(other.row_ptr, other.col_idx)
-    assert [tensor.data_ptr() for tensor in one.tensors] == addresses
-    for a, b in zip(one.tensors, other.tensors, strict=True):
-        assert torch.equal(a, b)
-    assert torch.equal(one.mask(), other.mask())
-
-
-# ---- "auto": the dense product where the table says so ----------------------------------------------------------------
-
-
-@pytest.fixture
-def all_dense(monkeypatch):
-    monkeypatch.setattr("sparse_ext.ops.layouts.dense_is_faster", lambda *_: True)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("panel_bytes", [1, 700, 5000, 1 << 20])
-def test_a_dense_product_does_not_depend_on_its_panels(panel_bytes, dtype, monkeypatch):
-    monkeypatch.setattr(densified, "PANEL_BYTES", panel_bytes)
-    for spare in (0, 7):
-        p = problem(Shape(33, 70, 35, 0.2, spare=spare), dtype)
-        for op in TORCH_SUMS[:3]:
-            for arguments in ARGUMENTS[op](p):
-                assert_agrees(op, arguments, dtype)
-
-
-def test_a_panel_is_any_part_of_the_matrix(device, dtype):
-    p = problem(Shape(33, 70, 1, 0.2, spare=7), dtype, device)
-    index = p.pattern.row_ptr, p.columns
-    whole = OPS["csr_unpack"](p.weight, *index, 70)
-    for rows, cols in ((33, (0, 70)), (33, (0, 1)), (33, (13, 40)), (20, (13, 70)), (7, (69, 70)), (33, (30, 30))):
-        panel = torch.full((rows, cols[1] - cols[0]), torch.nan, dtype=dtype, device=device)
-        densified._unpack(panel, p.weight, *index, first_row=33 - rows, first_col=cols[0])
-        assert torch.equal(panel, whole[33 - rows :, slice(*cols)])
-
-
-def keep_all(monkeypatch):
-    """However small workspaces are; none is there yet."""
-    monkeypatch.setattr(launch, "KEPT", (1, 1 << 20))
-    monkeypatch.setattr(launch, "_kept", threading.local())
-
-
-def test_panels_serve_inference_and_training_in_turn(all_dense, monkeypatch):
-    """Their memory stays, though it may have been made in inference mode."""
-    keep_all(monkeypatch)
-    layer, x = SparseLinear(20, 12, sparsity=0.5, layout="auto"), torch.randn(5, 20)
-    with torch.inference_mode():
-        y = layer(x)
-    trained = layer(x)
-    trained.sum().backward()
-    with torch.inference_mode():
-        assert torch.equal(layer(x), y)
-    assert torch.equal(trained, y)
-
-
-def test_panels_serve_dtypes_in_turn(monkeypatch):
-    """The memory of an odd number of 16-bit elements, too."""
-    keep_all(monkeypatch)
-    for dtype, cols in ((torch.bfloat16, 21), (torch.float64, 4)):
-        for arguments in ARGUMENTS["densified_matmul"](problem(Shape(3, cols, 5, 0.5), dtype)):
-            assert_agrees("densified_matmul", arguments, dtype)
-
-
-def test_panels_of_several_threads(all_dense, monkeypatch):
-    """Each has its own memory."""
-    keep_all(monkeypatch)
-    p = problem(Shape(64, 300, 40, 0.3))
-    weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
-
-    def products(sign):
-        return [LAYOUTS["auto"].matmul(weight * sign, p.pattern, p.x, None) for _ in range(50)]
-
-    with ThreadPoolExecutor(4) as pool:
-        for sign, results in zip((1, -1, 1, -1), pool.map(products, (1, -1, 1, -1)), strict=True):
-            for y in results:
-                torch.testing.assert_close(y, sign * (p.x @ p.dense.where(p.mask, 0).T), **TOLERANCE[torch.float32])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_of_a_packed_weight(layout, shape, device, dtype, kind):
+    layout, p = layout_with_kernels(layout, shape, dtype, kind), problem(shape, dtype, device)
+    pattern = pattern_of(layout, shape, device)
+    weight = layout.pack(p.dense, pattern)
+    assert weight.shape == (pattern.capacity,)
+    assert_products_of(p.dense.masked_fill(~pattern.mask(), 0), layout, pattern, weight, None, p)
 
 
 @pytest.mark.parametrize("shape", [SMALL[0], LARGE[0]], ids=str)
-def test_auto_multiplies_densely_to_the_same_result(all_dense, shape, device, dtype):
-    test_against_the_dense_product("auto", shape, device, dtype)
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("layout", ["auto", "2:4"])
+def test_products_are_the_same_whatever_the_table_says(layout, dense, shape, device, dtype, kind, monkeypatch):
+    for module in ("csr", "nm24"):
+        monkeypatch.setattr(f"sparse_ext.ops.{module}.layout.dense_is_faster", lambda *_: dense)
+    test_products_of_a_packed_weight(layout, shape, device, dtype, kind)
 
 
-def test_auto_really_multiplies_densely(all_dense):
-    p = problem(Shape(12, 20, 5, 0.3))
-    weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
-    flops = {
-        "matmul": count_flops(lambda: LAYOUTS["auto"].matmul(weight, p.pattern, p.x, p.bias)),
-        "matmul_t": count_flops(lambda: LAYOUTS["auto"].matmul_t(weight, p.pattern, p.dy)),
-        "grad_weight": count_flops(lambda: LAYOUTS["auto"].grad_weight(p.pattern, p.dy, p.x)),
-    }
-    assert flops == dict.fromkeys(flops, 2 * 12 * 20 * 5)
+@pytest.mark.parametrize("shape", [SHAPE, Shape(9, 17, 33, 1.0), Shape(33, 70, 65, 0.1)], ids=str)
+@pytest.mark.parametrize(("layout", "rule"), RULES)
+def test_products_of_a_dense_weight(layout, rule, shape, device, dtype, kind):
+    """They take the chosen part of it, and the weight gradient reaches all of it."""
+    layout, p = layout_with_kernels(layout, shape, dtype, kind), problem(shape, dtype, device)
+    nnz = round(shape.density * shape.rows * shape.cols)
+    pattern = layout.pattern.select(p.score, nnz, rule=rule)
+    rule = pattern.rule_for(p.dense, rule)
+    matrix = p.dense.masked_fill(~pattern.mask(), 0)
+    if rule.name == "soft":
+        pattern = layout.pattern.select(p.dense, nnz, rule=rule.name)
+        soft = reference.nm24_prune(p.dense.cpu(), "soft", None, rule.scale)
+        matrix = reference.nm24_unpack(*soft, shape.cols).to(device)
+    assert torch.equal(layout.matrix(p.dense.view(-1), pattern, rule), matrix)
+    assert_products_of(matrix, layout, pattern, p.dense.view(-1), rule, p)
 
 
-def test_auto_refuses_what_csr_refuses(all_dense):
-    p = problem(Shape(12, 20, 5, 0.3))
-    weight = LAYOUTS["auto"].pack(p.dense, p.pattern)
-    with pytest.raises(ValueError, match=r"expected x with 20 columns .*got 19"):
-        LAYOUTS["auto"].matmul(weight, p.pattern, p.x[:, 1:], None)
-    with pytest.raises(TypeError, match=r"expected weight of dtype torch.float64 \(as x\), got torch.float32"):
-        LAYOUTS["auto"].matmul(weight, p.pattern, p.x.double(), None)
+@pytest.mark.parametrize(("layout", "rule"), RULES)
+def test_a_float32_weight_is_rounded_for_16_bit_tokens(layout, rule):
+    layout, p = LAYOUTS[layout], problem(SHAPE, torch.bfloat16)
+    pattern = layout.pattern.select(p.score, 60, rule=rule)
+    rule, wide = Rule(rule), (p.score / 3).view(-1)  # more digits than bfloat16 has
+    got, expected = (products(layout, pattern, weight, rule, p) for weight in (wide, wide.bfloat16()))
+    for name in got if rule.name != "soft" else ("grad_weight",):
+        assert torch.equal(got[name], expected[name]), name
+    assert {tensor.dtype for tensor in got.values()} == {torch.bfloat16}
 
 
-ROWS = ((1000, 100, 0.8), (10, 10000, 0.6), (10, 100, 0.4))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_of_multiply(layout):
+    layout, p = LAYOUTS[layout], problem(SHAPE, torch.float64)
+    pattern = pattern_of(layout, SHAPE)
+    product, operands = Linear(SHAPE.rows, SHAPE.cols), operands_of(layout, pattern)
+    inputs = [tensor.requires_grad_() for tensor in (p.x, layout.pack(p.dense, pattern), p.bias)]
+    assert torch.autograd.gradcheck(lambda *inputs: multiply(layout, product, *inputs, operands), inputs)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "positions", "density"),
-    [(1000, 100, 0.8), (101, 100, 0.8), (99, 100, 0.4), (10, 1100, 0.6), (10, 900, 0.4), (0, 1, 0.4), (9000, 9000, 0.8)],
-)
-def test_the_nearest_size_counts(monkeypatch, tokens, positions, density):
-    key = (crossover.device_name(torch.device("cpu")), torch.float32, "matmul")
-    monkeypatch.setattr(crossover, "TABLE", {key: ROWS})
-    x, entries = torch.empty(tokens, 1), density * positions
-    assert not crossover.dense_is_faster("matmul", x, 1, positions, entries)
-    assert crossover.dense_is_faster("matmul", x, 1, positions, entries + 1)
-    assert not crossover.dense_is_faster("matmul_t", x, 1, positions, positions)  # not in the table
-    assert not crossover.dense_is_faster("matmul", x.double(), 1, positions, positions)
+# ---- values and operands ----------------------------------------------------------------------------------------------
 
 
-def test_the_table_that_ships():
-    path = Path(crossover.__file__).with_name("crossover.json")
-    for (device, dtype, product), rows in crossover.load(path).items():
-        assert re.fullmatch(r"cpu (baseline|v3|v4|v4_bf16)( amx)?|cuda \d+\.\d", device)
-        assert isinstance(dtype, torch.dtype)
-        assert product in (*crossover.PRODUCTS, *crossover.NM24_PRODUCTS)
-        lowest = 0 if product in crossover.NM24_PRODUCTS else 1e-6
-        assert all(tokens > 0 and positions > 0 and lowest <= density <= 1 for tokens, positions, density in rows)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_packing_and_back(layout, device, dtype, kind):
+    layout, p = layout_with_kernels(layout, SHAPE, dtype, kind), problem(SHAPE, dtype, device)
+    pattern = pattern_of(layout, SHAPE, device)
+    values = layout.pack(p.dense, pattern)
+    matrix = p.dense.masked_fill(~pattern.mask(), 0)
+    assert torch.equal(layout.unpack(values, pattern), matrix)
+    assert torch.equal(layout.matrix(values, pattern, None), matrix)
+    assert (values[pattern.positions() < 0] == 0).all()
+    before = p.dense.clone()
+    values.zero_()
+    layout.matrix(values, pattern, None).fill_(1)
+    assert torch.equal(p.dense, before)
+    assert not values.any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_defaults_give_what_overrides_give(layout, device, dtype, kind):
+    """What an outsider's layout inherits."""
+    layout, p = layout_with_kernels(layout, SHAPE, dtype, kind), problem(SHAPE, dtype, device)
+    pattern = pattern_of(layout, SHAPE, device)
+    pack, unpack, matrix = (getattr(Layout, name).__func__ for name in ("pack", "unpack", "matrix"))
+    values = layout.pack(p.dense, pattern)
+    assert torch.equal(pack(layout, p.dense, pattern), values)
+    assert torch.equal(unpack(layout, values, pattern), layout.unpack(values, pattern))
+    assert torch.equal(matrix(layout, values, pattern, None), layout.matrix(values, pattern, None))
+    for rule in map(Rule, set(layout.pattern.RULES) - {"soft"}):  # which also changes the values
+        weight = p.dense.view(-1)
+        assert torch.equal(matrix(layout, weight, pattern, rule), layout.matrix(weight, pattern, rule))
+
+
+@pytest.mark.parametrize("shape", [(11, 18), (12, 17), (18, 12), (216,)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_packing_a_matrix_of_another_shape_raises(layout, shape):
+    layout = LAYOUTS[layout]
+    pattern = pattern_of(layout, SHAPE)
+    for pack in (layout.pack, lambda *given: Layout.pack.__func__(layout, *given)):
+        with pytest.raises(ValueError, match=r"expected dense of shape \(12, 18\), got \("):
+            pack(torch.ones(shape), pattern)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_operands_are_rewritten_in_place(layout, device):
+    layout = LAYOUTS[layout]
+    one, other = (pattern_of(layout, SHAPE, device, seed) for seed in (1, 2))
+    operands = prepared(layout, one)
+    addresses = [tensor.data_ptr() for tensor in operands]
+    layout.prepare_(operands, other)
+    assert [tensor.data_ptr() for tensor in operands] == addresses
+    again = prepared(layout, other)
+    assert all(torch.equal(a, b) for a, b in zip(operands, again, strict=True))
+    for buffer in other.buffers.values():  # operands are copies
+        buffer.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(operands, again, strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prepared_operands_are_never_taken_for_those_of_another_pattern(layout, device):
+    layout = LAYOUTS[layout]
+    one, other = (pattern_of(layout, SHAPE, device, seed) for seed in (1, 2))
+    operands = prepared(layout, one)
+    if not torch.equal(one.mask(), other.mask()):
+        assert not layout.is_prepared(operands, other)
+    if layout.stem in ("csr", "dense"):  # where comparing costs less than preparing
+        assert layout.is_prepared(operands, one)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_operands_are_kept_with_the_pattern(layout):
+    pattern = pattern_of(LAYOUTS[layout], SHAPE)
+    first = operands_of(LAYOUTS[layout], pattern)
+    assert operands_of(LAYOUTS[layout], pattern) is first
+    assert isinstance(first, LAYOUTS[layout].operands)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_operands_on_meta_have_the_same_shapes(layout):
+    layout = LAYOUTS[layout]
+    pattern = pattern_of(layout, SHAPE)
+    on_meta = layout.pattern.empty(SHAPE.rows, SHAPE.cols, pattern.capacity, "meta")
+    operands, expected = prepared(layout, on_meta), prepared(layout, pattern)
+    assert [(t.shape, t.dtype) for t in operands] == [(t.shape, t.dtype) for t in expected]
+    assert all(t.is_meta for t in operands)
+
+
+# ---- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_csr_and_auto_share_operands():
+    pattern = pattern_of(LAYOUTS["csr"], SHAPE)
+    assert operands_of(LAYOUTS["auto"], pattern) is operands_of(LAYOUTS["csr"], pattern)
+
+
+def test_an_unknown_layout_is_told_the_known_ones():
+    assert layout_named("dense") is LAYOUTS["dense"]
+    with pytest.raises(ValueError, match=r"layout to be one of 'csr', 'auto', '2:4', 'dense'.*, got 'coo'"):
+        layout_named("coo")
+
+
+def test_a_product_without_kernels_is_named():
+    class Cubic:
+        name = "cubic"
+
+    with pytest.raises(ValueError, match="a layout with a cubic product, got 'csr'"):
+        kernels_of(LAYOUTS["csr"], Cubic())
