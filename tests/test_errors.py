@@ -9,7 +9,8 @@ from torch import nn
 
 from sparse_ext import SparseLinear, densify_, layer_densities, sparsify_
 from sparse_ext import functional as SF
-from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, checks
+from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, Linear, operands_of
+from sparse_ext.ops.boundary import checks
 
 meta = torch.device("meta")
 
@@ -33,6 +34,14 @@ class Case:
         x, weight = self.x if x is None else x, self.weight if weight is None else weight
         return SF.csr_linear(x, weight, bias, self.pattern, layout, activation)
 
+    def grad_input(self, dy):
+        return self._kernels.grad_input(self.product, self.weight, None, operands_of(LAYOUTS["csr"], self.pattern), dy)
+
+    def grad_weight(self, dy):
+        return self._kernels.grad_weight(self.product, None, operands_of(LAYOUTS["csr"], self.pattern), dy, self.x, None)
+
+    _kernels, product = LAYOUTS["csr"].products[Linear], Linear(6, 8)
+
     def regrow(self, weight=None, row_ptr=None, col_idx=None, score=None, drop=1, grow=1):
         given = (weight, row_ptr, col_idx, score)
         weight, row_ptr, col_idx, score = (
@@ -54,15 +63,15 @@ BAD = {
         lambda c: copy.deepcopy(c.layer).to(meta)(c.x), ValueError, ("expected", "cpu|meta", "got", "cpu|meta")),
     "half layer": (lambda c: SparseLinear(8, 6, dtype=torch.half)(c.x.half()), TypeError,
                    ("bfloat16, float32, float64 on cpu", "got", "float16")),
-    "dy too wide": (lambda c: LAYOUTS["csr"].matmul_t(c.weight, c.pattern, c.x), ValueError,
+    "dy too wide": (lambda c: c.grad_input(c.x), ValueError,
                     ("dy with 6 columns", "got 8")),
-    "dy of one dimension": (lambda c: LAYOUTS["csr"].matmul_t(c.weight, c.pattern, c.dy[0]), ValueError,
+    "dy of one dimension": (lambda c: c.grad_input(c.dy[0]), ValueError,
                             ("dy with 6 columns", r"got shape \(6,\)")),
-    "other tokens in dy": (lambda c: LAYOUTS["csr"].grad_weight(c.pattern, c.dy[:2], c.x), ValueError,
+    "other tokens in dy": (lambda c: c.grad_weight(c.dy[:2]), ValueError,
                            ("x with 2 tokens", "got 3")),
-    "dy of another dtype": (lambda c: LAYOUTS["csr"].grad_weight(c.pattern, c.dy.double(), c.x), TypeError,
+    "dy of another dtype": (lambda c: c.grad_weight(c.dy.double()), TypeError,
                             ("float64", "got", "float32")),
-    "dy on another device": (lambda c: LAYOUTS["csr"].grad_weight(c.pattern, c.dy.to(meta), c.x), ValueError,
+    "dy on another device": (lambda c: c.grad_weight(c.dy.to(meta)), ValueError,
                              ("expected", "cpu|meta", "got", "cpu|meta")),
     "spmm of another height": (lambda c: SF.spmm(c.weight, c.pattern, c.x), ValueError, ("8 columns", "got 3")),
     "sddmm of another depth": (lambda c: SF.sddmm(c.pattern, c.dy.t(), c.x[:2]), ValueError, ("3 tokens", "got 2")),
@@ -111,7 +120,7 @@ BAD = {
                                        (r"8", r"got .*9")),
     # ---- patterns made by hand ----
     "pattern with columns not ascending": (
-        lambda c: CsrPattern.around(1, 4, 2, torch.tensor([0, 2], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32)),
+        lambda c: CsrPattern(1, 4, torch.tensor([0, 2]).int(), torch.tensor([3, 1]).int()).check(),
         ValueError, ("ascending", "got 3 then 1", "row 0")),
     # ---- sparsity, capacity, names ----
     **{f"sparsity {s}": (lambda c, s=s: SparseLinear(8, 6, sparsity=s), ValueError,
@@ -156,7 +165,7 @@ BAD = {
 def snapshot(case):
     return [
         *(tensor.clone() for module in (case.layer, case.model, case.dense) for tensor in module.state_dict().values()),
-        *(tensor.clone() for tensor in case.layer.pattern.tensors),
+        *(tensor.clone() for tensor in case.layer.pattern.buffers.values()),
         repr(case.model),
     ]
 
@@ -188,7 +197,11 @@ def test_index_checks_do_not_read_past_the_end():
 
 
 # ---- debug mode: every index is read ----------------------------------------------------------------------------------
-WITHOUT_INDICES = ("csr_from_mask", "add_outer_", *(op for op in OPS if op.startswith("nm24")))  # those have ids: test_nm24.py
+WITHOUT_INDICES = (
+    "csr_from_mask",
+    "observe_dense_grad_",
+    *(op for op in OPS if op.startswith("nm24")),
+)  # those have ids: test_nm24.py
 SPOIL = {
     "out of range": (lambda index: index[:1].fill_(99), "between 0 and .*got 99"),
     "not ascending": (lambda index: index[:2].copy_(index[:2].flip(0)), "ascending .*got .* then"),
@@ -204,7 +217,7 @@ def test_debug_mode_reads_every_index(op, spoil, monkeypatch):
     calls = ARGUMENTS[op](p)
     for arguments in calls:
         OPS[op](*arguments)
-    for index in (p.pattern.col_idx, p.columns, p.row_ids):
+    for index in (p.pattern.col_idx, p.operands.col_idx, p.operands.row_idx):
         change(index)
     for arguments in calls:
         with pytest.raises(ValueError, match=f"^{op}: expected column.*{message}"):
@@ -224,6 +237,6 @@ def test_debug_mode_reads_every_slot(monkeypatch):
     monkeypatch.setattr(checks, "DEBUG", True)
     p = problem(Shape(4, 5, 3, 1.0))
     weight = torch.cat([p.weight, p.weight])[:20]  # a wrong slot reads the other half
-    p.pattern.slot[7] = 20
+    p.operands.slot[7] = 20
     with pytest.raises(ValueError, match=r"csr_spmm_t: expected slot .* between 0 and 19, got 20"):
-        OPS["csr_spmm_t"](weight, p.pattern.col_ptr, p.row_ids, p.pattern.slot, 4, p.dy)
+        OPS["csr_spmm_t"](weight, p.operands.col_ptr, p.operands.row_idx, p.operands.slot, 4, p.dy)

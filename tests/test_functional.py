@@ -87,7 +87,7 @@ def test_gradcheck(product, device):
 
 
 @pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
-def test_only_wanted_gradients_are_computed(frozen, monkeypatch):
+def test_only_gradients_that_are_needed_are_computed(frozen, monkeypatch):
     p = problem(SHAPE)
     inputs = dict(zip(("x", "weight", "bias"), leaves(p.x, p.weight, p.bias), strict=True))
     inputs[frozen].requires_grad_(False)
@@ -107,9 +107,9 @@ def test_any_number_of_leading_dimensions(lead, device):
     dense = F.linear(x, OPS["csr_unpack"](weight.detach(), p.pattern.row_ptr, p.pattern.col_idx, 10), bias)
     assert y.shape == (*lead, 6)
     torch.testing.assert_close(y, dense, **TOLERANCE[torch.float32])
-    (wanted,) = torch.autograd.grad(dense.square().sum(), x)
+    (expected,) = torch.autograd.grad(dense.square().sum(), x)
     y.square().sum().backward()
-    torch.testing.assert_close(x.grad, wanted, **TOLERANCE[torch.float32])
+    torch.testing.assert_close(x.grad, expected, **TOLERANCE[torch.float32])
     assert weight.grad.shape == weight.shape
 
 
