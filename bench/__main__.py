@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sparse_ext.ops import crossover as library
+from sparse_ext.ops import auto
 
 from . import bounds, crossover
 from .cases import PATTERNS, SPARSITIES, SUITES, Case
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("--out", type=Path, default=Path("out/bench.jsonl"))
 
     crosser = commands.add_parser("crossover", help='measure the table of layout="auto" on this machine')
-    crosser.add_argument("--out", type=Path, default=Path(library.__file__).with_name("crossover.json"))
+    crosser.add_argument("--out", type=Path, default=Path(auto.__file__).with_name("crossover.json"))
     crosser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as layers use them")
     crosser.add_argument("--layout", choices=["auto", "2:4"], default="auto")
     for command in (runner, crosser):

@@ -1,7 +1,7 @@
 """Who is measured: for a case, the functions that compute each product. CONTENDERS is the table.
 
 Products: "forward" x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward of the layer as a
-module; "regrow": replace 30 % of the connections by score; "pack": from a dense master to what products read, beside a clone.
+module; "regrow": replace 30 % of the connections by score; "pack": from a dense weight to what products read, beside a clone.
 A contender leaves out what it does not have.
 """
 
@@ -16,9 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparse_ext as sx
-from sparse_ext import ops
-from sparse_ext.ops import BACKENDS, layout_named
-from sparse_ext.ops.regrow import regrow
+from sparse_ext.ops import BACKENDS, kernels_of, layout_named, operands_of
+from sparse_ext.ops.nm24.kernels import nm24_gemm, nm24_prune
 
 from .cases import Case
 
@@ -113,18 +112,27 @@ def tf32(o: Operands) -> Functions:
     return {name: rounded(function) for name, function in dense(o).items() if name not in ("regrow", "pack")}
 
 
+def products(o: Operands, layer: sx.SparseLinear) -> Functions:
+    """The three products of a layer, without autograd."""
+    layout, product, weight, rule = layout_named(layer.layout), layer.product, layer.weight.detach(), layer.chosen_by
+    kernels, operands = kernels_of(layout, product), operands_of(layout, layer.pattern)
+    return {
+        "forward": o.cold(lambda x, dy: kernels.forward(product, weight, rule, operands, x, o.bias, False)),
+        "input gradient": o.cold(lambda x, dy: kernels.grad_input(product, weight, rule, operands, dy)),
+        "weight gradient": o.cold(lambda x, dy: kernels.grad_weight(product, rule, operands, dy, x, layer.rng)),
+    }
+
+
 def sparse_ext(o: Operands, layout: str = "csr") -> Functions:
     """SparseLinear and its products."""
     layer = sx.SparseLinear.from_dense(o.linear(), mask=o.mask, layout=layout)
-    verbs, pattern, weight = layout_named(layout), layer.pattern, layer.weight.detach()
+    pattern, weight = layer.pattern, layer.weight.detach()
     score = torch.randn_like(o.weight, dtype=torch.float32)
     count = int(0.3 * layer.nnz)
     return {
-        "forward": o.cold(lambda x, dy: verbs.matmul(weight, pattern, x, o.bias)),
-        "input gradient": o.cold(lambda x, dy: verbs.matmul_t(weight, pattern, dy)),
-        "weight gradient": o.cold(lambda x, dy: verbs.grad_weight(pattern, dy, x)),
+        **products(o, layer),
         "step": step(o, layer),
-        "regrow": lambda: regrow(weight, pattern.row_ptr, pattern.col_idx, pattern.cols, score, 0, count, count),
+        "regrow": lambda: pattern.regrown(weight, score, count, count),
     }
 
 
@@ -159,22 +167,28 @@ def auto(o: Operands) -> Functions:
     return functions
 
 
+def transposable(o: Operands) -> sx.SparseLinear:
+    """A layer with a dense weight, of which products take transposable 2:4 tiles."""
+    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
+    layer.choose_("transposable")
+    return layer
+
+
 def nm24(o: Operands) -> Functions:
-    """Layout "2:4" with a dense master and transposable tiles, as FST trains: packing is in "step", choosing tiles is "pack".
+    """Layout "2:4" with a dense weight and transposable tiles, as FST trains: packing is in "step", choosing tiles is "pack".
 
     Of a case at 50 % zeros, whatever its pattern; on a GPU of 16 bits.
     """
     if o.case.sparsity != 0.5 or (o.case.device == "cuda" and o.case.dtype.itemsize > 2):
         return {}
-    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
-    layer.prune_("transposable")
+    layer = transposable(o)
     dense = layer.weight.detach().view_as(o.weight)
-    values, ids, values_t, ids_t = ops.nm24.nm24_prune(dense, "transposable")
+    values, ids, values_t, ids_t = nm24_prune(dense, "transposable")
     return {
-        "forward": o.cold(lambda x, dy: ops.nm24.nm24_gemm(values, ids, x, o.bias)),
-        "input gradient": o.cold(lambda x, dy: ops.nm24.nm24_gemm(values_t, ids_t, dy, None)),
+        "forward": o.cold(lambda x, dy: nm24_gemm(values, ids, x, o.bias)),
+        "input gradient": o.cold(lambda x, dy: nm24_gemm(values_t, ids_t, dy, None)),
         "step": step(o, layer),
-        "pack": lambda: ops.nm24.nm24_prune(dense, "transposable"),
+        "pack": lambda: nm24_prune(dense, "transposable"),
     }
 
 
@@ -182,11 +196,9 @@ def nm24_mvue(o: Operands) -> Functions:
     """The same with a sampled output gradient, so that the weight gradient is a 2:4 product too."""
     if not nm24(o):
         return {}
-    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
-    layer.prune_("transposable")
+    layer = transposable(o)
     layer.sample_gradient(torch.zeros(2, dtype=torch.int64, device=o.case.device))
-    verbs, pattern = layout_named("2:4"), layer.pattern
-    return {"weight gradient": o.cold(lambda x, dy: verbs.grad_weight(pattern, dy, x)), "step": step(o, layer)}
+    return {"weight gradient": products(o, layer)["weight gradient"], "step": step(o, layer)}
 
 
 def semi_structured(o: Operands) -> Functions:

@@ -17,11 +17,11 @@ from unittest import mock
 
 import torch
 
-import sparse_ext as sx
-from sparse_ext.ops import crossover, layouts, nm24_layout
+from sparse_ext.ops import auto, csr, nm24
+from sparse_ext.ops.nm24.layout import FORWARD, GRAD_INPUT
 
 from .cases import Case, Shape
-from .contenders import Functions, Operands, sparse_ext
+from .contenders import Functions, Operands, products, sparse_ext, transposable
 from .timing import interleaved
 
 SHAPES = (
@@ -37,7 +37,7 @@ def _step(functions: Functions, dense: str | None) -> Callable[[], object]:
     """The three products of layout "auto", one of them dense."""
 
     def run() -> None:
-        with mock.patch.object(layouts, "dense_is_faster", side_effect=lambda product, *_: product == dense):
+        with mock.patch.object(csr.layout, "dense_is_faster", side_effect=lambda product, *_: product == dense):
             for product in NAMES:
                 functions[product]()
 
@@ -67,30 +67,20 @@ def measure(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[s
 
 
 def measure_nm24(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
-    """The rows of layout "2:4", a dense master with transposable tiles: which of two ways is faster, sparse or unpacked."""
+    """The rows of layout "2:4", a dense weight with transposable tiles: which of two ways is faster, sparse or unpacked."""
     for shape in SHAPES:
-        products = _nm24_products(Operands(Case(shape, 0.5, "uniform", dtype, device)))
-        for name, product in zip(crossover.NM24_PRODUCTS, products, strict=True):
-            pair = {"sparse": _either(product, False), "dense": _either(product, True)}
+        operands = Operands(Case(shape, 0.5, "uniform", dtype, device))
+        functions = products(operands, transposable(operands))
+        for name, product in ((FORWARD, "forward"), (GRAD_INPUT, "input gradient")):
+            pair = {"sparse": _either(functions[product], False), "dense": _either(functions[product], True)}
             timings = interleaved(pair, device=device, budget_s=budget_s)
             ratio = timings["sparse"].median_s / timings["dense"].median_s
             yield _row(shape, dtype, device, name, 1.0 if ratio < 1 else 0.0)
 
 
-def _nm24_products(o: Operands) -> tuple[Callable[[], object], ...]:
-    """The forward product and the input gradient."""
-    verbs, layer = layouts.LAYOUTS["2:4"], sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
-    layer.prune_("transposable")
-    weight, pattern = layer.weight.detach(), layer.pattern
-    return (
-        o.cold(lambda x, dy: verbs.matmul(weight, pattern, x, o.bias)),
-        o.cold(lambda x, dy: verbs.matmul_t(weight, pattern, dy)),
-    )
-
-
 def _either(product: Callable[[], object], dense: bool) -> Callable[[], object]:
     def run() -> None:
-        with mock.patch.object(nm24_layout, "dense_is_faster", return_value=dense):
+        with mock.patch.object(nm24.layout, "dense_is_faster", return_value=dense):
             product()
 
     return run
@@ -98,7 +88,7 @@ def _either(product: Callable[[], object], dense: bool) -> Callable[[], object]:
 
 def _row(shape: Shape, dtype: torch.dtype, device: str, product: str, density: float) -> dict[str, Any]:
     return {
-        "device": crossover.device_name(torch.device(device)),
+        "device": auto.device_name(torch.device(device)),
         "dtype": str(dtype).removeprefix("torch."),
         "product": product,
         "tokens": shape.tokens,

@@ -33,7 +33,7 @@ def _commit() -> str | None:
 
 def describe(device: str) -> dict[str, Any]:
     """The machine and versions, as one flat dictionary; None where something is unknown."""
-    from sparse_ext.ops import launch
+    from sparse_ext.ops.boundary import launch
 
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

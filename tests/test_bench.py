@@ -34,14 +34,14 @@ def test_contenders_compute_the_same():
     operands = Operands(CASE)
     functions = {name: CONTENDERS[name](operands) for name in ("dense", "sparse_ext", "auto", "torch.sparse")}
     for product in ("forward", "input gradient", "weight gradient"):
-        wanted = functions["dense"][product]()
+        expected = functions["dense"][product]()
         for name in ("sparse_ext", "auto", "torch.sparse"):
             got = functions[name][product]()
             if product == "weight gradient":
-                got, wanted_here = (got.values() if name == "torch.sparse" else got), wanted[operands.mask]
+                got, expected_here = (got.values() if name == "torch.sparse" else got), expected[operands.mask]
             else:
-                wanted_here = wanted
-            torch.testing.assert_close(got, wanted_here, msg=lambda m, name=name: f"{name}: {m}", **TOLERANCE[torch.float32])
+                expected_here = expected
+            torch.testing.assert_close(got, expected_here, msg=lambda m, name=name: f"{name}: {m}", **TOLERANCE[torch.float32])
 
 
 def test_rows_of_a_case():

@@ -78,7 +78,8 @@ BAD = {
     # ---- weight, bias, indices ----
     "weight too short": (lambda c: c.linear(weight=c.weight[:-1]), ValueError, ("24", "got", "23")),
     "weight of two dimensions": (lambda c: c.linear(weight=c.weight.view(2, 12)), ValueError, ("24", r"got .*\(2, 12\)")),
-    "weight of another dtype": (lambda c: c.linear(weight=c.weight.double()), TypeError, ("x of dtype torch.float64", "got torch.float32")),
+    "weight of another dtype": (lambda c: c.linear(weight=c.weight.double()), TypeError,
+                                ("x of dtype torch.float64", "got torch.float32")),
     "weight on another device": (lambda c: c.linear(weight=c.weight.to(meta)), ValueError,
                                  ("expected", "cpu|meta", "got", "cpu|meta")),
     "activation of another name": (lambda c: c.linear(activation="gelu"), ValueError, ("activation 'relu'", "got 'gelu'")),
