@@ -10,6 +10,7 @@ from cases import TOLERANCE
 from torch import nn
 
 from sparse_ext import SparseLinear, sparsify_
+from sparse_ext.ops import LAYOUTS, operands_of
 
 X = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
 
@@ -79,11 +80,17 @@ def test_copies_are_independent(way):
     assert not torch.equal(other.mask(), mask)
 
 
-def test_an_armed_layer_can_be_copied():
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_a_watched_layer_can_be_copied(way):
+    """The copy is not watched, and what happens to it does not concern the watch."""
     layer = made()
-    layer.arm_growth()
-    assert copy.deepcopy(layer).take_growth() is None
-    assert layer.take_growth() is not None
+    watch = layer.watch(None)
+    other = COPIES[way](layer)
+    assert other.watched is None
+    other(X).sum().backward()
+    assert watch.passes == 0
+    layer(X).sum().backward()
+    assert watch.passes == 1
 
 
 @pytest.mark.parametrize("move", [
@@ -117,10 +124,14 @@ def test_state_dict_is_plain_tensors():
 def test_loading_keeps_addresses():
     """DESIGN 4: addresses never change, so CUDA graphs and compiled code stay valid."""
     layer = made()
-    tensors = [*layer.pattern.tensors, layer.weight]
-    addresses = [tensor.data_ptr() for tensor in tensors]
+
+    def addresses():
+        operands = operands_of(LAYOUTS["csr"], layer.pattern)
+        return [tensor.data_ptr() for tensor in (*layer.pattern.buffers.values(), *operands, layer.weight)]
+
+    before = addresses()
     layer.load_state_dict(made().state_dict())
-    assert [tensor.data_ptr() for tensor in (*layer.pattern.tensors, layer.weight)] == addresses
+    assert addresses() == before
 
 
 # ---- other capacities ------------------------------------------------------------------------------------------------

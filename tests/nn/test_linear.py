@@ -11,7 +11,12 @@ from cases import STATISTICAL, TOLERANCE
 from torch import nn
 
 from sparse_ext import SparseLinear
-from sparse_ext.ops import LAYOUTS, Nm24Pattern
+from sparse_ext.ops import LAYOUTS, GradientTotal
+
+
+def watch(layer):
+    """Keeps the dense gradient of the backward passes from now on."""
+    return layer.watch(GradientTotal(layer.weight, layer.product))
 
 
 def dense_twin(layer):
@@ -27,9 +32,9 @@ def dense_twin(layer):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_function_and_gradients_are_the_dense_layers(bias, layout, device, kind, dtype):
-    if LAYOUTS[layout].pattern is Nm24Pattern and kind != "cpu" and dtype.itemsize > 2:
+    if LAYOUTS[layout].stem == "nm24" and kind != "cpu" and dtype.itemsize > 2:
         pytest.skip("tensor cores multiply 2:4 matrices of 16-bit types")
-    density = {"sparsity": 0.7, "capacity": 0.4} if LAYOUTS[layout].pattern.ANY_DENSITY else {}
+    density = {"sparsity": 0.7, "capacity": 0.4} if LAYOUTS[layout].pattern.VARIABLE else {}
     layer = SparseLinear(12, 9, bias, layout=layout, device=device, dtype=dtype, **density)
     twin = dense_twin(layer).to(device)
     x = torch.randn(2, 5, 12, dtype=dtype, device=device, requires_grad=True)
@@ -72,18 +77,18 @@ def test_nnz_and_capacity(sparsity, capacity, nnz, room):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8, 1), (0, 3), (3, 0), (8, 6)], ids=str)
-@pytest.mark.parametrize("armed", [False, True])
-def test_degenerate_shapes(shape, armed):
+@pytest.mark.parametrize("watched", [False, True])
+def test_degenerate_shapes(shape, watched):
     layer = SparseLinear(*shape, sparsity=0.5)
-    if armed:
-        layer.arm_growth()
+    if watched:
+        watch(layer)
     x = torch.randn(4, shape[0], requires_grad=True)
     y = layer(x)
     y.sum().backward()
     torch.testing.assert_close(y, F.linear(x, layer.dense_weight(), layer.bias))
     assert x.grad.shape == x.shape
-    if armed:
-        assert layer.take_growth().kept.shape == (shape[1], shape[0])
+    if watched:
+        assert layer.unwatch().sink.total.shape == (shape[1], shape[0])
 
 
 def test_a_layer_without_entries_is_its_bias():
@@ -122,7 +127,7 @@ def test_initial_pattern_and_values_follow_the_seed():
     assert not torch.equal(layers[0].mask(), layers[2].mask())
 
 
-def test_reset_parameters_draws_another_pattern_of_the_same_size():
+def test_reset_parameters_makes_another_pattern_of_the_same_size():
     layer = SparseLinear(30, 20, capacity=0.2)
     before = layer.mask(), layer.weight
     layer.reset_parameters()
@@ -180,46 +185,48 @@ def test_from_dense_copies():
     assert (dense.bias != 0).any()
 
 
-# ---- growth: what an armed step keeps --------------------------------------------------------------------------------
+# ---- a watch on the dense gradient -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_an_armed_step_keeps_the_dense_gradient(dtype):
+def test_a_watch_sums_the_dense_gradient(dtype):
     layer = SparseLinear(12, 9, sparsity=0.7, dtype=dtype)
-    assert layer.take_growth() is None
-    layer.arm_growth()
+    assert layer.unwatch() is None
+    watch(layer)
     wanted = torch.zeros(9, 12, dtype=torch.float64)
     for lead in ((5,), (2, 3), ()):  # micro-batches add up
         x, dy = torch.randn(*lead, 12, dtype=dtype), torch.randn(*lead, 9, dtype=dtype)
         layer(x).backward(dy)
         wanted += dy.reshape(-1, 9).double().T @ x.reshape(-1, 12).double()
-    growth = layer.take_growth().kept
+    seen = layer.unwatch()
+    assert seen.passes == 3
+    growth = seen.sink.total
     assert growth.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(growth, wanted.to(growth.dtype), **TOLERANCE[growth.dtype])
     if dtype != torch.bfloat16:  # there grad is rounded after every micro-batch
         torch.testing.assert_close(growth[layer.mask()], layer.weight.grad, **TOLERANCE[dtype])
-    assert layer.take_growth() is None
+    assert layer.unwatch() is None
 
 
 def test_growth_is_its_own_copy_and_only_from_real_backward_passes():
     layer = SparseLinear(6, 4, sparsity=0.5)
     x = torch.randn(5, 6, requires_grad=True)
     layer(x).sum().backward()
-    layer.arm_growth()
+    watch(layer)
     with torch.no_grad():
         layer(x)
     for reentrant in (True, False):  # recomputation counts once
         torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
     layer.weight.grad.mul_(100.0)  # clipping and unscaling touch grad only
-    torch.testing.assert_close(layer.take_growth().kept, 2 * x.detach().sum(0).expand(4, 6))
+    torch.testing.assert_close(layer.unwatch().sink.total, 2 * x.detach().sum(0).expand(4, 6))
 
 
-def test_unarmed_gradients_equal_armed_ones():
+def test_a_watch_changes_no_gradient():
     layer, grads = SparseLinear(6, 4, sparsity=0.5), []
     x = torch.randn(5, 6, requires_grad=True)
-    for armed in (False, True):
-        if armed:
-            layer.arm_growth()
+    for watched in (False, True):
+        if watched:
+            watch(layer)
         grads.append(torch.autograd.grad(layer(x).square().sum(), [x, layer.weight, layer.bias]))
     for a, b in zip(*grads, strict=True):
         assert torch.equal(a, b)
@@ -227,17 +234,17 @@ def test_unarmed_gradients_equal_armed_ones():
 
 def test_growth_under_autocast():
     layer = SparseLinear(6, 4, sparsity=0.5)
-    layer.arm_growth()
+    watch(layer)
     x = torch.randn(5, 6)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
     assert y.dtype == torch.bfloat16
     y.backward(torch.ones(5, 4, dtype=torch.bfloat16))
-    torch.testing.assert_close(layer.take_growth().kept, x.sum(0).expand(4, 6), **TOLERANCE[torch.bfloat16])
+    torch.testing.assert_close(layer.unwatch().sink.total, x.sum(0).expand(4, 6), **TOLERANCE[torch.bfloat16])
     assert layer.weight.grad.dtype == torch.float32
 
 
-# ---- room ------------------------------------------------------------------------------------------------------------
+# ---- capacity ------------------------------------------------------------------------------------------------------------
 
 
 def test_enlarging_keeps_identity_values_and_gradient():

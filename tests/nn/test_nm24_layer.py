@@ -1,18 +1,19 @@
-"""Layers of layout "2:4", packed and with a dense master: construction, values, checkpoints, autocast, conversion."""
+"""Layers of layout "2:4", packed and with a dense weight: construction, values, checkpoints, autocast, conversion."""
 
 import re
 
 import pytest
 import torch
 from cases import TOLERANCE
-from nm24 import ALL, CAPACITIES, CHOICES, X, made
+from nm24 import ALL, CAPACITIES, RULES, X, made
 from torch import nn
 from torch.sparse import SparseSemiStructuredTensor, SparseSemiStructuredTensorCUTLASS
 
 import sparse_ext as sx
 from sparse_ext import SparseLinear
 from sparse_ext import functional as SF
-from sparse_ext.ops import Nm24Pattern, crossover, reference
+from sparse_ext.ops import Nm24Pattern, Rule, auto, reference
+from sparse_ext.ops.nm24.layout import FORWARD, GRAD_INPUT
 
 # ---- what a layer is -------------------------------------------------------------------------------------------------
 
@@ -27,8 +28,7 @@ def test_sizes(capacity, length):
         "weight": ((length,), torch.float32),
         "bias": ((9,), torch.float32),
         "ids": ((9, 2), torch.uint8),
-        "pruning": ((2,), torch.int32),
-    }
+    } | ({"rule": ((32,), torch.uint8)} if capacity == 1.0 else {})
     assert "layout='2:4'" in repr(layer)
 
 
@@ -63,15 +63,15 @@ def test_products_are_those_of_the_effective_weight(kind):
         torch.testing.assert_close(layer.weight.grad.view(9, 13), dw)
 
 
-def test_what_a_masters_products_take():
+def test_what_products_take_of_a_dense_weight():
     weight = torch.tensor([[4.0, -3.0, 2.0, 1.0], [1.0, 2.0, 3.0, -4.0], [4.0, 3.0, 0.0, 0.0], [5.0, 4.0, 0.0, 1.0]])
     dense = nn.Linear(4, 4, bias=False)
     dense.weight.data.copy_(weight)
     layer = SparseLinear.from_dense(dense, layout="2:4", capacity=1.0)
     taken = {}
-    for choice in CHOICES:
-        layer.prune_(choice)
-        taken[choice] = layer.dense_weight()
+    for rule in RULES:
+        layer.choose_(rule)
+        taken[rule] = layer.dense_weight()
         assert torch.equal(layer.weight.view(4, 4), weight)
     assert taken["largest"].tolist() == [[4, -3, 0, 0], [0, 0, 3, -4], [4, 3, 0, 0], [5, 4, 0, 0]]
     # Columns hold two each: of rows 0, 2, 3 two keep their first pair, and row 0 loses least.
@@ -79,7 +79,8 @@ def test_what_a_masters_products_take():
     soft = torch.tensor([[2.0, -1, 0, 0], [0, 0, 1, -2], [4, 3, 0, 0], [4, 3, 0, 0]])
     scale = float((weight * soft).sum() / soft.square().sum())
     torch.testing.assert_close(taken["soft"], soft * scale)
-    assert torch.equal(taken["dense"], weight)
+    layer.switch_("dense")
+    assert torch.equal(layer.dense_weight(), weight)
 
 
 # ---- conversion ------------------------------------------------------------------------------------------------------
@@ -137,14 +138,21 @@ def test_a_layer_that_is_too_narrow_stays_dense():
     assert isinstance(model[1], SparseLinear)
 
 
+def dense_csr():
+    layer = SparseLinear(8, 8)
+    layer.store_dense_()
+    return layer
+
+
 BAD = {
     "another sparsity": (lambda: made(sparsity=0.9), r"sparsity 0.5 \(or None\) for layout '2:4', got 0.9"),
     "another capacity": (lambda: made(0.7), "capacity 0.5 .* or 1.0 .* got 0.7"),
     "three inputs": (lambda: made(cols=3), "at least 4 input features for layout '2:4', got 3"),
     "sparsify_ at 90 %": (lambda: sx.sparsify_(nn.Sequential(nn.Linear(8, 8)), 0.9, layout="2:4"), "sparsity 0.5"),
-    "prune_ without a master": (lambda: made().prune_("largest"), "dense master"),
-    "prune_ otherwise": (lambda: made(1.0).prune_("largest3"), "got 'largest3'"),
-    "prune_ of csr": (lambda: SparseLinear(8, 8).prune_("largest"), "layout '2:4', got 'csr'"),
+    "choose_ of a packed weight": (lambda: made().choose_("largest"), "a layer with a dense weight"),
+    "choose_ by no rule": (lambda: made(1.0).choose_("largest3"), "got 'largest3'"),
+    "choose_ by another layout's rule": (lambda: dense_csr().choose_("soft"), "one of the rules 'largest', got 'soft'"),
+    "sample_gradient of csr": (lambda: SparseLinear(8, 8).sample_gradient(torch.zeros(2).long()), "samples .*got 'csr'"),
 }
 
 
@@ -160,7 +168,7 @@ def test_bad_input_gets_a_sentence(case):
 
 @pytest.mark.parametrize("kind", ALL)
 def test_autocast(kind):
-    """Products of bfloat16; a master is cast as it is packed, and gets a gradient of its own dtype."""
+    """Products of bfloat16; a dense weight is cast as it is packed, and gets a gradient of its own dtype."""
     layer, x = ALL[kind](), X.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
@@ -202,21 +210,23 @@ def test_x_of_another_dtype_is_refused(kind):
 
 def test_a_weight_of_another_length_is_refused():
     layer, other = made(0.5), made(1.0)
-    with pytest.raises(ValueError, match=r"nm24_linear: expected weight of shape \(72,\), got \(117,\)"):
-        SF.nm24_linear(X, other.weight, None, layer.pattern)
+    with pytest.raises(ValueError, match=r"nm24_linear: expected weight of shape \(72,\), got \(71,\)"):
+        SF.nm24_linear(X, layer.weight[:-1], None, layer.pattern)
+    with pytest.raises(ValueError, match=r"nm24_linear: expected weight of shape \(117,\), got \(72,\)"):
+        SF.nm24_linear(X, layer.weight, None, other.pattern, rule=Rule("largest"))
 
 
 def test_functional_with_a_pattern_of_ones_own():
     weight = torch.randn(6, 8)
     _, ids = reference.nm24_prune(weight, "largest")
     mask = reference.nm24_unpack(torch.ones(6, 4), ids, 8).bool()
-    pattern = Nm24Pattern.from_mask(mask, capacity=48)
-    master = weight.flatten().requires_grad_()
+    pattern = Nm24Pattern.from_mask(mask)
+    dense = weight.flatten().requires_grad_()
     x = torch.randn(3, 8)
-    y = SF.nm24_linear(x, master, None, pattern)
+    y = SF.nm24_linear(x, dense, None, pattern)
     torch.testing.assert_close(y, x @ (weight * mask).T)
     y.sum().backward()
-    torch.testing.assert_close(master.grad.view(6, 8), torch.ones(6, 3) @ x)
+    torch.testing.assert_close(dense.grad.view(6, 8), torch.ones(6, 3) @ x)
 
 
 def test_flops_are_halved():
@@ -233,12 +243,12 @@ def semi_structured_anywhere(monkeypatch):
     monkeypatch.setattr(SparseSemiStructuredTensorCUTLASS, "_validate_device_dim_dtype_shape", check)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "dense"])
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.usefixtures("semi_structured_anywhere")
 def test_there_and_back_by_torchs_own_tensors(kind):
     layer = SparseLinear(128, 64, layout="2:4", capacity=0.5 if kind == "packed" else 1.0, dtype=torch.bfloat16)
     if kind != "packed":
-        layer.prune_(kind)
+        layer.choose_(kind)
     theirs = layer.to_semi_structured()
     assert isinstance(theirs.weight, SparseSemiStructuredTensor)
     assert torch.equal(theirs.weight.to_dense(), layer.dense_weight())
@@ -248,19 +258,19 @@ def test_there_and_back_by_torchs_own_tensors(kind):
     assert not ours.weight.requires_grad
 
 
-@pytest.mark.parametrize("make", [lambda: SparseLinear(32, 32), lambda: made(1.0, "dense")])
+@pytest.mark.parametrize("make", [lambda: SparseLinear(32, 32), lambda: SparseLinear(32, 32, layout="dense")])
 def test_what_has_no_semi_structured_form(make):
-    with pytest.raises(ValueError, match="expected a layer of layout '2:4' that is not dense"):
+    with pytest.raises(ValueError, match="expected a layer whose blocks are 1 x 4"):
         make().to_semi_structured()
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0], ids=["dense", "sparse"])
 def test_few_tokens_are_multiplied_densely_where_that_was_measured_to_be_faster(monkeypatch, density):
-    name = crossover.device_name(X.device)
-    table = {(name, torch.float32, product): ((5, 117, density),) for product in crossover.NM24_PRODUCTS}
+    name = auto.device_name(X.device)
+    table = {(name, torch.float32, product): ((5, 117, density),) for product in (FORWARD, GRAD_INPUT)}
     layer, x = made(1.0, "transposable"), X.clone().requires_grad_()
     want = layer(X)
-    monkeypatch.setattr(crossover, "TABLE", table)
+    monkeypatch.setattr(auto, "TABLE", table)
     torch.testing.assert_close(layer(x), want)
     half, full = 2 * 5 * 9 * 8, 2 * 5 * 9 * 13
     assert sx.count_flops(lambda: layer(X)) == (full if density == 0.0 else half)

@@ -1,4 +1,4 @@
-"""A layer armed for streamed growth: what it keeps, what that costs, and when it lets go of it."""
+"""A layer whose gradient is watched for candidates: what they are, what that costs, and when they are let go."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 from torch._C._profiler import _EventType
 
 from sparse_ext import SparseLinear
-from sparse_ext.ops import regrow
+from sparse_ext.ops import CandidateSink, GradientTotal, product
 
 
 def peak_bytes(function):
@@ -23,37 +23,43 @@ def peak_bytes(function):
     return max(itertools.accumulate(size for _, size in sorted(found)))
 
 
+def watch(layer, size=3):
+    """Keeps that many candidates of the next backward pass."""
+    return layer.watch(CandidateSink(layer.weight, lambda: layer.pattern, size))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_memory_is_a_tile_and_the_entries(dtype, monkeypatch):
-    """Beyond an unarmed backward pass; the dense gradient has 8 MB, and the summed form needs them."""
+    """Beyond a backward pass that nobody watches; the dense gradient has 8 MB, and a total needs them."""
     torch.set_num_threads(1)
-    monkeypatch.setitem(regrow.TILE, "cpu", 1 << 16)
+    monkeypatch.setitem(product.TILE, "cpu", 1 << 16)
     layer, x = SparseLinear(1024, 2048, sparsity=0.98, dtype=dtype), torch.randn(4, 1024, dtype=dtype)
 
-    def step(arm):
-        arm()
+    def step(begin):
+        begin()
         layer(x).sum().backward()
 
-    def peak(arm):
-        step(arm)  # what is allocated once
-        layer.take_growth()
-        bytes_ = peak_bytes(lambda: step(arm))
-        layer.take_growth()
+    def peak(begin):
+        step(begin)  # what is allocated once
+        layer.unwatch()
+        bytes_ = peak_bytes(lambda: step(begin))
+        layer.unwatch()
         return bytes_
 
-    unarmed = peak(lambda: None)
+    unwatched = peak(lambda: None)
     tile, histogram, dense = 4 << 16, 8 << 16, 4 * 1024 * 2048
     few = 2 * tile + histogram + 32 * layer.nnz
     assert few < dense / 3
-    assert peak(lambda: layer.arm_growth(candidates=layer.nnz // 3)) - unarmed < few
-    assert peak(layer.arm_growth) - unarmed > dense
+    assert peak(lambda: watch(layer, layer.nnz // 3)) - unwatched < few
+    assert peak(lambda: layer.watch(GradientTotal(layer.weight, layer.product))) - unwatched > dense
 
 
-def armed():
+def watched():
     layer = SparseLinear(6, 4, sparsity=0.5)
-    layer.arm_growth(candidates=3)
+    watch(layer)
     layer(torch.randn(5, 6)).sum().backward()
-    assert int(layer.growth.passes) == 1
+    assert layer.watched.passes == 1
+    assert layer.watched.sink.candidates is not None
     return layer
 
 
@@ -75,38 +81,37 @@ def broadcast(layer):
     ],
     ids=["reset", "load", "assign", "enlarge", "broadcast"],
 )
-def test_another_pattern_disarms(change):
-    layer = armed()
+def test_candidates_of_another_pattern_are_let_go(change):
+    layer = watched()
+    sink = layer.watched.sink
     change(layer)
-    assert layer.growth is None
+    assert sink.candidates is None
+    assert not sink.is_finite()
 
 
 def test_another_pattern_before_the_pass_is_the_one_that_counts():
     layer = SparseLinear(6, 4, sparsity=0.5)
-    layer.arm_growth(candidates=3)
+    watch(layer)
     layer.reset_parameters()
     x, dy = torch.randn(5, 6), torch.randn(5, 4)
     layer(x).backward(dy)
-    best = layer.take_growth().kept
+    best = layer.unwatch().sink.candidates
     dense = dy.T @ x
     torch.testing.assert_close(best.at_entry, dense[layer.mask()])
     assert not layer.mask().view(-1)[best.position].any()
     torch.testing.assert_close(best.score, dense.view(-1)[best.position])
 
 
-def test_the_same_pattern_does_not_disarm():
+def test_the_same_pattern_changes_nothing():
     """DDP broadcasts the buffers before every forward."""
-    layer = armed()
+    layer = watched()
     layer.col_idx.copy_(layer.col_idx.clone())
     layer(torch.randn(1, 6))
-    assert layer.growth is not None
+    assert layer.watched.sink.candidates is not None
 
 
-def test_uses_are_counted_with_gradients_only():
-    layer, x = SparseLinear(6, 4, sparsity=0.5), torch.randn(5, 6)
-    with torch.no_grad():
-        layer(x)
-    assert layer.take_uses() == 0
-    layer(layer(x) @ torch.randn(4, 6))
-    assert layer.take_uses() == 2
-    assert layer.take_uses() == 0
+def test_a_second_accumulation_spoils_candidates():
+    layer = watched()
+    layer(torch.randn(5, 6)).sum().backward()
+    watch = layer.unwatch()
+    assert (watch.passes, watch.sink.candidates) == (2, None)
