@@ -143,7 +143,7 @@ class Observation:
         states = {name: signal.state_dict() for name, signal in self.signals.items()}
         return {name: state for name, state in states.items() if state}
 
-    def load_state_dict(self, state: dict[str, Any], spoiled: bool) -> None:
+    def load_state_dict(self, state: dict[str, Any], observed: int, spoiled: bool) -> None:
         """What `state_dict` gave; all other signals begin anew."""
         signals: dict[str, Signal] = {}
         for name, tensors in state.items():
@@ -151,6 +151,6 @@ class Observation:
                 raise ValueError(f"expected the state of signals {', '.join(map(repr, self._kinds)) or 'none'}, got {name!r}")
             signals[name] = self._new(self._kinds[name], self.layer.weight)
             signals[name].load_state_dict(tensors)
-        self.signals, self.observed = signals, int(bool(signals))
-        self.spoiled, self._candidates = spoiled, None
+        self.signals, self._candidates = signals, None
+        self.observed, self.spoiled = observed, spoiled
         self.layer.unwatch()

@@ -255,6 +255,7 @@ class Sparsifier:
             "method": described(self.method),
             "shapes": {m.name: [m.layer.product.rows, m.layer.product.cols] for m in self._layers},
             "signals": {name: state for name, one in observations.items() if (state := one.state_dict())},
+            "observed": {name: one.observed for name, one in observations.items()},
             "spoiled": [name for name, one in observations.items() if one.spoiled],
             "offsets": self._offsets(),
             **self._history.state_dict(),
@@ -274,7 +275,10 @@ class Sparsifier:
         self._settle()
         self._sample(state["offsets"])
         for managed in self._layers:
-            managed.observation.load_state_dict(state["signals"].get(managed.name, {}), managed.name in state["spoiled"])
+            name = managed.name
+            managed.observation.load_state_dict(
+                state["signals"].get(name, {}), state["observed"].get(name, 0), name in state["spoiled"]
+            )
         self._arm()
 
     def report(self) -> Report:

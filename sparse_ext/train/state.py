@@ -46,6 +46,7 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
         state["signals"] = {name: {"gradient": {"total": total}} for name, total in state.pop("growth").items()}
     if "draws" in state:
         state["offsets"] = state.pop("draws")
+    state.setdefault("observed", dict.fromkeys(state.get("signals", {}), 1))
     state.setdefault("spoiled", [])
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]

@@ -136,6 +136,20 @@ def test_compiled_training_is_the_eager_one(method, layout, backend):
         torch.testing.assert_close(weight, want_weight, **TOLERANCE[torch.float32])
 
 
+def test_a_layer_without_gradients_keeps_its_pattern_also_after_a_resume():
+    """What the running mean still holds from before says nothing."""
+    things = runs.build("sparse-momentum", "ell")
+    runs.run(*things, range(1, 6))
+    states = [thing.state_dict() for thing in things]
+    things = runs.build("sparse-momentum", "ell")
+    for thing, state in zip(things, states, strict=True):
+        thing.load_state_dict(state)
+    model, _, sparsifier = things
+    before = model[0].mask()
+    assert not any(sparsifier.step() for _ in range(5))
+    assert torch.equal(model[0].mask(), before)
+
+
 # ---- the method alone ------------------------------------------------------------------------------------------------
 
 
