@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from sparse_ext import SparseLinear, count_flops
 from sparse_ext import functional as SF
-from sparse_ext.ops import crossover
+from sparse_ext.ops import CandidateSink, GradientTotal, auto
 
 CLOSE = TOLERANCE[torch.float32]
 
@@ -21,14 +21,18 @@ def fresh_compiler():
 
 
 def outcome(model, layers, x):
-    """y, all gradients, and the armed layers' growth of one forward and backward pass."""
+    """y, all gradients, and the watched layers' dense gradients of one forward and backward pass."""
     x = x.clone().requires_grad_()
     model.zero_grad()
     y = model(x)
     y.square().sum().backward()
     grads = [parameter.grad.clone() for layer in layers for parameter in layer.parameters()]
-    growth = [layer.growth and layer.take_growth().kept for layer in layers]
-    return [y.detach(), x.grad, *grads], growth
+    watches = [layer.unwatch() for layer in layers]
+    return [y.detach(), x.grad, *grads], [watch and watch.sink.total for watch in watches]
+
+
+def watch(layer):
+    layer.watch(GradientTotal(layer.weight, layer.product))
 
 
 def assert_same(one, other):
@@ -40,55 +44,69 @@ def assert_same(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("armed", [False, True])
-def test_inductor_gives_the_eager_result(armed):
+@pytest.mark.parametrize("watched", [False, True])
+def test_inductor_gives_the_eager_result(watched):
     layers = [SparseLinear(16, 32, sparsity=0.8), SparseLinear(32, 8, sparsity=0.5)]
     model = nn.Sequential(layers[0], nn.GELU(), layers[1])
     compiled, x = torch.compile(model, fullgraph=True), torch.randn(4, 5, 16)
     results = []
     for run in (model, compiled):
-        if armed:
+        if watched:
             for layer in layers:
-                layer.arm_growth()
+                watch(layer)
         results.append(outcome(run, layers, x))
-    (eager, eager_growth), (got, growth) = results
+    (eager, eager_totals), (got, totals) = results
     assert_same(got, eager)
-    assert_same(growth, eager_growth)
-    assert all((g is not None) == armed for g in growth)
+    assert_same(totals, eager_totals)
+    assert all((total is not None) == watched for total in totals)
 
 
-def test_growth_is_armed_and_taken_between_compiled_steps():
-    """Two programs, armed and not; every armed step has a buffer of its own."""
+def test_watches_come_and_go_between_compiled_steps():
+    """Two programs, watched and not; every watch has a buffer of its own."""
     layer, counter = SparseLinear(16, 8, sparsity=0.8), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     for step in range(8):
         if step % 2:
-            layer.arm_growth()
+            watch(layer)
         x = torch.randn(6, 16)
-        got, growth = outcome(compiled, [layer], x)
-        if step % 2:
-            layer.arm_growth()
+        got, (total,) = outcome(compiled, [layer], x)
         assert_same(got, outcome(layer, [layer], x)[0])
-        assert (growth[0] is not None) == bool(step % 2)
+        assert (total is not None) == bool(step % 2)
         if step % 2:
-            torch.testing.assert_close(growth[0], (2 * got[0]).T @ x, **CLOSE)
+            torch.testing.assert_close(total, (2 * got[0]).T @ x, **CLOSE)
     assert counter.frame_count <= 2
 
 
 def test_streamed_growth_has_one_program():
-    """Its candidates have one length, though a schedule grows fewer and fewer."""
+    """However many candidates there are: a schedule grows fewer and fewer."""
     layer, counter = SparseLinear(16, 8, sparsity=0.5), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     for candidates in (9, 7, 5, 2):
         x = torch.randn(6, 16)
-        layer.arm_growth(candidates=candidates)
+        layer.watch(CandidateSink(layer.weight, lambda: layer.pattern, candidates))
         compiled(x).sum().backward()
-        growth = layer.take_growth()
-        assert int(growth.passes) == 1
-        dense = torch.ones(8, 6) @ x
-        torch.testing.assert_close(growth.kept.score, dense.view(-1)[growth.kept.position], **CLOSE)
+        seen = layer.unwatch()
+        assert seen.passes == 1
+        best, dense = seen.sink.candidates, torch.ones(8, 6) @ x
+        assert best.position.numel() == candidates
+        torch.testing.assert_close(best.score, dense.view(-1)[best.position], **CLOSE)
         outcome(compiled, [layer], x)
-    assert counter.frame_count <= 2  # armed and not
+    assert counter.frame_count <= 2  # watched and not
+
+
+def test_compiled_code_reports_only_what_is_accumulated():
+    """As eager code: autograd.grad with respect to the input does not count, and neither does what zero_grad discards."""
+    layer = SparseLinear(16, 8, sparsity=0.5)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    watch(layer)
+    first, second, third = (torch.randn(6, 16, requires_grad=True) for _ in range(3))
+    torch.autograd.grad(compiled(first).square().sum(), first)
+    compiled(second).sum().backward()
+    layer.zero_grad()
+    compiled(third).sum().backward()
+    seen = layer.unwatch()
+    assert seen.passes == 1
+    torch.testing.assert_close(seen.sink.total, torch.ones(8, 6) @ third.detach(), **CLOSE)
 
 
 def test_batches_of_any_size_share_a_program():
@@ -125,17 +143,17 @@ def test_a_compiled_layer_follows_its_pattern():
     assert counter.frame_count == 1
 
 
-def nm24(choice=None):
-    """A 2:4 layer, packed or with a dense master of which products take `choice`."""
-    layer = SparseLinear(16, 8, layout="2:4", capacity=0.5 if choice is None else 1.0)
-    if choice is not None:
-        layer.prune_(choice)
+def nm24(rule=None):
+    """A 2:4 layer, packed or with a dense weight of which products take a part by `rule`."""
+    layer = SparseLinear(16, 8, layout="2:4", capacity=0.5 if rule is None else 1.0)
+    if rule is not None:
+        layer.choose_(rule)
     return layer
 
 
-@pytest.mark.parametrize("choice", [None, "largest", "transposable", "soft", "dense"])
-def test_a_compiled_2_4_layer(choice):
-    layer, counter = nm24(choice), CompileCounterWithBackend("aot_eager")
+@pytest.mark.parametrize("rule", [None, "largest", "transposable", "soft"])
+def test_a_compiled_2_4_layer(rule):
+    layer, counter = nm24(rule), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     for size in (5, 7, 33):
         x = torch.randn(size, 16)
@@ -144,7 +162,7 @@ def test_a_compiled_2_4_layer(choice):
     for change in (layer.reset_parameters, lambda: layer.load_state_dict(nn.Linear(16, 8).state_dict())):
         change()
         assert_same(outcome(compiled, [layer], x)[0], outcome(layer, [layer], x)[0])
-    assert counter.frame_count <= 2 or choice == "soft"  # other weights have another scale, a constant of the program
+    assert counter.frame_count <= 2 or rule == "soft"  # other weights have another scale, a constant of the program
 
 
 @pytest.mark.slow
@@ -155,7 +173,7 @@ def test_inductor_samples_gradients_as_eager_does():
     for run in (layer, compiled):
         layer.sample_gradient(torch.tensor([7, 0]))
         results.append([outcome(run, [layer], x)[0] for _ in range(3)])
-        assert layer.pattern.draw.tolist() == [7, 3]
+        assert layer.rng.tolist() == [7, 3]
     for eager, got in zip(*results, strict=True):
         assert_same(got, eager)
     assert not torch.equal(results[0][0][2], results[0][1][2])
@@ -204,9 +222,9 @@ def test_functional_call():
 
 @pytest.mark.parametrize("density", [0.1, 0.9], ids=["dense", "sparse"])
 def test_auto_chooses_while_compiling(monkeypatch, density):
-    name = crossover.device_name(torch.device("cpu"))
-    table = {(name, torch.float32, product): ((5, 384, density),) for product in crossover.PRODUCTS}
-    monkeypatch.setattr(crossover, "TABLE", table)
+    name = auto.device_name(torch.device("cpu"))
+    table = {(name, torch.float32, product): ((5, 384, density),) for product in auto.PRODUCTS}
+    monkeypatch.setattr(auto, "TABLE", table)
     layer = SparseLinear(24, 16, sparsity=0.7, layout="auto")
     compiled = torch.compile(layer, fullgraph=True)
     for tokens in (5, 6, 7):
