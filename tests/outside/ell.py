@@ -71,9 +71,10 @@ class EllLinear(Kernels):
     def forward(product, weight, rule, operands, x, bias, relu):
         values, columns = _values(product, weight, rule, operands, x.dtype), operands.columns
         first = columns.shape[1] * torch.arange(product.rows, dtype=torch.int32, device=x.device)
-        inputs = F.pad(x.t(), (0, 0, 0, 1))  # unused slots read zeros
-        y = F.embedding_bag(columns.flatten(), inputs, first, mode="sum", per_sample_weights=values).t().contiguous()
-        y = y if bias is None else y.add_(bias)
+        wide = torch.promote_types(x.dtype, torch.float32)  # y is rounded once
+        inputs = F.pad(x.t().to(wide), (0, 0, 0, 1))  # unused slots read zeros
+        y = F.embedding_bag(columns.flatten(), inputs, first, mode="sum", per_sample_weights=values.to(wide)).t()
+        y = (y if bias is None else y + bias).to(x.dtype).contiguous()
         return y.relu_() if relu else y
 
     @staticmethod
