@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
+from sparse_ext.methods import LayerNumbers, Method, Switch, Time
+from sparse_ext.ops import layout_named, operands_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 TURNS = 40  # of all arms, over a run
@@ -93,7 +95,7 @@ class Result:
     Attributes:
         step_s: median seconds per step. train_s: all steps together, topology updates included, scores not.
         state_bytes: parameters, gradients and optimizer state. index_bytes: where the non-zeros are.
-        flops: of the whole training, armed steps' dense gradients included.
+        flops: of the whole training, the dense gradients of observed steps included.
         curve: (step, training FLOPs so far, metric).
     """
 
@@ -122,16 +124,16 @@ def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.S
 
 
 class Flops:
-    """FLOPs of an arm's training after any number of steps, from counting one step of each kind: plain, armed, dense."""
+    """FLOPs of an arm's training after any number of steps, from counting one step of each kind: plain, observed, dense."""
 
     def __init__(self, task: Task, arm: Arm) -> None:
         self._arm, self._method = arm, arm.method or sx.Static()
-        prunes = self._method.pruning(0, arm.steps) is not None
-        self._plain = _step_flops(task, arm if prunes or not arm.method else replace(arm, method=sx.Static()))
-        self._armed = self._plain
-        if isinstance(arm.method, sx.RigL):  # updated every step, so armed from the first
-            self._armed = _step_flops(task, replace(arm, method=sx.RigL(update_interval=1)))
-        self._dense = _step_flops(task, Arm("dense", lr=arm.lr)) if prunes else 0
+        keeps_dense = self._method.dense_weight
+        self._plain = _step_flops(task, arm if keeps_dense or not arm.method else replace(arm, method=sx.Static()))
+        self._observed = self._plain
+        if isinstance(arm.method, sx.RigL):  # updated every step, so observed from the first
+            self._observed = _step_flops(task, replace(arm, method=sx.RigL(update_interval=1)))
+        self._dense = _step_flops(task, Arm("dense", lr=arm.lr)) if keeps_dense else 0
 
     def after(self, steps: int) -> float:
         """Forward and backward of that many steps."""
@@ -139,9 +141,15 @@ class Flops:
         return float(sum(kinds))
 
     def _of(self, step: int) -> int:
-        if self._method.pruning(step - 1, self._arm.steps) == "dense":
+        if _trains_densely(self._method, Time(step - 1, self._arm.steps)):
             return self._dense
-        return self._armed if self._method.is_scored(step, self._arm.steps) else self._plain
+        return self._observed if self._method.observes(Time(step, self._arm.steps)) else self._plain
+
+
+def _trains_densely(method: Method, time: Time) -> bool:
+    """Whether the method has its layers stored in the layout "dense" from then on."""
+    layer = LayerNumbers(1, 1, 1, "2:4", method.dense_weight, count=lambda: 1, total=lambda signal: 0.0)
+    return Switch("dense") in method.plan({"layer": layer}, time).values()
 
 
 def _step_flops(task: Task, arm: Arm) -> int:
@@ -152,8 +160,8 @@ def _step_flops(task: Task, arm: Arm) -> int:
 
 
 def nm24_arms(task: Task) -> list[Arm]:
-    """Dense, and every way to train 2:4: FST, S-STE and SR-STE with a dense master, RigL without one."""
-    methods = {"FST": sx.FST(), "S-STE": sx.SSTE(), "SR-STE": sx.SRSTE(), "RigL, no master": task.rigl}
+    """Dense, and every way to train 2:4: FST, S-STE and SR-STE with a dense weight, RigL with a packed one."""
+    methods = {"FST": sx.FST(), "S-STE": sx.SSTE(), "SR-STE": sx.SRSTE(), "RigL, packed": task.rigl}
     dense = Arm("dense", None, task.steps, task.nm24_lr)
     return [dense, *(Arm(name, method, task.steps, task.nm24_lr, "2:4") for name, method in methods.items())]
 
@@ -238,7 +246,8 @@ def _state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 def _index_bytes(model: nn.Module) -> int:
-    """The sparse layers' patterns with all views of them, each tensor once."""
+    """The sparse layers' patterns, and what kernels read of them, each tensor once."""
     layers = [module for module in model.modules() if isinstance(module, sx.SparseLinear)]
-    tensors = {t.data_ptr(): t for layer in layers for t in (*layer.buffers(), *layer.pattern.tensors)}
+    operands = [operands_of(layout_named(layer.layout), layer.pattern) for layer in layers]
+    tensors = {t.data_ptr(): t for group in (*(layer.buffers() for layer in layers), *operands) for t in group}
     return sum(t.nbytes for t in tensors.values())

@@ -1,7 +1,7 @@
 """`python -m examples.demo`: dense and sparse training side by side, on real data that is already on this machine.
 
 Four arms: dense; dense stopped at the sparse arm's training FLOPs; sparse with a static pattern; sparse with RigL. With
---layout 2:4 five: dense; FST, S-STE and SR-STE, which keep a dense master weight; RigL without one.
+--layout 2:4 five: dense; FST, S-STE and SR-STE, which keep a dense weight; RigL, which keeps a packed one.
 """
 
 from __future__ import annotations
