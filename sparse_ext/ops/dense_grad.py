@@ -34,7 +34,10 @@ class Sink(Protocol):
         """The layer has another pattern now."""
 
     def is_finite(self) -> bool:
-        """No Inf or NaN has come."""
+        """Something was kept, and no Inf or NaN has come."""
+
+    def kept(self) -> Any:
+        """What `Pattern.regrown` takes to grow by this gradient."""
 
 
 _handles = itertools.count(1)
@@ -160,6 +163,9 @@ class GradientTotal:
 
     def pattern_changed_(self) -> None:
         pass
+
+    def kept(self) -> torch.Tensor:
+        return self.total
 
     def is_finite(self) -> bool:
         return bool(self.total.isfinite().all())

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from .dense_grad import Sink
 
 P = TypeVar("P", bound="Pattern")
 
@@ -71,7 +75,7 @@ class Pattern(ABC):
         BUFFERS: names of the tensors. Their shapes do not depend on which positions are stored.
         SPARSITY: the default of new layers, as a share of zeros. VARIABLE: whether they may have another one.
         RULES: how the stored part of a dense weight can be chosen.
-        REGROWS: whether `regrown` is possible. STREAMS: whether it takes `Candidates` in place of a dense score.
+        REGROWS: whether `regrown` is possible.
         block: (rows, cols) of what is chosen at once.
     """
 
@@ -80,7 +84,6 @@ class Pattern(ABC):
     VARIABLE: ClassVar[bool] = True
     RULES: ClassVar[tuple[str, ...]] = ("largest",)
     REGROWS: ClassVar[bool] = True
-    STREAMS: ClassVar[bool] = False
     block: ClassVar[tuple[int, int]] = (1, 1)
 
     rows: int
@@ -198,7 +201,7 @@ class Pattern(ABC):
 
         Args:
             keep: [capacity], what ranks the stored positions, such as the weight.
-            grow: dense [rows, cols], or `Candidates` where the pattern STREAMS, or an int: the seed of random growth.
+            grow: dense [rows, cols]; or what the `growth_sink` of this pattern kept; or an int: the seed of random growth.
 
         Returns:
             The new pattern and the slot map source [capacity]: the old slot of each new slot, or -1 where it is new or unused.
@@ -226,6 +229,15 @@ class Pattern(ABC):
         """
         score = score.masked_fill(mask, -1.0)
         return mask | (largest(score.flatten(), count, signed=True).view_as(mask) & (score >= 0))
+
+    @staticmethod
+    def growth_sink(weight: torch.Tensor, pattern: Callable[[], Any], count: int) -> Sink | None:
+        """What keeps of one dense gradient no more than `regrown` needs to grow `count` positions; None: it needs all of it.
+
+        Args:
+            weight: whose gradient comes. pattern: its pattern at that time.
+        """
+        return None
 
     def resized(self: P, capacity: int) -> P:
         """The same positions, for a packed weight of this length."""

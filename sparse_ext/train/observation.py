@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from sparse_ext.methods import Action, Method, Regrow
 from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import Candidates, CandidateSink, GradientTotal
+from sparse_ext.ops import GradientTotal
 
 from . import distributed
 from .signals import Signal, signal_classes
@@ -36,7 +36,8 @@ class Observation:
         self._method = method
         self._kinds = signal_classes(method.signals)
         self._group = group
-        self._candidates: Candidates | None = None
+        self._streamed: Any = None  # what a growth sink kept of the last step,
+        self._grow = 0  # enough to grow so many positions
 
     # ---- one step -------------------------------------------------------------------------------------------------------
 
@@ -50,11 +51,11 @@ class Observation:
         may_stream = may_stream and all(kind.STREAMS for kind in self._kinds.values())
         if may_stream and not isinstance(action, Regrow):
             return  # the update would leave this layer as it is
+        sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
-        if may_stream and isinstance(action, Regrow) and alone and layer.pattern.STREAMS and action.keep_by == "magnitude":
-            layer.watch(CandidateSink(layer.weight, lambda: layer.pattern, action.grow))  # type: ignore[arg-type, return-value]
-        else:
-            layer.watch(GradientTotal(layer.weight, layer.product))
+        if may_stream and alone and isinstance(action, Regrow) and action.keep_by == "magnitude":
+            sink, self._grow = layer.pattern.growth_sink(layer.weight, lambda: layer.pattern, action.grow), action.grow
+        layer.watch(sink or GradientTotal(layer.weight, layer.product))
 
     def count(self) -> None:
         """Has the accumulations of the layer's next step counted, if their number is not known."""
@@ -73,8 +74,7 @@ class Observation:
             distributed.sum_(sink.total, self._group)
             self._show(sink, int(passes))
         elif sink is not None:
-            assert isinstance(sink, CandidateSink)
-            self._candidates = sink.candidates
+            self._streamed = sink.kept()
             self.spoiled |= watch.passes > 0 and not sink.is_finite()
 
     def _show(self, sink: GradientTotal, passes: int) -> None:
@@ -97,10 +97,10 @@ class Observation:
 
     # ---- an update ------------------------------------------------------------------------------------------------------
 
-    def score(self, name: str) -> torch.Tensor | Candidates:
-        """What ranks positions by this signal."""
-        if self._candidates is not None:
-            return self._candidates
+    def score(self, name: str) -> Any:
+        """What ranks positions by this signal: dense [rows, cols], or what a growth sink kept."""
+        if self._streamed is not None:
+            return self._streamed
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
         return self.signals[name].score()
@@ -116,13 +116,11 @@ class Observation:
     @property
     def idle(self) -> bool:
         """Whether no accumulation came since the last update, on any rank: nothing says where to grow."""
-        return not (self.observed or self.spoiled or self._candidates)
+        return not (self.observed or self.spoiled or self._streamed is not None)
 
     def is_usable(self, action: Regrow) -> bool:
-        """Whether what was observed ranks the positions that the action wants."""
-        if self.spoiled:
-            return False
-        return self._candidates is None or self._candidates.position.numel() >= action.grow
+        """Whether what was observed is finite, and enough for the action."""
+        return not self.spoiled and (self._streamed is None or action.grow <= self._grow)
 
     def close(self) -> None:
         """The optimizer has stepped: what comes until `end` does not belong to this step."""
@@ -131,7 +129,7 @@ class Observation:
 
     def clear(self) -> None:
         """After an update, or before one that starts anew."""
-        self._candidates = None
+        self._streamed = None
         self.spoiled, self.observed = False, 0
         for signal in self.signals.values():
             signal.updated()
@@ -151,6 +149,6 @@ class Observation:
                 raise ValueError(f"expected the state of signals {', '.join(map(repr, self._kinds)) or 'none'}, got {name!r}")
             signals[name] = self._new(self._kinds[name], self.layer.weight)
             signals[name].load_state_dict(tensors)
-        self.signals, self._candidates = signals, None
+        self.signals, self._streamed = signals, None
         self.observed, self.spoiled = observed, spoiled
         self.layer.unwatch()

@@ -9,7 +9,7 @@ import torch
 
 from ..boundary.checks import check_pattern
 from ..pattern import Pattern, Rule
-from ..regrow.candidates import Candidates
+from ..regrow.candidates import Candidates, CandidateSink
 from ..regrow.kernels import regrow, regrow_streamed
 from .kernels import csr_from_mask, csr_unpack
 
@@ -25,7 +25,6 @@ class CsrPattern(Pattern):
     """
 
     BUFFERS = ("row_ptr", "col_idx")
-    STREAMS = True
 
     row_ptr: torch.Tensor
     col_idx: torch.Tensor
@@ -93,6 +92,8 @@ class CsrPattern(Pattern):
         else:
             row_ptr, col_idx, source = regrow(*operands, grow, 0, drop, count)
         return CsrPattern(self.rows, self.cols, row_ptr, col_idx), source
+
+    growth_sink = staticmethod(CandidateSink)
 
     def resized(self, capacity: int) -> CsrPattern:
         if capacity == self.capacity:

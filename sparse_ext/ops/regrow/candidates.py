@@ -112,6 +112,9 @@ class CandidateSink:
             best.take_(pattern.row_ptr, pattern.col_idx, product.cols, tile, rows)
         self.candidates = best
 
+    def kept(self) -> Candidates | None:
+        return self.candidates
+
     def is_finite(self) -> bool:
         """No Inf or NaN: these rank first, so the candidates would hold one."""
         best = self.candidates
