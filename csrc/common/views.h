@@ -48,7 +48,7 @@ struct CsrView {
   const T* values;
 };
 
-// A 2:4 matrix [rows, cols]: of every four neighbours of a row two are stored (common/nm24.h).
+// A 2:4 matrix [rows, cols]: of every four neighbours of a row two are stored (common/nm24/groups.h).
 //
 //   values  [rows, 2 * groups]           groups = ceil(cols / 4); 0 where the row has no such column
 //   ids     [rows, ceil(groups / 2)]     bytes: the code of a group, first | second << 2, of an even one in the low half

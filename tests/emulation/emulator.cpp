@@ -161,7 +161,8 @@ void run_cluster() {
   m.block_epoch = *std::max_element(m.epoch, m.epoch + kMaxCluster) + 1;
   for (uint32_t& epoch : m.epoch) epoch = m.block_epoch;
   for (Warp& warp : m.warps) warp.epoch = 1;
-  reset_async();
+  reset_copies();
+  reset_products();
   for (int t = 0; t < m.count; ++t) {
     m.threads[t].exchanges = 0;
     reset_fiber(m.threads[t].fiber, fiber_main);
@@ -174,12 +175,13 @@ void run_cluster() {
       resume(t);
       if (m.failed) return;
     }
-    while (random_below(2) && run_async(false)) continue;
+    while (random_below(2) && run_copy(false)) continue;
     release();
-    while (m.ready.empty() && !all_exited() && run_async(true)) release();
+    while (m.ready.empty() && !all_exited() && run_copy(true)) release();
   }
   check_stuck();
-  check_async();
+  check_copies();
+  check_products();
   check_canaries();
 }
 

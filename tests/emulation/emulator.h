@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the host: csrc/cuda/*.cu compiled by the host compiler find here what nvcc would give them.
+// Runs CUDA kernels on the host: the .cu files of csrc/cuda compiled by the host compiler find here what nvcc would give them.
 //
 //   threads        fibers, one at a time; in a new random order after every rendezvous (SPARSE_EXT_EMULATION_SEED)
 //   blocks         one after another, in random order; nothing survives from one to the next but global memory.

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "launch.cuh"
+#include "cuda/device/launch.cuh"
 
 namespace spx::cuda {
 namespace {

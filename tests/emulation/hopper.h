@@ -1,4 +1,4 @@
-// csrc/cuda/hopper.cuh on the host, written from the PTX manual: "mbarrier", "Tensor Memory Access", "Swizzling modes",
+// csrc/cuda/device/hopper.cuh on the host, written from the PTX manual: "mbarrier", "Tensor Memory Access", "Swizzling modes",
 // "Asynchronous Warpgroup Level Matrix Instructions" (matrix descriptor format, strides, canonical layouts, register fragments).
 //
 //   copies (TMA)   happen some time after tma_load, in random order; every second one as late as possible, when all threads wait.
@@ -17,6 +17,10 @@
 namespace spx::emulator {
 
 constexpr uint32_t kDynamicAddress = 2048;
+
+// Swizzle of rows of 128 bytes: bits 4 to 6 of an address are exchanged for themselves xor bits 7 to 9; of 64 bytes: bits 4 and
+// 5 for themselves xor bits 7 and 8.
+inline uint32_t swizzled(uint32_t address, uint32_t width) { return address ^ (address >> 3 & (width - 16)); }
 
 uint32_t address_of(const SharedObject* object, int64_t byte);
 

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "compact.cuh"
+#include "cuda/device/compact.cuh"
 
 namespace spx::cuda {
 namespace {

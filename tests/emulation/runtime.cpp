@@ -1,4 +1,4 @@
-// The CUDA runtime, as far as csrc/cuda/device.cu needs it: one device, which is this process.
+// The CUDA runtime, as far as csrc/cuda/device/device.cu needs it: one device, which is this process.
 #include <cuda.h>
 
 #include "machine.h"

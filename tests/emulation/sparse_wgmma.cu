@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "hopper.cuh"
+#include "cuda/device/hopper.cuh"
 
 namespace spx::cuda {
 namespace {

@@ -10,7 +10,7 @@ mvue, prune = OPS["nm24_mvue"], OPS["nm24_prune"]
 inf, nan = float("inf"), float("nan")
 
 
-def draw_at(device, key=20240401, count=0):
+def rng_at(device, key=20240401, count=0):
     return torch.tensor([key, count], device=device)
 
 
@@ -45,10 +45,10 @@ def test_every_bit_is_the_twins(shape, device, dtype):
     """Of numbers of all sizes, a third of them 0, neighbours often equal."""
     dy = (torch.randn(shape, dtype=torch.float64) * 4).round() / 4 * 2.0 ** torch.randint(-12, 3, shape)
     dy = dy.to(device, dtype)
-    draw = draw_at(device, -(2**40) - 3, 2**33 + 1)
-    want = wanted("nm24_mvue", (dy, draw.cpu().clone()))
-    assert_same_bits(mvue(dy, draw), want)
-    assert draw.tolist() == [-(2**40) - 3, 2**33 + 2]
+    rng = rng_at(device, -(2**40) - 3, 2**33 + 1)
+    want = wanted("nm24_mvue", (dy, rng.cpu().clone()))
+    assert_same_bits(mvue(dy, rng), want)
+    assert rng.tolist() == [-(2**40) - 3, 2**33 + 2]
 
 
 # ---- mean and variance -----------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_mean_and_variance_are_the_papers(name, device, dtype):
     largest = group.double().abs().max()  # the unit below: squares of huge numbers are none
     x = group.double() / largest
     dy = group.to(device).repeat(TOKENS // 4)[:, None].expand(TOKENS, ROWS)
-    values_t, ids_t = (tensor.cpu() for tensor in mvue(dy, draw_at(device)))
+    values_t, ids_t = (tensor.cpu() for tensor in mvue(dy, rng_at(device)))
     drawn = reference.nm24_unpack(values_t.double(), ids_t, TOKENS).view(DRAWS, 4) / largest
 
     p = probabilities(x) if (x != 0).sum() > 2 else (x != 0).double()
@@ -101,12 +101,12 @@ def test_mean_and_variance_are_the_papers(name, device, dtype):
 
 def test_a_draw_can_be_repeated_and_the_next_one_is_another(device, dtype):
     dy = torch.randn(64, 40, dtype=torch.float64).to(device, dtype)
-    draw = draw_at(device)
-    first, second = mvue(dy, draw), mvue(dy, draw)
-    assert draw.tolist() == [20240401, 2]
-    assert_same_bits(first, mvue(dy, draw_at(device)))
-    assert_same_bits(second, mvue(dy, draw_at(device, count=1)))
-    for other in (second, mvue(dy, draw_at(device, key=20240402))):
+    rng = rng_at(device)
+    first, second = mvue(dy, rng), mvue(dy, rng)
+    assert rng.tolist() == [20240401, 2]
+    assert_same_bits(first, mvue(dy, rng_at(device)))
+    assert_same_bits(second, mvue(dy, rng_at(device, count=1)))
+    for other in (second, mvue(dy, rng_at(device, key=20240402))):
         changed = (first[1] != other[1]).double().mean()  # of two independent draws a byte is the same once in some 20
         assert changed > 0.5
 
@@ -114,14 +114,14 @@ def test_a_draw_can_be_repeated_and_the_next_one_is_another(device, dtype):
 def test_a_group_is_drawn_by_its_place_alone(device, dtype):
     """Of fewer tokens or rows the first are the same: nobody else's numbers matter, nor how many there are."""
     dy = torch.randn(72, 40, dtype=torch.float64).to(device, dtype)
-    whole = mvue(dy, draw_at(device))
-    assert_same_bits(mvue(dy[:32].contiguous(), draw_at(device)), (whole[0][:, :16], whole[1][:, :4]))
-    assert_same_bits(mvue(dy[:, :7].contiguous(), draw_at(device)), (whole[0][:7], whole[1][:7]))
+    whole = mvue(dy, rng_at(device))
+    assert_same_bits(mvue(dy[:32].contiguous(), rng_at(device)), (whole[0][:, :16], whole[1][:, :4]))
+    assert_same_bits(mvue(dy[:, :7].contiguous(), rng_at(device)), (whole[0][:7], whole[1][:7]))
 
 
 def test_neighbours_are_drawn_independently(device):
     """Equal numbers everywhere: each of the six pairs is as frequent as any other, whatever its neighbours have."""
-    _, ids = mvue(torch.ones(256, 512, device=device), draw_at(device))
+    _, ids = mvue(torch.ones(256, 512, device=device), rng_at(device))
     codes = torch.stack([ids & 15, ids >> 4], -1).flatten(1).cpu()
     number = torch.full((16,), -1).index_copy(0, torch.tensor([4, 8, 9, 12, 13, 14]), torch.arange(6))[codes.long()]
     for a, b in ((number[:, 1:], number[:, :-1]), (number[1:], number[:-1])):
@@ -141,16 +141,16 @@ AS_THEY_ARE = [
 
 def test_what_is_kept_as_it_is(device, dtype):
     groups = torch.tensor(AS_THEY_ARE, dtype=dtype).to(device)
-    got = mvue(groups.t().contiguous(), draw_at(device))
+    got = mvue(groups.t().contiguous(), rng_at(device))
     torch.testing.assert_close(got, prune(groups, "largest"), rtol=0, atol=0, equal_nan=True)
     assert torch.equal(got[0].isfinite().all(1), groups.isfinite().all(1))
 
 
 def test_non_finite_values_stay_in_their_group(device, dtype):
     dy = torch.randn(40, 9, dtype=torch.float64).to(device, dtype)
-    clean, _ = mvue(dy, draw_at(device))
+    clean, _ = mvue(dy, rng_at(device))
     dy[13, 4], dy[39, 8] = nan, -inf
-    spoiled, _ = mvue(dy, draw_at(device))
+    spoiled, _ = mvue(dy, rng_at(device))
     changed = (clean != spoiled).view(9, 10, 2).any(-1)
     assert changed.nonzero().tolist() == [[4, 3], [8, 9]]
     assert spoiled[4, 6:8].isnan().any()
@@ -158,18 +158,18 @@ def test_non_finite_values_stay_in_their_group(device, dtype):
 
 
 BAD = {
-    "a vector": (lambda: mvue(torch.zeros(4), draw_at("cpu")), ValueError, r"dy with 2 dimensions, got shape \(4,\)"),
-    "integers": (lambda: mvue(torch.zeros(4, 4).int(), draw_at("cpu")), TypeError, "dy of dtype .*, got torch.int32"),
-    "a draw of floats": (lambda: mvue(torch.zeros(4, 4), torch.zeros(2)), TypeError, "draw .*int64, got torch.float32"),
-    "a draw of one": (
-        lambda: mvue(torch.zeros(4, 4), draw_at("cpu")[:1]),
+    "a vector": (lambda: mvue(torch.zeros(4), rng_at("cpu")), ValueError, r"dy with 2 dimensions, got shape \(4,\)"),
+    "integers": (lambda: mvue(torch.zeros(4, 4).int(), rng_at("cpu")), TypeError, "dy of dtype .*, got torch.int32"),
+    "an rng of floats": (lambda: mvue(torch.zeros(4, 4), torch.zeros(2)), TypeError, "rng .*int64, got torch.float32"),
+    "an rng of one": (
+        lambda: mvue(torch.zeros(4, 4), rng_at("cpu")[:1]),
         ValueError,
-        r"draw \(2,\) on cpu .*got \(1,\) on cpu",
+        r"rng \(2,\) on cpu .*got \(1,\) on cpu",
     ),
-    "a draw elsewhere": (
-        lambda: mvue(torch.zeros(4, 4), draw_at("meta")),
+    "an rng elsewhere": (
+        lambda: mvue(torch.zeros(4, 4), rng_at("meta")),
         ValueError,
-        r"draw \(2,\) on cpu .*got \(2,\) on meta",
+        r"rng \(2,\) on cpu .*got \(2,\) on meta",
     ),
 }
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..boundary import views
 from ..boundary.checks import check_dtype, check_index, check_positions, check_range
-from ..boundary.launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
+from ..boundary.launch import DTYPES, backend_of, ready, workspace
 from ..boundary.library import define
 
 # Positions of a tile: what stays in the last-level cache of a CPU, or fills a GPU and stays in its second-level cache.
@@ -66,9 +67,10 @@ class Candidates:
         at_entry, score = (None if t is None else ready(t) for t in (self.at_entry, self.score))
         return Candidates(at_entry, score, ready(self.position), ready(self.count))
 
-    def pointers(self) -> tuple[int, int, int, int]:
-        """In the order of the fields, as launchers take them."""
-        return address(self.at_entry), address(self.score), address(self.position), address(self.count)
+    def view(self, dtype: torch.dtype) -> tuple[int, ...]:
+        """As launchers take them; dtype: of the score."""
+        pointers = map(views.address, (self.at_entry, self.score, self.position, self.count))
+        return *pointers, DTYPES[dtype], self.position.numel()
 
     def take_(
         self, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, tile: torch.Tensor | None, rows: range, seed: int = 0
@@ -76,16 +78,12 @@ class Candidates:
         """Lets these rows of the score pass by: `tile` [len(rows), cols], or the random stream. Rows come in order."""
         dtype = torch.float32 if self.score is None else self.score.dtype
         backend = backend_of("regrow_candidates", self.position)
-        device, where = backend.where(self.position)
-        wanted = self.position.numel()
-        size = backend.module.regrow_candidates_workspace(len(rows), cols, wanted, ACC_BYTES[dtype], where)
-        space = workspace(self.position, size)
+        stream = backend.stream(self.position)
         best, tile = self.ready(), None if tile is None else ready(tile)
-        backend.module.regrow_candidates(
-            DTYPES[dtype], *best.pointers(), row_ptr.data_ptr(), col_idx.data_ptr(), address(tile),
-            rows.start, len(rows), seed & (2**64 - 1), row_ptr.numel() - 1, cols, col_idx.numel(), wanted,
-            address(space), device, where,
-        )  # fmt: skip
+        list_view, tile_view = best.view(dtype), (views.address(tile), DTYPES[dtype], len(rows), cols)
+        space = workspace(self.position, backend.module.regrow_candidates_workspace(list_view, tile_view, stream))
+        pattern = views.pattern(row_ptr, col_idx, cols)
+        backend.module.regrow_candidates(list_view, pattern, tile_view, rows.start, seed, views.address(space), stream)
         for own, filled in zip(self.tensors, best.tensors, strict=True):
             if filled is not own:
                 own.copy_(filled)
@@ -159,18 +157,15 @@ def rebuild(
     grow: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The new pattern from the candidates of all rows."""
-    rows, capacity, wanted = row_ptr.numel() - 1, col_idx.numel(), best.position.numel()
     backend = backend_of(op, weight)
-    dtype = check_dtype(op, backend, "weight", weight)
+    check_dtype(op, backend, "weight", weight)
     weight, best = ready(weight), best.ready()
     new_row_ptr, new_col_idx, source = torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)
-    device, where = backend.where(weight)
-    space = workspace(weight, backend.module.regrow_workspace(rows, capacity, wanted, where))
-    backend.module.regrow(
-        dtype, new_row_ptr.data_ptr(), new_col_idx.data_ptr(), source.data_ptr(),
-        weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), *best.pointers(),
-        seed & (2**64 - 1), drop, grow, rows, cols, capacity, wanted, address(space), device, where,
-    )  # fmt: skip
+    old, list_view = views.csr(weight, views.pattern(row_ptr, col_idx, cols)), best.view(score_dtype(weight.dtype))
+    stream = backend.stream(weight)
+    space = workspace(weight, backend.module.regrow_workspace(old, list_view, stream))
+    out = views.pattern(new_row_ptr, new_col_idx, cols, source)
+    backend.module.regrow(out, old, list_view, seed, drop, grow, views.address(space), stream)
     return new_row_ptr, new_col_idx, source
 
 
