@@ -25,7 +25,7 @@
 // tile has 128 entries on average.
 #pragma once
 #include "cuda/csr/sddmm_shares.cuh"
-#include "cuda/device/hopper.cuh"
+#include "cuda/device/pipeline.cuh"
 #include "cuda/device/words.cuh"
 
 namespace spx::cuda::csr {
@@ -76,76 +76,54 @@ struct WgmmaTile {
 
   __device__ explicit WgmmaTile(const WgmmaGrid& grid) {
     // What counts blocks fits an int: the grid does.
-    const int block = blockIdx.x, tiles = static_cast<int>(grid.tiles), row_tiles = static_cast<int>(grid.row_tiles);
-    const int tile = block % tiles, first = tile / (kPanel * row_tiles) * kPanel;
-    const int left = static_cast<int>(grid.col_tiles) - first, width = left < kPanel ? left : kPanel;
-    const int cluster = (tile - first * row_tiles) / kClusterBlocks;
+    const int block = blockIdx.x, tiles = static_cast<int>(grid.tiles);
+    const int row_clusters = static_cast<int>(grid.row_tiles) / kClusterBlocks;
+    const PanelPlace place(block % tiles / kClusterBlocks, static_cast<int>(grid.col_tiles), row_clusters, kPanel);
     share = block / tiles;
     rank = block % kClusterBlocks;
-    row0 = (cluster / width * kClusterBlocks + rank) * kWgmmaRows;
-    col0 = (first + cluster % width) * kWgmmaCols;
+    row0 = (place.along * kClusterBlocks + rank) * kWgmmaRows;
+    col0 = place.across * kWgmmaCols;
     token0 = static_cast<int>(grid.shares.begin(share));
     const int64_t tokens = grid.shares.end(share) - token0;
     steps = tokens > 0 ? static_cast<int>((tokens + kWgmmaTokens - 1) / kWgmmaTokens) : 0;
   }
 };
 
-// Steps on their way from global memory to the tensor cores. The phase of `full` ends when a step has come, that of `empty` when
-// all warps of both blocks have multiplied it: either block writes into both.
-struct Stages {
-  Shared<Pair> memory;
-  Shared<Barrier> full, empty;  // [kStages]
+using Steps = Pipeline<Pair, kStages, kStageBytes, kClusterBlocks, (kWgmmaThreads - kWarpgroup) / kWarp>;
 
-  __device__ Shared<Pair> box(int stage, int i) const {
-    return memory + (stage * kStageBoxes + i) * (kBoxBytes / static_cast<int>(sizeof(Pair)));
+// One thread: all steps of a tile, and for both blocks this one's half of x.
+inline __device__ void load_steps(const Steps& stages, const CUtensorMap& dy, const CUtensorMap& x, const WgmmaTile& tile) {
+  constexpr int kShare = kXBoxes / kClusterBlocks;
+  for (int step = 0; step < tile.steps; ++step) {
+    const int token = tile.token0 + step * kWgmmaTokens;
+    const Shared<Barrier> loaded = stages.begin_load(step);
+    for (int i = 0; i < kDyBoxes; ++i) tma_load(stages.at(step, i * kBoxBytes), dy, token, tile.row0 + i * kBoxCols, loaded);
+    for (int i = tile.rank * kShare; i < (tile.rank + 1) * kShare; ++i)
+      tma_load(stages.at(step, (kDyBoxes + i) * kBoxBytes), x, token, tile.col0 + i * kBoxCols, loaded, Steps::kAllBlocks);
   }
+}
 
-  // One thread. A cluster_sync follows.
-  __device__ void init() const {
-    for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(full + stage, 1);
-      barrier_init(empty + stage, kClusterBlocks * (kWgmmaThreads - kWarpgroup) / kWarp);
-    }
-    fence_barrier_init();
-  }
-
-  // One thread.
-  __device__ void load(const CUtensorMap& dy, const CUtensorMap& x, const WgmmaTile& tile) const {
-    constexpr int kShare = kXBoxes / kClusterBlocks;
-    constexpr uint16_t kAll = (1 << kClusterBlocks) - 1;
-    for (int step = 0; step < tile.steps; ++step) {
-      const int stage = step % kStages, round = step / kStages, token = tile.token0 + step * kWgmmaTokens;
-      if (round > 0) barrier_wait(empty + stage, (round - 1) % 2);
-      barrier_expect(full + stage, kStageBytes);
-      for (int i = 0; i < kDyBoxes; ++i) tma_load(box(stage, i), dy, token, tile.row0 + i * kBoxCols, full + stage);
-      for (int i = tile.rank * kShare; i < (tile.rank + 1) * kShare; ++i)
-        tma_load(box(stage, kDyBoxes + i), x, token, tile.col0 + i * kBoxCols, full + stage, kAll);
-    }
-  }
-
-  // A warpgroup. One step is multiplied while the next is issued; then the one before may be overwritten.
-  template <class T>
-  __device__ void multiply(WarpgroupSums& sums, int steps) const {
-    // By a shuffle, so that the compiler knows it of the whole warp and keeps descriptors in uniform registers.
-    const int lane = threadIdx.x % kWarp, warpgroup = shfl_idx(static_cast<int>(threadIdx.x / kWarpgroup), 0) - 1;
-    const uint64_t dy = operand_descriptor(shared_address(box(0, warpgroup)), kBoxBytes);
-    const uint64_t x = operand_descriptor(shared_address(box(0, kDyBoxes)), kBoxBytes);
-    for (int step = 0; step < steps; ++step) {
-      const int stage = step % kStages;
-      barrier_wait(full + stage, step / kStages % 2);
-      wgmma_fence();
+// A warpgroup. One step is multiplied while the next is issued; then the one before may be overwritten.
+template <class T>
+__device__ void multiply_steps(WarpgroupSums& sums, const Steps& stages, int steps) {
+  // A shuffle tells the compiler that all lanes have the same value: it keeps descriptors in uniform registers.
+  const int warpgroup = shfl_idx(static_cast<int>(threadIdx.x / kWarpgroup), 0) - 1;
+  const uint64_t dy = operand_descriptor(shared_address(stages.at(0, warpgroup * kBoxBytes)), kBoxBytes);
+  const uint64_t x = operand_descriptor(shared_address(stages.at(0, kDyBoxes * kBoxBytes)), kBoxBytes);
+  for (int step = 0; step < steps; ++step) {
+    stages.wait(step);
+    wgmma_fence();
 #pragma unroll
-      for (int token = 0; token < kWgmmaTokens; token += 16) {
-        const uint64_t offset = descriptor_offset(stage * kStageBytes + token * kBoxWidth);
-        wgmma_64x256x16<T>(sums, dy + offset, x + offset);
-      }
-      wgmma_commit();
-      wgmma_wait<1>();
-      if (step > 0 && lane < kClusterBlocks) barrier_arrive(empty + (step - 1) % kStages, lane);
+    for (int token = 0; token < kWgmmaTokens; token += 16) {
+      const uint64_t offset = descriptor_offset(Steps::offset(step) + token * kBoxWidth);
+      wgmma_64x256x16<T>(sums, dy + offset, x + offset);
     }
-    wgmma_finish(sums);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (step > 0) stages.release(step - 1);
   }
-};
+  wgmma_finish(sums);
+}
 
 inline __device__ void store_sums(Shared<Pair> slab, const WarpgroupSums& sums) {
   const int lane = threadIdx.x % kWarp, warp = (threadIdx.x - kWarpgroup) / kWarp;
@@ -196,7 +174,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   SPX_SHARED(int32_t, before, kWgmmaRows);
   SPX_SHARED(int32_t, scratch, kWgmmaThreads / kWarp);
   const WgmmaTile tile(grid);
-  const Stages stages{memory, full, empty};
+  const Steps stages{memory, full, empty};
   const TileEntries<kWgmmaRows> entries{first, before};
   if (threadIdx.x == 0) stages.init();
   cluster_sync();
@@ -204,7 +182,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const int warp = threadIdx.x / kWarp;
   WarpgroupSums sums = {};
   if (warp == 0) {
-    if (threadIdx.x == 0) stages.load(dy, x, tile);
+    if (threadIdx.x == 0) load_steps(stages, dy, x, tile);
     __syncwarp();
   } else if (warp < kWarpgroup / kWarp) {
     const int thread = threadIdx.x - kWarp, threads = kWarpgroup - kWarp;
@@ -212,7 +190,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       clear_unused(dw, pattern, int64_t{blockIdx.x} * threads + thread, int64_t{gridDim.x} * threads);
     entries.search(pattern, tile.row0, tile.col0, kWgmmaCols, thread, threads);
   } else {
-    stages.multiply<T>(sums, tile.steps);
+    multiply_steps<T>(sums, stages, tile.steps);
   }
   cluster_sync();  // the stages are free, the entries found, and no block arrives at barriers of one that has left
 

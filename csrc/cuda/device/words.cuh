@@ -22,6 +22,12 @@ struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Words {  // 16
   __device__ void set(int i, T v) { memcpy(reinterpret_cast<char*>(word) + i * sizeof(T), &v, sizeof(T)); }
 };
 
+// Element i of four. Selections, because an index known only at run time would put the four into local memory.
+template <class Four>
+__device__ __forceinline__ auto element_of(const Four& four, int i) {
+  return i & 2 ? (i & 1 ? four[3] : four[2]) : (i & 1 ? four[1] : four[0]);
+}
+
 // Two neighbours, rounded to T.
 template <class T>
 __device__ uint32_t two(float first, float second) {

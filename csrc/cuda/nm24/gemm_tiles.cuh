@@ -1,6 +1,6 @@
 // The frame of gemm_wgmma.cuh: which tile a block makes when, what is on its way to it, and how its sums become y.
 #pragma once
-#include "cuda/device/hopper.cuh"
+#include "cuda/device/pipeline.cuh"
 #include "cuda/device/words.cuh"
 
 namespace spx::cuda::nm24 {
@@ -35,76 +35,53 @@ __device__ inline int slab_place(int token, int half) { return token * kSlabToke
 // of w, which stay in L2, and 1024 tokens, and x passes by once a panel.
 constexpr int kPanel = 8;
 
-struct GemmGrid {
+struct WgmmaGrid {
   int row_clusters, token_tiles;  // whole clusters
   int tiles;                      // of clusters
 
-  GemmGrid(int64_t rows, int64_t tokens)
+  WgmmaGrid(int64_t rows, int64_t tokens)
       : row_clusters(static_cast<int>(ceil_div(rows, kWgmmaRows * kClusterBlocks))),
         token_tiles(static_cast<int>(ceil_div(tokens, kWgmmaTokens))),
         tiles(row_clusters * token_tiles) {}
 };
 
 // What a block makes as its cluster's i-th tile: y for the rows from row0 and the tokens from token0 on.
-struct GemmTile {
+struct WgmmaTile {
   int64_t row0, token0;
 
-  __device__ GemmTile(const GemmGrid& grid, int tile) {
-    const int first = tile / (kPanel * grid.token_tiles) * kPanel, in_panel = tile - first * grid.token_tiles;
-    const int left = grid.row_clusters - first, width = left < kPanel ? left : kPanel;
-    row0 = (int64_t{first + in_panel % width} * kClusterBlocks + blockIdx.x % kClusterBlocks) * kWgmmaRows;
-    token0 = int64_t{in_panel / width} * kWgmmaTokens;
+  __device__ WgmmaTile(const WgmmaGrid& grid, int tile) {
+    const PanelPlace place(tile, grid.row_clusters, grid.token_tiles, kPanel);
+    row0 = (int64_t{place.across} * kClusterBlocks + blockIdx.x % kClusterBlocks) * kWgmmaRows;
+    token0 = int64_t{place.along} * kWgmmaTokens;
   }
 };
 
-// Steps on their way from global memory to the tensor cores, numbered through all tiles of a cluster. The phase of `full` ends
-// when a step has come, that of `empty` when all multiplying warps of the cluster are done with it: each block writes into all.
-// kShared: the weight comes this way, too.
+// Steps are numbered through all tiles of a cluster. kShared: the weight comes this way, too.
 template <bool kShared>
-struct GemmStages {
-  Shared<uint32_t> memory;
-  Shared<Barrier> full, empty;  // [kStages]
+using Steps = Pipeline<uint32_t, kStages, kStageBytes<kShared>, kClusterBlocks, kMultipliers * kWarpgroup / kWarp>;
 
-  // One thread. A cluster_sync follows.
-  __device__ void init() const {
-    for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(full + stage, 1);
-      barrier_init(empty + stage, kClusterBlocks * kMultipliers * kWarpgroup / kWarp);
-    }
-    fence_barrier_init();
-  }
+// One thread: a step of a tile, and for all blocks this one's quarter of x. weight describes the values of w, if they come this way.
+template <bool kShared>
+__device__ void load_step(const Steps<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight, unsigned step,
+                          const WgmmaTile& tile, unsigned col) {
+  const unsigned quarter = blockIdx.x % kClusterBlocks;
+  const Shared<Barrier> loaded = stages.begin_load(step);
+  tma_load(stages.at(step, quarter * kQuarterBytes), x, static_cast<int>(tile.token0 + quarter * kQuarterTokens),
+           static_cast<int>(col), loaded, Steps<kShared>::kAllBlocks);
+  if constexpr (kShared)
+    tma_load(stages.at(step, kTokenBytes), weight, static_cast<int>(tile.row0), static_cast<int>(col / 2), loaded);
+}
 
-  // One thread. weight describes the values of w, if they come this way.
-  __device__ void load(const CUtensorMap& x, const CUtensorMap& weight, unsigned step, const GemmTile& tile,
-                       unsigned col) const {
-    constexpr uint16_t kAll = (1 << kClusterBlocks) - 1;
-    const unsigned stage = step % kStages, round = step / kStages, quarter = blockIdx.x % kClusterBlocks;
-    const Shared<uint32_t> to = memory + stage * kStageBytes<kShared> / 4;
-    if (round > 0) barrier_wait(empty + stage, (round - 1) % 2);
-    barrier_expect(full + stage, kStageBytes<kShared>);
-    tma_load(to + quarter * kQuarterBytes / 4, x, static_cast<int>(tile.token0 + quarter * kQuarterTokens),
-             static_cast<int>(col), full + stage, kAll);
-    if constexpr (kShared)
-      tma_load(to + kTokenBytes / 4, weight, static_cast<int>(tile.row0), static_cast<int>(col / 2), full + stage);
-  }
-
-  __device__ void wait(unsigned step) const { barrier_wait(full + step % kStages, step / kStages % 2); }
-
-  // What the tensor cores read of a step: x, and of the weight 64 rows for each warpgroup.
-  __device__ uint64_t tokens(unsigned step) const {
-    return transposed_descriptor(shared_address(memory)) + descriptor_offset(step % kStages * kStageBytes<kShared>);
-  }
-  __device__ uint64_t weight(unsigned step, int warpgroup) const {
-    return transposed_descriptor<kNarrowBoxWidth>(shared_address(memory)) +
-           descriptor_offset(step % kStages * kStageBytes<kShared> + kTokenBytes + warpgroup * 64 * kNarrowBoxWidth);
-  }
-
-  // A warp.
-  __device__ void release(unsigned step) const {
-    const int lane = threadIdx.x % kWarp;
-    if (lane < kClusterBlocks) barrier_arrive(empty + step % kStages, lane);
-  }
-};
+// What the tensor cores read of a step: x, and of the weight 64 rows for each warpgroup.
+template <bool kShared>
+__device__ uint64_t tokens_of(const Steps<kShared>& stages, unsigned step) {
+  return transposed_descriptor(shared_address(stages.memory)) + descriptor_offset(stages.offset(step));
+}
+template <bool kShared>
+__device__ uint64_t weight_of(const Steps<kShared>& stages, unsigned step, int warpgroup) {
+  return transposed_descriptor<kNarrowBoxWidth>(shared_address(stages.memory)) +
+         descriptor_offset(stages.offset(step) + kTokenBytes + warpgroup * 64 * kNarrowBoxWidth);
+}
 
 // A warp's part of a tile: 16 rows from row0 on, through its slab. A lane has rows g and g + 8 of neighbouring tokens.
 template <class T>

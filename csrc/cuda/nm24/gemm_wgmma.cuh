@@ -82,15 +82,15 @@ class WeightRows {
 
 // sums += w x for a step. When it has been issued the one before is done, and all that it read may be overwritten.
 template <class T, bool kShared>
-__device__ __forceinline__ void multiply_step(WarpgroupSums& sums, WeightStep& w, const GemmStages<kShared>& stages,
+__device__ __forceinline__ void multiply_step(WarpgroupSums& sums, WeightStep& w, const Steps<kShared>& stages,
                                               unsigned step, int warpgroup, bool first) {
   constexpr uint64_t kSecond = descriptor_offset(kBoxWidth / 2), kSecondStored = descriptor_offset(kNarrowBoxWidth / 2);
   stages.wait(step);
-  w.codes = nm24_metadata(w.row_codes[0], w.row_codes[1]);  // not before: who uses what was loaded waits for it
-  const uint64_t x = stages.tokens(step);
+  w.codes = nm24_metadata(w.row_codes[0], w.row_codes[1]);  // late: using registers that are still being loaded stalls
+  const uint64_t x = tokens_of<kShared>(stages, step);
   wgmma_fence();
   if constexpr (kShared) {
-    const uint64_t stored = stages.weight(step, warpgroup);
+    const uint64_t stored = weight_of<kShared>(stages, step, warpgroup);
     wgmma_sp_64x256x32<T, 0>(sums, stored, x, w.codes);
     wgmma_sp_64x256x32<T, 1>(sums, stored + kSecondStored, x + kSecond, w.codes);
   } else {
@@ -106,13 +106,13 @@ __device__ __forceinline__ void multiply_step(WarpgroupSums& sums, WeightStep& w
 // have been loaded.
 template <class T, bool kShared>
 __device__ __forceinline__ void multiply(WarpgroupSums& sums, WeightRing& ring, const WeightRows<T, kShared>& w,
-                                         const GemmStages<kShared>& stages, unsigned first, unsigned steps, int warpgroup) {
+                                         const Steps<kShared>& stages, unsigned first, unsigned steps, int warpgroup) {
 #pragma unroll 1
   for (unsigned step = 0; step < steps; step += kWeightSteps) {
 #pragma unroll
     for (int i = 0; i < kWeightSteps; ++i) {
       if (step + i >= steps) break;
-      multiply_step<T>(sums, ring[i], stages, first + step + i, warpgroup, step + i == 0);
+      multiply_step<T, kShared>(sums, ring[i], stages, first + step + i, warpgroup, step + i == 0);
       w.load(ring[(i + kWeightSteps - 1) % kWeightSteps], (step + i + kWeightSteps - 1) * kWgmmaCols);
     }
   }
@@ -122,33 +122,33 @@ __device__ __forceinline__ void multiply(WarpgroupSums& sums, WeightRing& ring, 
 
 // One thread, all tiles of its cluster.
 template <bool kShared>
-__device__ void load_tiles(const GemmStages<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight,
-                           const GemmGrid& grid, unsigned steps) {
+__device__ void load_tiles(const Steps<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight,
+                           const WgmmaGrid& grid, unsigned steps) {
   unsigned done = 0;
   for (int i = blockIdx.x / kClusterBlocks; i < grid.tiles; i += gridDim.x / kClusterBlocks, done += steps) {
-    const GemmTile tile(grid, i);
-    for (unsigned step = 0; step < steps; ++step) stages.load(x, weight, done + step, tile, step * kWgmmaCols);
+    const WgmmaTile tile(grid, i);
+    for (unsigned step = 0; step < steps; ++step) load_step<kShared>(stages, x, weight, done + step, tile, step * kWgmmaCols);
   }
 }
 
 // A warpgroup, its part of every tile of its cluster. The weight of the next one is on its way while sums become y.
 template <class T, bool kShared>
 __device__ __forceinline__ void multiply_tiles(DenseView<T> y, const Nm24View<const T>& w, Shared<uint32_t> slab,
-                                               const GemmStages<kShared>& stages, const T* bias, bool relu,
-                                               const GemmGrid& grid, unsigned steps, int warp) {
+                                               const Steps<kShared>& stages, const T* bias, bool relu,
+                                               const WgmmaGrid& grid, unsigned steps, int warp) {
   const int clusters = gridDim.x / kClusterBlocks, group = threadIdx.x % kWarp / 4;
   int next = blockIdx.x / kClusterBlocks;
-  GemmTile tile(grid, next);
+  WgmmaTile tile(grid, next);
   WeightRows<T, kShared> rows(w, tile.row0 + warp * 16 + group);
   WeightRing ring;
   rows.load_first(ring);
   for (unsigned done = 0; next < grid.tiles; done += steps) {
     WarpgroupSums sums = {};
-    multiply<T>(sums, ring, rows, stages, done, steps, warp / 4);
-    const GemmTile made = tile;
+    multiply<T, kShared>(sums, ring, rows, stages, done, steps, warp / 4);
+    const WgmmaTile made = tile;
     next += clusters;
     if (next < grid.tiles) {
-      tile = GemmTile(grid, next);
+      tile = WgmmaTile(grid, next);
       rows = WeightRows<T, kShared>(w, tile.row0 + warp * 16 + group);
       rows.load_first(ring);
     }
@@ -159,12 +159,12 @@ __device__ __forceinline__ void multiply_tiles(DenseView<T> y, const Nm24View<co
 template <class T, bool kShared>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     nm24_gemm_wgmma_kernel(DenseView<T> y, Nm24View<const T> w, const __grid_constant__ CUtensorMap x,
-                           const __grid_constant__ CUtensorMap weight, const T* bias, bool relu, GemmGrid grid) {
+                           const __grid_constant__ CUtensorMap weight, const T* bias, bool relu, WgmmaGrid grid) {
 #if SPX_SM_90A
   SPX_DYNAMIC_SHARED(uint32_t, memory);
   SPX_SHARED(Barrier, full, kStages);
   SPX_SHARED(Barrier, empty, kStages);
-  const GemmStages<kShared> stages{memory, full, empty};
+  const Steps<kShared> stages{memory, full, empty};
   if (threadIdx.x == 0) stages.init();
   cluster_sync();
 
@@ -173,12 +173,12 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const int warp = shfl_idx(static_cast<int>(threadIdx.x / kWarp), 0) - kWarpgroup / kWarp;
   if (warp < 0) {
     give_registers<40>();
-    if (threadIdx.x == 0) load_tiles(stages, x, weight, grid, steps);
+    if (threadIdx.x == 0) load_tiles<kShared>(stages, x, weight, grid, steps);
     __syncwarp();
   } else {
     take_registers<232>();
     const Shared<uint32_t> slab = memory + (kStages * kStageBytes<kShared> / 4 + warp * kWarpSlabWords);
-    multiply_tiles(y, w, slab, stages, bias, relu, grid, steps, warp);
+    multiply_tiles<T, kShared>(y, w, slab, stages, bias, relu, grid, steps, warp);
   }
   cluster_sync();  // no block arrives at barriers of one that has left
 #elif defined(__CUDA_ARCH__)
@@ -201,7 +201,7 @@ Status nm24_gemm_wgmma(DenseView<T> y, Nm24View<const T> w, DenseView<const T> x
     const DenseView<const T> values = {w.rows, 2 * w.groups(), w.values};
     SPX_TRY(make_tensor_map<kNarrowBoxWidth>(&weight_map, values, kWgmmaRows));
   }
-  const GemmGrid grid(w.rows, x.rows);
+  const WgmmaGrid grid(w.rows, x.rows);
   const Block block(kWgmmaThreads, kWgmmaSharedBytes<kShared>, kClusterBlocks);
   const int64_t resident = resident_clusters(nm24_gemm_wgmma_kernel<T, kShared>, block);
   const int64_t blocks = (grid.tiles < resident ? grid.tiles : resident) * kClusterBlocks;

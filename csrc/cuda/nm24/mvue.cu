@@ -23,12 +23,6 @@ static_assert(kRows == kWarp && kPairs == kWarp, "a lane has a row, and then a p
 // What a block keeps, [row][pair], with room after a row so that neighbouring rows begin in other banks.
 constexpr int kStride = kPairs + 1;
 
-// Element i of four, by selections: an index known at run time would put them into local memory.
-template <class E>
-__device__ __forceinline__ E element(const E (&four)[4], int i) {
-  return i & 2 ? (i & 1 ? four[3] : four[2]) : (i & 1 ? four[1] : four[0]);
-}
-
 // Both values of a group; returns its code.
 template <class T>
 __device__ __forceinline__ uint32_t keep_two(T (&kept)[2], const T (&x)[4], uint32_t u, uint32_t v) {
@@ -46,8 +40,8 @@ __device__ __forceinline__ uint32_t keep_two(T (&kept)[2], const T (&x)[4], uint
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     const int place = static_cast<int>(code >> 2 * k & 3);
-    const T own = element(x, place);
-    const A size = group.estimate(element(group.one_plus_odds, place));
+    const T own = element_of(x, place);
+    const A size = group.estimate(element_of(group.one_plus_odds, place));
     kept[k] = group.as_they_are ? own : from_acc<T>(to_acc(own) < 0 ? -size : size);
   }
   return code;

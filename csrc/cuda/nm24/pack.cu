@@ -68,17 +68,11 @@ __device__ __forceinline__ uint32_t chosen_tile(const Four<S> (&at)[4], const Nm
   return tile;
 }
 
-// Element i of four, by selections: an index known at run time would put them into local memory.
-template <class S>
-__device__ __forceinline__ Acc<S> element(const Four<S>& four, int i) {
-  return to_acc(i & 2 ? (i & 1 ? four[3] : four[2]) : (i & 1 ? four[1] : four[0]));
-}
-
 // The third largest magnitude of four: the larger one of the two that are not kept.
 template <class S>
 __device__ Acc<S> threshold(const Four<S>& four, uint32_t mask) {
   const int others = static_cast<int>(nm24_code(~mask & 15));
-  const Acc<S> a = magnitude(element(four, others & 3)), b = magnitude(element(four, others >> 2));
+  const Acc<S> a = magnitude(to_acc(element_of(four, others & 3))), b = magnitude(to_acc(element_of(four, others >> 2)));
   return a > b ? a : b;
 }
 
@@ -100,8 +94,8 @@ __device__ __forceinline__ void write_rows(const Nm24View<T>& w, const Four<S> (
     if (!exists) continue;
     const Acc<S> shrink = choice == Nm24Choice::kSoft ? threshold(at[r], mask) : 0;
     Words<T, 2> pair;
-    pair.set(0, stored<T>(element(at[r], code & 3), shrink, scale));
-    pair.set(1, stored<T>(element(at[r], code >> 2), shrink, scale));
+    pair.set(0, stored<T>(to_acc(element_of(at[r], code & 3)), shrink, scale));
+    pair.set(1, stored<T>(to_acc(element_of(at[r], code >> 2)), shrink, scale));
     *reinterpret_cast<Words<T, 2>*>(w.row_values(row + r) + 2 * group) = pair;
     if (choice != Nm24Choice::kGiven && group % 2 == 0) w.row_ids(row + r)[group / 2] = static_cast<uint8_t>(code | next << 4);
   }
@@ -117,10 +111,9 @@ __device__ __forceinline__ void turn(Shared<Words<T, 2>> values, Shared<uint8_t>
   for (int c = 0; c < 4; ++c) {
     const int code = static_cast<int>(nm24_code(nm24_column(tile, c)));
     const Acc<S> column[4] = {to_acc(at[0][c]), to_acc(at[1][c]), to_acc(at[2][c]), to_acc(at[3][c])};
-    const auto row_of = [&](int i) { return i & 2 ? (i & 1 ? column[3] : column[2]) : (i & 1 ? column[1] : column[0]); };
     Words<T, 2> pair;
-    pair.set(0, stored<T>(row_of(code & 3), Acc<S>(0), scale));
-    pair.set(1, stored<T>(row_of(code >> 2), Acc<S>(0), scale));
+    pair.set(0, stored<T>(element_of(column, code & 3), Acc<S>(0), scale));
+    pair.set(1, stored<T>(element_of(column, code >> 2), Acc<S>(0), scale));
     values[(4 * tile_col + c) * kStride + tile_row] = pair;
     codes[(4 * tile_col + c) * kStride + tile_row] = static_cast<uint8_t>(code);
   }
