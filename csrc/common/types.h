@@ -45,7 +45,7 @@ using Acc = typename AccOf<T>::type;
 #define SPX_FOR_EACH_TYPE_AND_INDEX(M, launcher) \
   SPX_FOR_EACH_INDEX(M, launcher, float) SPX_FOR_EACH_INDEX(M, launcher, double) SPX_FOR_EACH_INDEX(M, launcher, bf16)
 
-// Internal linkage: see cpu/simd/vec.h on weak symbols. memset(to, 0, ...) for `count` elements; nothing at a null pointer, which an empty tensor has, is fine here.
+// Clears `count` elements; `to` may be null if there are none. Internal linkage: see cpu/simd/vec.h on weak symbols.
 template <class T>
 static inline void fill_zero(T* to, int64_t count) {
   if (count > 0) memset(static_cast<void*>(to), 0, static_cast<size_t>(count) * sizeof(T));

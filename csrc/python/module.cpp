@@ -61,11 +61,10 @@ struct Device {
 using Once = Each<Types<>>;
 using Sums = Each<Types<float>, Types<double>>;
 using Values = Each<Types<float>, Types<double>, Types<bf16>, Types<f16>>;
-using ValuesAndIndices =
-    Each<Types<float, int32_t>, Types<float, uint16_t>, Types<double, int32_t>, Types<double, uint16_t>, Types<bf16, int32_t>,
-         Types<bf16, uint16_t>, Types<f16, int32_t>, Types<f16, uint16_t>>;
-using ValuesAndSources = Each<Types<float, float>, Types<double, double>, Types<bf16, bf16>, Types<bf16, float>,
-                              Types<f16, f16>, Types<f16, float>>;
+using ValuesAndIndices = Each<Types<float, int32_t>, Types<float, uint16_t>, Types<double, int32_t>, Types<double, uint16_t>,
+                              Types<bf16, int32_t>, Types<bf16, uint16_t>, Types<f16, int32_t>, Types<f16, uint16_t>>;
+using ValuesAndSources =
+    Each<Types<float, float>, Types<double, double>, Types<bf16, bf16>, Types<bf16, float>, Types<f16, f16>, Types<f16, float>>;
 
 template <class List, class... Arguments>
 void bind(Arguments&&... arguments) {

@@ -136,8 +136,8 @@ std::string place(const Thread& thread) {
   return std::string("waits in ") + what + " at " + (file ? file + 1 : thread.file) + ":" + std::to_string(thread.line);
 }
 
-// Nobody can go on. Fine if all have exited; else names a thread that waits for a barrier which nobody completes, or two threads
-// that are not at the same place.
+// Nobody can go on. Fine if all have exited; else names a thread that waits for a barrier which nobody completes, or two
+// threads that are not at the same place.
 void check_stuck() {
   const Thread& first = m.threads[0];
   for (int t = 0; t < m.count; ++t)

@@ -197,7 +197,8 @@ inline unsigned ballot(bool v, const char* file = __builtin_FILE(), int line = _
 }
 inline int popcount(unsigned v) { return __builtin_popcount(v); }
 
-// As on the device, where launch.cuh says which lane holds what. A lane makes the four products of its two rows and two columns.
+// As on the device, where launch.cuh says which lane holds what. A lane makes the four products of its two rows and two
+// columns.
 template <class T>
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* file = __builtin_FILE(),
                  int line = __builtin_LINE()) {

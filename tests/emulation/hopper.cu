@@ -1,5 +1,5 @@
-// TMA, barriers, clusters and wgmma by themselves, against a plain product; then the same with one fault each, to prove that the
-// emulation sees it. Sums are read by the formulas of the PTX manual, which are written here once more.
+// TMA, barriers, clusters and wgmma by themselves, against a plain product; then the same with one fault each, to prove that
+// the emulation sees it. Sums are read by the formulas of the PTX manual, which are written here once more.
 // usage: hopper <fault>    prints "ok", "wrong" or what the launch says
 #include "cuda/device/hopper.cuh"
 

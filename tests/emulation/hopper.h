@@ -1,8 +1,9 @@
 // csrc/cuda/device/hopper.cuh on the host, written from the PTX manual: "mbarrier", "Tensor Memory Access", "Swizzling modes",
-// "Asynchronous Warpgroup Level Matrix Instructions" (matrix descriptor format, strides, canonical layouts, register fragments).
+// "Asynchronous Warpgroup Level Matrix Instructions" (matrix descriptor format, strides, canonical layouts, register
+// fragments).
 //
-//   copies (TMA)   happen some time after tma_load, in random order; every second one as late as possible, when all threads wait.
-//                  Until then the target is as it was. One that is still under way at the end fails the launch
+//   copies (TMA)   happen some time after tma_load, in random order; every second one as late as possible, when all threads
+//                  wait. Until then the target is as it was. One that is still under way at the end fails the launch
 //   products       happen in wgmma_wait and no earlier, with what the operands are by then. Registers that a product reads, and
 //                  that have changed since it was started, fail the launch
 //   barriers       are the 64-bit words of the kernel. A thread that waits for a phase which nothing can end fails the launch

@@ -1,8 +1,8 @@
-// 2:4 matrices: what is stored, and which two of four to keep, once for CPU and CUDA.
+// 2:4 matrices: the codes that are stored, and the choice of two of four. Once for CPU and CUDA.
 //
-// Four neighbours of a row are a group. Of each group two positions are stored, ascending, as a code of four bits:
-// first | second << 2, one of 4, 8, 9, 12, 13, 14. This is the field that sparse tensor cores read, in no layout of theirs yet.
-// Where choosing, a group is a mask of four bits and a tile of 4 x 4 one of sixteen, row by row.
+// A group is four neighbours of a row. It stores two positions, ascending, as a code of four bits: first | second << 2, which
+// is 4, 8, 9, 12, 13 or 14. Sparse tensor cores read the same codes; only their order in memory differs.
+// For choosing, a group is a mask of four bits, and a tile of 4 x 4 a mask of sixteen, row by row.
 //
 // A *transposable* tile has two ones in every row and column, so that its transpose is 2:4 as well; there are 90 of them
 // (Hu et al. 2024, "Accelerating Transformer Pre-training with 2:4 Sparsity", section 4.2).
@@ -20,8 +20,8 @@ constexpr int kNm24EmptyCode = 4;  // of a group that does not exist: positions 
 
 SPX_HOST_DEVICE uint32_t nm24_mask(uint32_t code) { return 1u << (code & 3) | 1u << (code >> 2 & 3); }
 
-// The code of each mask, four bits of the result for each of sixteen. Of a mask that has fewer than two ones, as a column of a tile
-// whose last rows do not exist, the missing ones are the last places that it does not have.
+// The codes of all sixteen masks, four bits each. A column of a tile whose last rows do not exist may have fewer than two ones;
+// then the last free positions fill its code.
 SPX_HOST_DEVICE constexpr uint64_t nm24_codes() {
   uint64_t codes = 0;
   for (int mask = 0; mask < 16; ++mask) {
@@ -39,16 +39,16 @@ SPX_HOST_DEVICE uint32_t nm24_code(uint32_t mask) {
   return static_cast<uint32_t>(codes >> 4 * mask) & 15;
 }
 
-// What mma.sp m16n8k32 reads of lane 4 i + j, j < 2, with selector 0 (PTX ISA, "Matrix Fragments for sparse mma.m16n8k32 with .f16
-// and .bf16 types"): the codes of the 16 columns from 16 j on, of row i in the low half and of row i + 8 in the high one. Each
-// warp of wgmma.sp m64n256k32 reads the same ("Sparse matrix storage"), with selector 1 of the lanes 2 and 3.
+// What mma.sp m16n8k32 reads of lane 4 i + j, j < 2, with selector 0 (PTX ISA, "Matrix Fragments for sparse mma.m16n8k32 with
+// .f16 and .bf16 types"): the codes of the 16 columns from 16 j on, of row i in the low half and of row i + 8 in the high one.
+// Each warp of wgmma.sp m64n256k32 reads the same ("Sparse matrix storage"), with selector 1 of the lanes 2 and 3.
 SPX_HOST_DEVICE uint32_t nm24_metadata(uint32_t row_codes, uint32_t row8_codes) { return row_codes | row8_codes << 16; }
 
-// The two largest of four keys; of equal ones the first.
+// The two largest of four keys, the first among equals.
 template <class K>
 SPX_HOST_DEVICE uint32_t nm24_largest(K a, K b, K c, K d) {
   const int ab = a >= b, ac = a >= c, ad = a >= d, bc = b >= c, bd = b >= d, cd = c >= d;
-  // How many are before each one, in that order.
+  // How many keys rank before each one.
   const int before_a = 3 - ab - ac - ad, before_b = ab + 2 - bc - bd, before_c = ac + bc + 1 - cd, before_d = ad + bd + cd;
   return static_cast<uint32_t>((before_a < 2) | (before_b < 2) << 1 | (before_c < 2) << 2 | (before_d < 2) << 3);
 }
@@ -58,8 +58,8 @@ SPX_HOST_DEVICE uint32_t nm24_column(uint32_t tile, int j) {
   return (tile >> j & 1) | (tile >> (3 + j) & 2) | (tile >> (6 + j) & 4) | (tile >> (9 + j) & 8);
 }
 
-// The code of a group that keeps some of its two entries and grows the largest keys among its other columns, of equal ones the
-// first, until it has two again. slot: of its first entry; source: the old slot of each new entry, or -1.
+// The new code of a group: it keeps the entries that stay, then grows the largest keys among its other columns, the first among
+// equals, until it has two. slot is that of its first entry; source receives the old slot of each new entry, or -1.
 template <class K>
 SPX_HOST_DEVICE uint32_t nm24_regrown(int32_t (&source)[2], uint32_t code, const bool (&stays)[2], uint32_t columns,
                                       const K (&key)[4], int32_t slot) {
@@ -119,7 +119,7 @@ SPX_HOST_DEVICE constexpr Nm24Tables nm24_tables() {
   return t;
 }
 
-// A, a number or a SIMD register of numbers, one for each of several tiles: magnitude[4 r + c].
+// A is a number, or a SIMD register with a number for each of several tiles: magnitude[4 r + c].
 template <class A>
 struct TileSums {
   A upper[kPairs * kPairs], lower[kPairs * kPairs];  // of the pairs of rows 0 and 1, and of rows 2 and 3
@@ -152,8 +152,8 @@ template <class A, class Offer, int... tile>
 SPX_HOST_DEVICE void offer_tiles(const TileSums<A>& sums, Offer& offer, std::integer_sequence<int, tile...>) {
   (offer_tile<tile>(sums, offer), ...);
 }
-// offer(total magnitude, mask) for each of the 90 tiles, in order: who keeps the first of the largest has the best one. The total
-// is (row 0 + row 1) + (row 2 + row 3), a row being first + second.
+// Calls offer(total magnitude, mask) for each of the 90 tiles, in order; the best tile is the first with the largest total.
+// The total is (row 0 + row 1) + (row 2 + row 3), where a row is first + second.
 template <class A, class Offer>
 SPX_HOST_DEVICE void offer_tiles(const A* magnitude, Offer& offer) {
   const TileSums<A> sums(magnitude);

@@ -1,13 +1,13 @@
-// Four numbers estimated without bias by two of them, once for CPU and CUDA (Chmiel et al. 2022, "Minimum Variance Unbiased N:M
-// Sparsity for the Neural Gradients": the approximate estimator of 2:4).
+// Four numbers estimated without bias from two of them. Once for CPU and CUDA (Chmiel et al. 2022, "Minimum Variance Unbiased
+// N:M Sparsity for the Neural Gradients": the approximate estimator of 2:4).
 //
-// Let a_i = |x_i| and s their sum. The first is i with probability t_i = a_i / s, the second is j with a_j / (s - a_i). So i is one
-// of the two with probability p_i = t_i + a_i * sum_{j != i} t_j / (s - a_j), and x_i / p_i is its estimate. a_i cancels:
+// Let a_i = |x_i| and s their sum. The first is i with probability t_i = a_i / s, the second is j with a_j / (s - a_i). So i is
+// one of the two with probability p_i = t_i + a_i * sum_{j != i} t_j / (s - a_j), and x_i / p_i is its estimate. a_i cancels:
 //
 //   |x_i / p_i| = s / (1 + sum_{j != i} odds_j),  odds_j = a_j / (s - a_j)
 //
-// CPU, CUDA and the twin compute the same bits: sums are in the order of the elements, s - a_j is computed as the sum of the other
-// three, and no product is added to anything, so no compiler contracts one to a fused multiply-add.
+// CPU, CUDA and the twin compute the same bits: sums are in the order of the elements, s - a_j is computed as the sum of the
+// other three, and no product is added to anything, so no compiler contracts one to a fused multiply-add.
 #pragma once
 #include "common/random.h"
 #include "common/types.h"
@@ -32,7 +32,7 @@ SPX_HOST_DEVICE void sum_others(A (&sum)[4], const A (&a)[4]) {
   sum[3] = first_two + a[2];
 }
 
-// A, a number or a SIMD register of numbers, one for each of several groups.
+// A is a number, or a SIMD register with a number for each of several groups.
 template <class A>
 struct Mvue {
   using Mask = decltype(A{} < A{});
@@ -66,8 +66,8 @@ struct Mvue {
   SPX_HOST_DEVICE A estimate(A own_one_plus_odds) const { return largest * (sum / own_one_plus_odds); }
 
  private:
-  // Splits [0, sum) into four parts of lengths a and chooses the one that holds u * sum; returns the sum. u * sum rounds to less
-  // than the sum because neither is denormal, and a number that is 0 has an empty part.
+  // Splits [0, sum) into four parts of lengths a and chooses the one that holds u * sum; returns the sum. u * sum rounds to
+  // less than the sum because neither is denormal, and a number that is 0 has an empty part.
   static SPX_HOST_DEVICE A choose(Mask (&one)[4], const A (&a)[4], A u) {
     const A end0 = a[0], end1 = end0 + a[1], end2 = end1 + a[2], end3 = end2 + a[3], at = u * end3;
     one[0] = at < end0;

@@ -2,9 +2,9 @@
 //
 //   dy [tokens, rows] and x [tokens, cols] token-major; dw [capacity], 0 behind nnz
 //   work: per batch of token blocks x is packed by all threads together and dy by the owner of its rows; a panel of rows goes
-//   through the column tiles; a row's dy stays in registers while its entries' feature rows pass, and kLanes sums are folded together
+//   through the column tiles; a row's dy stays in registers while its entries' feature rows pass, and kLanes sums are folded
 //   a row belongs to one thread and token blocks are added in order, in Acc<T>: the same bits for any thread count
-// ops/csr.py has checked shapes, dtypes and ranges.
+// ops/csr/kernels.py has checked shapes, dtypes and ranges.
 #include "common/views.h"
 #include "cpu/simd/isa.h"
 #include "cpu/simd/tiles.h"
@@ -17,15 +17,15 @@ namespace {
 constexpr int kMaxVecs = 8;                 // registers of tokens in a block: the final reduction is shared by so many products
 constexpr int64_t kPanelBytes = 128 << 10;  // a panel's dy, which stays in L2 while the tiles pass; of a batch twice as much
 
-// Token blocks that a panel takes through the tiles together, so that a tile's dw comes into L2 once for all of them, not for each.
-// Below one entry in six dw is small, and the tiles of x, which every panel reads anew, would cost more than that saves.
+// Token blocks that a panel takes through the tiles together: a tile's dw is brought into L2 once for all of them. Below one
+// entry in six dw is small, and reading the tiles of x again for every panel would cost more than that saves.
 constexpr int64_t kBatch = 4;
 int64_t batch_of(int64_t rows, int64_t cols, int64_t capacity, int64_t blocks) {
   return capacity * 6 > rows * cols ? min(kBatch, blocks) : 1;
 }
 
-// Workspace: two batches of x blocks (one is packed while the other is still being read), a batch of dy blocks, the cuts, and sums
-// where T is not Acc<T>.
+// Workspace: two batches of x blocks (one is packed while the other is still being read), a batch of dy blocks, the cuts, and
+// sums where T is not Acc<T>.
 struct Layout {
   int64_t x_block, dy_block, dy, cuts, sums, total;
 };
@@ -42,8 +42,8 @@ Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int6
   return l;
 }
 
-// Lane i of the result is this token block's share of dw[i], i < count; 0 behind. The products' partial sums are folded in pairs as
-// soon as both are there: few of kLanes wait, and dy keeps its registers.
+// Lane i of the result is this token block's share of dw[i] for i < count, and 0 behind. Partial sums are folded in pairs as
+// soon as both exist, so few of them occupy registers, and dy keeps its own.
 template <int kVecs, int h, class E, class Index>
 [[gnu::always_inline]] inline Vec<Acc<E>> sample(const Vec<E>* dy, const E* x_block, const Index* col_idx, int count) {
   Vec<Acc<E>> sum{};
@@ -66,7 +66,7 @@ void sample_tile(Acc<E>* dw, const Index* col_idx, Cuts cuts, int64_t k, const E
   using A = Acc<E>;
   constexpr int n = kLanes<E>;
   for (int64_t r = r0; r < r1; ++r) {
-    Vec<E> dy[kVecs];  // one by one: a memcpy goes by way of the stack, in halves, and loads wait for stores of another width
+    Vec<E> dy[kVecs];  // one by one: a memcpy would go through the stack in halves, and stall the loads
 #pragma GCC unroll 8
     for (int t = 0; t < kVecs; ++t) dy[t] = reinterpret_cast<const Vec<E>*>(dy_block)[r * kVecs + t];
     int64_t p = cuts.at[r * cuts.tiles + k];
@@ -132,7 +132,8 @@ void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, DenseView<const T> dy
 }  // namespace
 
 template <class T, class Index>
-Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace, Threads threads) {
+Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace,
+                 Threads threads) {
   const int64_t tokens = x.rows;
   if (tokens == 0) {
     fill_zero(dw, pattern.capacity);

@@ -1,11 +1,11 @@
-// CSR product, dense tokens:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p], and its positive part where `relu`
+// CSR product, dense tokens:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p], then relu, if `relu`
 //
-//   x [tokens, cols] and y [tokens, rows] token-major; w [rows, cols] CSR, or a transposed view (then this is the input gradient)
+//   x [tokens, cols] and y [tokens, rows] token-major; w [rows, cols] CSR, or its transposed view for the input gradient
 //   work: a block of tokens is packed feature-major; a panel of rows goes through the column tiles; a row adds its entries'
 //   feature rows, kVecs registers of tokens at a time, to its sums
 //   a thread owns whole (token block, row range) pieces and each y is summed by one thread in column order, in Acc<T>: the same
 //   bits for any thread count
-// ops/csr.py has checked shapes, dtypes and ranges.
+// ops/csr/kernels.py has checked shapes, dtypes and ranges.
 #include "common/views.h"
 #include "cpu/simd/isa.h"
 #include "cpu/simd/tiles.h"
@@ -15,21 +15,21 @@
 namespace spx::cpu::SPX_ISA::csr {
 namespace {
 
-// Registers of tokens that a row sums at once, each weight being read once for so many. A sum waits 4 cycles for the one before, and
-// in each cycle two multiply-adds begin: 8 sums fill that, 4 where a register has 512 bits and one begins. Below one entry in 32,
-// tiles have more columns than L1 has room for, and what a block needs of L2 counts more.
+// Registers of tokens that a row sums at once: each weight is read once for all of them. A multiply-add takes 4 cycles and two
+// can begin in each, so 8 independent sums keep the CPU busy; with 512-bit registers one begins, and 4 do. Below one entry in
+// 32, tiles are wider than L1, and smaller blocks, which need less of L2, are faster.
 constexpr int kMaxVecs = kVecBytes == 64 ? 4 : 8;
 int64_t most_vecs(int64_t rows, int64_t cols, int64_t capacity) { return capacity * 32 > rows * cols ? kMaxVecs : 4; }
 
-constexpr int64_t kPanelBytes =
-    256 << 10;  // room for a panel's sums, of which pairs need all; they stay in L2 while tiles pass
+constexpr int64_t kPanelBytes = 256 << 10;  // of a panel's sums, which stay in L2 while tiles pass
 
 constexpr int kRowsAhead = 6;  // rows between prefetching a segment and using it
 
-// Layers that need no more than this take it from the stack: for them an allocation in Python would be the largest cost.
+// Layers that need no more than this use the stack: an allocation in Python would be their largest cost.
 constexpr int64_t kStackBytes = 8 << 10;
 
-// Workspace: the values in entry order (unless they are already), the cuts, then per thread the packed x block and a panel's sums.
+// Workspace: the values in entry order (unless they are already), the cuts, then per thread the packed x block and a panel's
+// sums.
 struct Layout {
   int64_t cuts, threads, x_block, thread, panel_rows, total;
 };
@@ -46,11 +46,11 @@ Layout layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int6
   return l;
 }
 
-// As what a weight meets the elements of a block: bfloat16 where they are pairs.
+// The type of a weight that multiplies elements of a block: T itself for pairs, otherwise Acc<T>.
 template <class E, class T>
 using Weight = std::conditional_t<std::is_same_v<E, Pair>, T, Acc<T>>;
 
-// Entries [p, end) of w's values, in entry order, as far as their columns are left of `bound`; returns the first that is not.
+// Copies the values of entries [p, end) in entry order, up to the first entry whose column is not left of `bound`; returns it.
 template <class W, class T, class Index>
 int64_t values_left_of(int64_t bound, W* out, const CsrView<T, Index>& w, int64_t p, int64_t end) {
   for (; p < end && w.pattern.col_idx[p] < bound; ++p) {
@@ -63,14 +63,14 @@ int64_t values_left_of(int64_t bound, W* out, const CsrView<T, Index>& w, int64_
   return p;
 }
 
-// The values of rows [r0, r1). A transposed view's rows have theirs from everywhere, from a page or more for each column. Where these
-// are more pages than a CPU keeps addresses of, many rows take the values of few columns, then of the next ones: pages and lines are
-// at hand for all rows but the first.
+// Copies the values of rows [r0, r1). A row of a transposed view has its values scattered over a page or more for each column.
+// Where these are more pages than the TLB holds, many rows take the values of a few columns, then of the next ones: only the
+// first row misses their pages and cache lines.
 template <class W, class T, class Index>
 void values_in_order(W* out, const CsrView<T, Index>& w, int64_t r0, int64_t r1) {
-  constexpr int64_t kRows = 128, kCols = 256, kKnownBytes = 2048 * 4096;  // of the second-level TLB
+  constexpr int64_t kRows = 128, kCols = 256, kTlbBytes = 2048 * 4096;  // covered by a second-level TLB
   const int64_t bytes = w.pattern.row_ptr[w.pattern.rows] * static_cast<int64_t>(sizeof(T));
-  const int64_t cols = max(1, w.pattern.cols), step = bytes > kKnownBytes ? kCols : cols;
+  const int64_t cols = max(1, w.pattern.cols), step = bytes > kTlbBytes ? kCols : cols;
   int64_t next[kRows];
   for (int64_t first = r0; first < r1; first += kRows) {
     const int64_t last = min(r1, first + kRows);
@@ -94,8 +94,8 @@ inline void add_entries(Vec<A>* sum, const A* values, const Index* col_idx, cons
 }
 
 #if defined(SPX_ISA_v4_bf16)
-// The same two entries at a time: the halves of their feature rows are interleaved, so that a 32-bit lane holds what one token has
-// in both columns. A last entry alone meets zeros of ours, never another column's Inf.
+// The same, two entries at a time: their feature rows are interleaved, so that a 32-bit lane holds one token's values in both
+// columns. A single last entry is paired with zeros, never with another column's Inf.
 inline void add_pair(Vec<float>* sum, Vec<Pair> weights, Vec<Pair> first, Vec<Pair> second) {
   sum[0] = multiply_add<Pair>(sum[0], interleave<false>(first, second), weights);
   sum[1] = multiply_add<Pair>(sum[1], interleave<true>(first, second), weights);
@@ -121,8 +121,8 @@ inline void add_entries(Vec<float>* sum, const bf16* values, const Index* col_id
 }
 #endif
 
-// sums[r - r0] = (kFirst: bias[r], otherwise what it was) + value * x_block[col] over the entries of row r in tile k; then, where
-// `relu`, 0 instead of what is negative.
+// sums[r - r0] = (kFirst: bias[r], otherwise itself) + the sum of value * x_block[col] over the entries of row r in tile k,
+// then relu, if `relu`.
 template <int kVecs, bool kFirst, class E, class W, class T, class Index>
 void multiply_tile(Acc<E>* sums, const Index* col_idx, Cuts cuts, int64_t k, const W* values, const E* x_block, const T* bias,
                    bool relu, int64_t r0, int64_t r1) {

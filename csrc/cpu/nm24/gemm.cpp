@@ -1,12 +1,12 @@
-// 2:4 product, dense tokens:  y[n, r] = bias[r] + sum_s w[r, s] * x[n, col_s], and its positive part where `relu`
+// 2:4 product, dense tokens:  y[n, r] = bias[r] + sum_s w[r, s] * x[n, col_s], then relu, if `relu`
 //
 //   x [tokens, cols] and y [tokens, rows] token-major; w [rows, cols] as values and ids (common/nm24/groups.h)
-//   work: a block of tokens is packed feature-major; a panel of rows goes through the column tiles; a row adds the feature rows of
-//   its stored columns, kVecs registers of tokens at a time, to its sums. As csr_spmm, but half a byte says where two entries are,
-//   and every row has as many
+//   work: a block of tokens is packed feature-major; a panel of rows goes through the column tiles; a row adds the feature rows
+//   of its stored columns, kVecs registers of tokens at a time, to its sums. As csr_spmm, but a code of half a byte places two
+//   entries, and all rows have equally many
 //   a thread owns whole (token block, row range) pieces and each y is summed by one thread in column order, in Acc<T>: the same
 //   bits for any thread count
-// ops/nm24.py has checked shapes, dtypes and codes.
+// ops/nm24/kernels.py has checked shapes, dtypes and codes.
 #include "common/nm24/groups.h"
 
 #include "common/views.h"
@@ -31,7 +31,7 @@ Layout layout(int64_t rows, int64_t cols, int64_t tokens, int64_t acc_bytes, int
   const int64_t block_bytes = vecs_for(tokens, acc_bytes, kMaxVecs) * kVecBytes;
   const int64_t sum_bytes = 2 * block_bytes;  // of a row, where elements are pairs; half of it otherwise
   Layout l;
-  l.features = ceil_div(cols, 4) * 4;  // those of the last group that do not exist are 0, as is what multiplies them
+  l.features = ceil_div(cols, 4) * 4;  // whole groups: features behind the last column are 0, as are their values
   l.panel_rows = max(1, min(rows, kPanelBytes / sum_bytes));
   l.x_block = align64(l.features * block_bytes);
   l.thread = l.x_block + align64(l.panel_rows * sum_bytes);
@@ -63,16 +63,15 @@ inline void add_group(Vec<Acc<E>>* sum, const T* values, uint32_t code, const E*
   }
 }
 
-// sums[r - r0] = (kFirst: bias[r], otherwise what it was) + the groups [g0, g1) of row r; then, where `relu`, 0 instead of what is
-// negative.
+// sums[r - r0] = (kFirst: bias[r], otherwise itself) + the groups [g0, g1) of row r, then relu, if `relu`.
 template <int kVecs, bool kFirst, class E, class T>
 void multiply_tile(Acc<E>* sums, const Nm24View<const T>& w, int64_t g0, int64_t g1, const E* x_block, const T* bias, bool relu,
                    int64_t r0, int64_t r1) {
   using A = Acc<E>;
   constexpr int kSums = kVecs * kTokensPer<E>, kGroup = 4 * kVecs * kLanes<E>;
   for (int64_t r = r0; r < r1; ++r) {
-    const T* values = w.row_values(r);
-    const uint8_t* ids = w.row_ids(r);
+    const T* values = w.values_of_row(r);
+    const uint8_t* ids = w.ids_of_row(r);
     Vec<A>* out = reinterpret_cast<Vec<A>*>(sums + (r - r0) * (kSums * kLanes<A>));
     Vec<A> sum[kSums];
 #pragma GCC unroll 8

@@ -1,12 +1,12 @@
 // Two of every four tokens of a gradient, chosen at random, as a 2:4 matrix of its transpose (common/nm24/mvue.h)
 //
-//   a register has a number of each of kLanes rows, neighbours in memory; a thread has blocks of rows and of whole pairs of
-//   groups, so that no two share a byte of the ids
-// ops/nm24_training.py has checked shapes and dtypes.
+//   a register holds a number of each of kLanes rows, which are neighbours in memory
+//   a thread owns blocks of rows and of whole pairs of groups, so no two threads write the same byte of the ids
+// ops/nm24/training.py has checked shapes and dtypes.
 #include "common/nm24/mvue.h"
 
-#include "common/nm24/groups.h"
 #include "common/keys.h"
+#include "common/nm24/groups.h"
 #include "common/views.h"
 #include "cpu/simd/isa.h"
 #include "cpu/simd/vec.h"
@@ -14,7 +14,7 @@
 namespace spx::cpu::SPX_ISA::nm24 {
 namespace {
 
-// What a block reads stays in a first-level cache until all lanes of its lines are used.
+// A block is small enough that a first-level cache keeps its lines until all of their elements are used.
 constexpr int64_t kBlockRows = 64, kBlockPairs = 16;
 constexpr int64_t kParallelFrom = 1 << 12;  // elements: fewer take no longer than waking a thread
 
@@ -94,10 +94,10 @@ void mvue_pair(const Nm24View<T>& wt, DenseView<const T> dy, const int64_t* rng,
   const Kept<T> odd(Tokens<T>(dy, 8 * pair + 4, row), random.number[2], random.number[3]);
   const bool is_pair = 2 * pair + 1 < wt.groups();
   for (int64_t lane = 0; lane < min(Kept<T>::n, wt.rows - row); ++lane) {
-    T* values = wt.row_values(row + lane) + 4 * pair;
+    T* values = wt.values_of_row(row + lane) + 4 * pair;
     memcpy(values, even.value[lane], sizeof even.value[lane]);
     if (is_pair) memcpy(values + 2, odd.value[lane], sizeof odd.value[lane]);
-    wt.row_ids(row + lane)[pair] = static_cast<uint8_t>(even.code[lane] | (is_pair ? odd.code[lane] : kNm24EmptyCode) << 4);
+    wt.ids_of_row(row + lane)[pair] = static_cast<uint8_t>(even.code[lane] | (is_pair ? odd.code[lane] : kNm24EmptyCode) << 4);
   }
 }
 

@@ -1,8 +1,8 @@
 // A dense matrix to 2:4 and back (common/nm24/groups.h), and the transpose in the same pass
 //
-//   a thread has bands of whole eights of rows, so that no two share a byte of the transpose's ids; of four rows kLanes groups of
-//   four columns at a time, a register having a number of each
-// ops/nm24.py has checked shapes, dtypes and codes.
+//   a thread owns bands of whole eights of rows, so no two threads write the same byte of the transpose's ids
+//   it takes four rows and kLanes groups at a time: a register holds one number of each group
+// ops/nm24/kernels.py has checked shapes, dtypes and codes.
 #include "common/nm24/groups.h"
 
 #include "common/keys.h"
@@ -13,11 +13,11 @@
 namespace spx::cpu::SPX_ISA::nm24 {
 namespace {
 
-// A band of rows goes by in blocks of columns: what these write of the transpose stays in a cache until its lines are full.
+// A band of rows is taken in blocks of columns, so that the cache lines of the transpose stay in a cache until they are full.
 constexpr int64_t kBandRows = 128, kBlockGroups = 64;
 constexpr int64_t kParallelFrom = 1 << 14;  // elements: fewer take no longer than waking a thread
 
-// |v|, as large as can be where it is not a number: so it wins, and sums can be compared.
+// |v|, and Inf for NaN: it ranks first, and sums stay comparable.
 template <class A>
 inline A magnitude(A v) {
   return v != v ? static_cast<A>(__builtin_inf()) : v < 0 ? -v : v;
@@ -83,8 +83,9 @@ void choose(uint32_t* tiles, const Block<S>& block, const Nm24View<T>& w, int64_
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t g = 0; g < groups; ++g) {
-      const uint32_t mask = choice == Nm24Choice::kGiven ? nm24_mask(w.row_ids(row + r)[(group + g) / 2] >> (group + g) % 2 * 4)
-                                                         : largest(block.at[r] + 4 * g);
+      const uint32_t mask = choice == Nm24Choice::kGiven
+                                ? nm24_mask(w.ids_of_row(row + r)[(group + g) / 2] >> (group + g) % 2 * 4)
+                                : largest(block.at[r] + 4 * g);
       tiles[g] |= mask << 4 * r;
     }
   }
@@ -101,7 +102,8 @@ Acc<S> threshold(const S* four, uint32_t mask) {
   return third;
 }
 
-// v as it is stored: scaled, and moved towards 0 before. Signs are random: a branch on them would cost more than all the rest.
+// v as it is stored: moved towards 0, then scaled. Without a branch on the sign, which is random and would cost more than the
+// rest.
 template <class T, class S>
 inline T stored(S v, float scale) {
   T out;
@@ -127,8 +129,8 @@ void write_rows(const Nm24View<T>& w, const Block<S>& block, const uint32_t* til
                 Nm24Choice choice, float scale) {
   const int64_t rows = min(4, w.rows - row), groups = min(Block<S>::n, w.groups() - group);
   for (int64_t r = 0; r < rows; ++r) {
-    T* values = w.row_values(row + r) + 2 * group;
-    uint8_t* ids = w.row_ids(row + r) + group / 2;
+    T* values = w.values_of_row(row + r) + 2 * group;
+    uint8_t* ids = w.ids_of_row(row + r) + group / 2;
     for (int64_t g = 0; g < groups; ++g) {
       const S* four = block.at[r] + 4 * g;
       const uint32_t mask = tiles[g] >> 4 * r & 15, code = nm24_code(mask);
@@ -153,10 +155,10 @@ void write_columns(const Nm24View<T>& wt, const Block<S>& block, const uint32_t*
   const int64_t cols = min(4 * Block<S>::n, wt.rows - first_col), group = row / 4;
   for (int64_t c = 0; c < cols; ++c) {
     const uint32_t code = nm24_code(nm24_column(tiles[c / 4], static_cast<int>(c % 4)));
-    T* values = wt.row_values(first_col + c) + 2 * group;
+    T* values = wt.values_of_row(first_col + c) + 2 * group;
     values[0] = stored<T>(block.at[code & 3][c], scale);
     values[1] = stored<T>(block.at[code >> 2][c], scale);
-    put(wt.row_ids(first_col + c) + group / 2, group, code);
+    put(wt.ids_of_row(first_col + c) + group / 2, group, code);
   }
 }
 
@@ -191,8 +193,8 @@ Status nm24_unpack(DenseView<T> dense, Nm24View<const T> w, Threads threads) {
     T* row = dense.row(r);
     fill_zero(row, w.cols);
     for (int64_t g = 0; g < w.groups(); ++g) {
-      const uint32_t code = w.row_ids(r)[g / 2] >> g % 2 * 4;
-      const T* values = w.row_values(r) + 2 * g;
+      const uint32_t code = w.ids_of_row(r)[g / 2] >> g % 2 * 4;
+      const T* values = w.values_of_row(r) + 2 * g;
       const int64_t first = 4 * g + (code & 3), second = 4 * g + (code >> 2 & 3);
       if (first < w.cols) row[first] = values[0];
       if (second < w.cols) row[second] = values[1];

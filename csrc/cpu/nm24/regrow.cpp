@@ -1,8 +1,8 @@
 // Growth in the groups of a 2:4 matrix (contract: launchers.inc): each on its own, a row after the other.
 #include "common/nm24/groups.h"
 
-#include "common/random.h"
 #include "common/keys.h"
+#include "common/random.h"
 #include "cpu/simd/isa.h"
 
 namespace spx::cpu::SPX_ISA::nm24 {
@@ -25,17 +25,17 @@ Status nm24_regrow(Nm24View<int32_t> grown, Nm24View<const uint8_t> old, DenseVi
 #pragma omp parallel for num_threads(threads) schedule(static) if (grown.rows * grown.cols > kParallelFrom)
   for (int64_t r = 0; r < grown.rows; ++r) {
     for (int64_t g = 0; g < groups; ++g) {
-      const uint32_t code = old.row_ids(r)[g / 2] >> g % 2 * 4;
-      const uint8_t* two = old.row_values(r) + 2 * g;
+      const uint32_t code = old.ids_of_row(r)[g / 2] >> g % 2 * 4;
+      const uint8_t* two = old.values_of_row(r) + 2 * g;
       const bool stays[2] = {two[0] != 0, two[1] != 0};
       Key<A> key[4];
       for (int c = 0; c < 4; ++c) key[c] = growth_key(score, r, 4 * g + c, seed);
       int32_t source[2];
       const uint32_t regrown =
           nm24_regrown(source, code, stays, nm24_columns(g, grown.cols), key, static_cast<int32_t>(2 * (r * groups + g)));
-      grown.row_values(r)[2 * g] = source[0];
-      grown.row_values(r)[2 * g + 1] = source[1];
-      uint8_t* ids = grown.row_ids(r) + g / 2;
+      grown.values_of_row(r)[2 * g] = source[0];
+      grown.values_of_row(r)[2 * g + 1] = source[1];
+      uint8_t* ids = grown.ids_of_row(r) + g / 2;
       *ids = static_cast<uint8_t>(g % 2 ? (*ids & 15) | regrown << 4 : regrown | kNm24EmptyCode << 4);
     }
   }

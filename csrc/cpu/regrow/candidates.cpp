@@ -1,10 +1,10 @@
-// The best positions outside the pattern, while the score passes by in tiles (contract: launchers.inc).
+// The best positions outside the pattern, from a score that passes by in tiles (contract: launchers.inc).
 //
-//   1  the scores at the tile's entries are set aside
-//   2  the threshold of the best.capacity largest keys among the candidates so far and the tile's positions that are no entries;
-//      once the list is full, a key must be above its smallest to count at all, which few of a later tile are
-//   3  the list loses what is below the threshold, the tile's rows are counted, then write behind it, each in its own place
-// All earlier candidates have lower positions than the tile's, so ties go to the list first.
+//   1  store the scores at the tile's entries
+//   2  find the threshold of the best.capacity largest keys among the candidates so far and the tile's positions that are no
+//      entries. Once the list is full, keys below its smallest are skipped, which are most of a later tile
+//   3  shrink the list to what the threshold chooses, count the choices of the tile's rows, and append them row by row
+// Candidates have lower positions than the tile's, so ties go to the list first.
 #include <omp.h>
 
 #include <algorithm>
@@ -38,7 +38,7 @@ void fill_random(uint32_t* keys, uint64_t seed, int64_t first, int64_t count, in
   }
 }
 
-// What a launch works on: the tile is the rows [first_row, first_row + tile_rows) of the pattern.
+// The state of a launch. The tile is the rows [first_row, first_row + tile_rows) of the pattern.
 template <class A, class Keys>
 struct Work {
   using K = Key<A>;
@@ -67,10 +67,10 @@ struct Work {
 template <class A, class Keys>
 Threshold<Key<A>> choose(const Work<A, Keys>& work) {
   using K = Key<A>;
-  const int64_t count = *work.best.count, wanted = work.best.capacity;
+  const int64_t count = *work.best.count, capacity = work.best.capacity;
   // A key of the tile that is lower loses to the whole list.
-  const K least = count == wanted && count > 0 ? *std::min_element(work.listed, work.listed + count) : 0;
-  return select<K>(wanted, work.histograms, [&](Digit<K> digit) {
+  const K least = count == capacity && count > 0 ? *std::min_element(work.listed, work.listed + count) : 0;
+  return select<K>(capacity, work.histograms, [&](Digit<K> digit) {
 #pragma omp parallel num_threads(work.threads)
     {
       const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
@@ -90,7 +90,7 @@ Threshold<Key<A>> choose(const Work<A, Keys>& work) {
   });
 }
 
-// The list without what the threshold does not choose; `ties` counts those it had.
+// Keeps the candidates that the threshold chooses; `ties` counts the ties among them.
 template <class A, class Keys>
 void shrink(const Work<A, Keys>& work, Threshold<Key<A>> threshold, int64_t& ties) {
   const Candidates<A>& best = work.best;

@@ -23,7 +23,7 @@ void choose_kept(uint8_t* keep, const CsrView<T, int32_t>& old, int64_t count, i
   for (int64_t p = 0; p < nnz; ++p) keep[p] = threshold.takes(magnitude_key(old.values[p]), ties);
 }
 
-// What may be grown: the dropped entries and the candidates, in the order of their positions.
+// What may be grown: the dropped entries and the candidates, by position.
 template <class K>
 struct Growable {
   const CsrPattern<int32_t>& old;
@@ -35,7 +35,7 @@ struct Growable {
 
   int64_t first_of_row(int64_t r) const { return std::lower_bound(position, position + count, r * old.cols) - position; }
 
-  // visit(column, entry or -1, key) for all entries and candidates of row r, by column; a kept entry has no key that counts.
+  // visit(column, entry or -1, key) for all entries and candidates of row r, by column; the key of a kept entry is undefined.
   template <class Visit>
   void visit_row(int64_t r, Visit visit) const {
     const int64_t begin = r * old.cols, end = old.row_ptr[r + 1], last = first_of_row(r + 1);

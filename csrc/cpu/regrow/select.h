@@ -1,7 +1,7 @@
-// The threshold of the k largest keys, exactly, by radix select: what regrow and regrow_candidates choose with.
+// The exact threshold of the k largest keys, by radix select. regrow and regrow_candidates choose with it.
 //
-// A select reads keys 16 bits at a time, most significant first: a histogram names the digit in which the last chosen key lies,
-// until all digits are known. Keys equal to the threshold are ties and go to the lower index, by a running count.
+// A select reads the keys once for each digit of 16 bits, the most significant first: a histogram finds the digit of the last
+// chosen key. Keys equal to the threshold are ties; a running count gives them to the lower indices.
 #pragma once
 #include <cstdint>
 

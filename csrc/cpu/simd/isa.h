@@ -37,7 +37,7 @@ Launcher of_isa(Launcher baseline, Launcher v3, Launcher v4, Launcher v4_bf16) {
   const Launcher launchers[] = {baseline, v3, v4, v4_bf16};
   return launchers[isa_index()];
 }
-#define SPX_OF_ISA(launcher) \
+#define SPX_OF_ISA(launcher)                                                                                \
   ::spx::cpu::of_isa(&::spx::cpu::baseline::launcher, &::spx::cpu::v3::launcher, &::spx::cpu::v4::launcher, \
                      &::spx::cpu::v4_bf16::launcher)
 #else

@@ -1,15 +1,16 @@
-// Column tiles: what keeps a kernel's activations in the first-level cache.
+// Column tiles keep a kernel's activations in the first-level cache.
 //
-// A packed block of activations is larger than L1, and a row's columns are spread over all of it. Cutting the columns into tiles
-// and taking all rows of a panel through one tile after the other lets a tile's features be read many times from L1. The price is
-// one partial result per (row, tile), so tiles get wider as rows get sparser.
+// A packed block of activations is larger than L1, and a row's columns are spread over all of it. Cutting the columns into
+// tiles and taking all rows of a panel through one tile after the other lets a tile's features be read many times from L1. The
+// price is one partial result per (row, tile), so tiles get wider as rows get sparser.
 #pragma once
 #include "common/views.h"
 #include "cpu/simd/vec.h"
 
 namespace spx::cpu::SPX_ISA {
 
-// Measured on 1024 x 1024 and 1024 x 4096 at 80 to 98 %: below 24 KB or 16 entries a tile's overhead shows, above 256 KB its misses.
+// Measured on 1024 x 1024 and 1024 x 4096 at 80 to 98 %: below 24 KB or 16 entries a tile's overhead shows, above 256 KB its
+// misses.
 constexpr int64_t kMinTileBytes = 24 << 10, kMaxTileBytes = 256 << 10, kEntriesPerSegment = 16;
 
 // Number of tiles for features of `feature_bytes` each.
@@ -22,18 +23,18 @@ inline int64_t max_tile_count(int64_t cols, int64_t feature_bytes) {
   return max(1, ceil_div(cols, kMinTileBytes / feature_bytes));
 }
 
-// Entries [begin, end) of row r in tile k are cuts[r * tiles + k] and cuts[r * tiles + k + 1]: a finer row_ptr, and row_ptr itself
-// where there is one tile.
+// Entries [begin, end) of row r in tile k are cuts[r * tiles + k] and cuts[r * tiles + k + 1]: a finer row_ptr, and row_ptr
+// itself where there is one tile.
 struct Cuts {
   const int32_t* at;
   int64_t tiles;
 };
 
-// Segments but a row's last are multiples of so many entries: a kernel takes that many at once, and what is left over costs it a
-// branch that nobody can predict. The columns that this puts into the tile next door are a few of many.
+// Segments are multiples of so many entries, except a row's last: a kernel takes that many at once, and a remainder costs it an
+// unpredictable branch. This moves a few columns into the neighbouring tile.
 constexpr int64_t kSegmentMultiple = kLanes<float>;
 
-// Writes the cuts of rows [r0, r1); the last one of all is written by whoever has the last row.
+// Writes the cuts of rows [r0, r1). The call with the last row also writes the very last cut.
 template <class Index>
 void cut_rows(int32_t* cuts, int64_t tiles, const CsrPattern<Index>& pattern, int64_t r0, int64_t r1) {
   constexpr int kStep = 16;

@@ -1,15 +1,15 @@
-// Blocks of tokens, feature-major: what the CPU kernels compute on.
+// Blocks of tokens, feature-major: the form of activations that the CPU kernels multiply.
 //
-// PyTorch's activations are token-major [tokens, features]. A kernel packs a block of kTokens tokens into [features, kTokens], so
-// that one weight meets kTokens neighbours in memory: tokens are the SIMD lanes. Missing tokens of the last block are 0.
+// PyTorch's activations are token-major [tokens, features]. A kernel packs a block of kTokens tokens into [features, kTokens],
+// so that one weight meets kTokens neighbours in memory: tokens are the SIMD lanes. Missing tokens of the last block are 0.
 // An element of a block is one token's value as Acc<T>, or a Pair: two tokens' bfloat16, where an instruction multiplies those.
 #pragma once
 #include "cpu/simd/vec.h"
 
 namespace spx::cpu::SPX_ISA {
 
-// What a block of activations of type T holds: pairs of tokens where there is an instruction for them, which doubles the products
-// of a register.
+// The element of a block of activations of type T. Where the CPU multiplies pairs of bfloat16, it is a pair: twice as many
+// products for each register.
 template <class T>
 struct ElementOf {
   using type = Acc<T>;
@@ -27,8 +27,9 @@ using Element = typename ElementOf<T>::type;
 template <class E>
 constexpr int kTokensPer = std::is_same_v<E, Pair> ? 2 : 1;
 
-// The (first) token of element e of a register. Pairs are spread so that interleaving the halves of two registers, which hardware
-// does for every 16 bytes on its own, leaves the first and the second half of the tokens in order (csr_spmm.cpp).
+// The (first) token of element e of a register. Hardware interleaves two registers within every 16 bytes; the order of pairs is
+// such that interleaving the low halves gives the first half of the tokens in order, and the high halves the second
+// (csr/spmm.cpp).
 template <class E>
 constexpr int token_of(int e) {
   if constexpr (std::is_same_v<E, Pair>)
@@ -78,9 +79,9 @@ inline void load_tile_transposed(Vec<E>* v, const T* src, int64_t ld, int64_t n_
   transpose<E>(v);
 }
 
-// block[f - f0][e] = element e of feature f, f0 <= f < f1, of the n_tokens (at most kElements elements' worth) that begin at src.
-// Features are the inner loop: few rows are read at a time, which prefetchers follow, and rows a power of two apart share cache
-// sets.
+// block[f - f0][e] = element e of feature f, f0 <= f < f1, of the n_tokens (at most kElements elements' worth) that begin at
+// src. Features are the inner loop, so few rows are read at a time: prefetchers follow those, and rows a power of two apart do
+// not evict each other.
 template <int kElements, class E, class T>
 void pack_tokens(E* block, const T* src, int64_t ld, int64_t n_tokens, int64_t f0, int64_t f1) {
   constexpr int n = kLanes<E>;

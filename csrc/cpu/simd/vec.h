@@ -1,7 +1,8 @@
 // SIMD for the numeric kernels: GCC/Clang vector extensions, one register wide, compiled once per instruction set.
 //
-// Everything here lives in spx::cpu::<isa>, and no kernel calls an inline function of the standard library: a weak symbol that
-// three objects share may be taken from the AVX-512 one and run on every CPU (tests/csrc/test_symbols.py looks).
+// Everything here lives in spx::cpu::<isa>, and no kernel calls an inline function of the standard library. Such a function
+// would be a weak symbol of several objects, and the linker might take the AVX-512 one for every CPU
+// (tests/csrc/test_symbols.py).
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -105,7 +106,7 @@ inline Vec<Acc<E>> multiply_add(Vec<Acc<E>> sum, Vec<E> a, Vec<E> b) {
   if constexpr (std::is_same_v<E, Pair>) {
 #if defined(__AVX512BF16__)
     return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-#else  // the same for CPUs without it, but for denormals, which it takes as 0: tests run these kernels anywhere
+#else  // for tests on CPUs without it; the instruction takes denormals as 0, this does not
     sum += (Vec<float>)(a & 0xFFFF0000u) * (Vec<float>)(b & 0xFFFF0000u);
     return sum + (Vec<float>)(a << 16) * (Vec<float>)(b << 16);
 #endif
@@ -127,7 +128,7 @@ inline Vec<A> merge_halves(Vec<A> a, Vec<A> b) {
   return merge_halves<A, h, kOdd>(a, b, std::make_integer_sequence<int, kLanes<A>>());
 }
 
-// The first halves (kSecond: the second ones) of every 16 bytes of a and b, in turns, 2 bytes of each.
+// Takes the first half (kSecond: the second half) of every 16 bytes of a and b, and alternates 2 bytes of each.
 template <bool kSecond, class V, int... i>
 inline V interleave(V a, V b, std::integer_sequence<int, i...>) {
   typedef uint16_t Half __attribute__((vector_size(sizeof(V)), may_alias));
@@ -154,8 +155,9 @@ inline void transpose(Vec<A>* v) {
   }
 }
 
-// Halves what is left to add: lanes where bit h is 0 go on with a's sums, the others with b's. Folding n = kLanes registers in pairs
-// h apart, for h = n / 2 .. 1, leaves the sum of register i's lanes in lane i, always added in the same order.
+// One step of adding lanes up: afterwards lanes whose bit h is 0 hold half of a's sums, the others half of b's. Folding n =
+// kLanes registers in pairs h apart, for h = n / 2 .. 1, leaves the sum of register i's lanes in lane i, always added in one
+// order.
 template <class A, int h>
 inline Vec<A> fold(Vec<A> a, Vec<A> b) {
   return merge_halves<A, h, false>(a, b) + merge_halves<A, h, true>(a, b);

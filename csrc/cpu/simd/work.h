@@ -29,7 +29,7 @@ inline int useful_threads(int threads, int64_t work) {
   return static_cast<int>(max(1, min(threads, work / kWorkPerThread)));
 }
 
-// Runs work(id, team size) on every thread of a team. One thread runs it as it is: entering a parallel region costs more than a
+// Runs work(id, team size) on every thread of a team. For one thread that is a plain call: a parallel region costs more than a
 // tiny layer.
 template <class Work>
 inline void in_parallel(int threads, Work work) {

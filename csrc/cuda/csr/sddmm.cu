@@ -4,14 +4,14 @@
 //   sums in Acc<T>, in a fixed order of tokens, no atomics: the same bits on every run
 //   work: a block owns the entries of a tile of the matrix, a quarter of a warp up to kSlots of them, a lane a sum of each for
 //         its own tokens. dy and x pass through shared memory, 8 lanes' tokens at a time: while a step is multiplied, the next
-//         is loaded, turned and stored. A tile with more entries than a block has slots takes several rounds over the tokens.
-//         Stream tiles are few, several blocks share the tokens of one (sddmm_shares.cuh)
+//         is loaded, transposed and stored. A tile with more entries than a block has slots takes several rounds over the
+//         tokens. If tiles are few, several blocks share the tokens of one (sddmm_shares.cuh)
 //   bf16, f16  on tensor cores (sddmm_mma.cuh, sddmm_wgmma.cuh), unless the pattern is too sparse for that: see
 //         kPlacesPerEntry
 // Only entries of the pattern are multiplied: Inf and NaN reach exactly the entries of their row or column.
 //
-// What limits it is the feed of operands, 128 bytes a clock: each multiply takes one of x from shared memory, while dy's row
-// stays in registers. In clocks of a multiprocessor, for a step of 32 tokens of float:
+// The limit is shared memory, at 128 bytes a clock: every multiplication reads its x from there, while dy's row stays in
+// registers. In clocks of a multiprocessor, for a step of 32 tokens of float:
 //   an entry     1: 8 lanes read 16 bytes. 4 entries of a warp are 12 instructions, 3 clocks to issue of the 4
 //   a row        1 to 4, each time a quarter begins one: if the other quarters cost nothing or as much. And 1 to be stored
 //   a column     1 to be stored
@@ -22,8 +22,8 @@
 // For 4096 x 4096 floats, in entries per clock where a row takes 2: 0.71 at 90 % zeros (tiles of 96 x 224, 2150 entries, 3014
 // clocks), 0.64 at 95 %, 0.58 at 98 % (256 x 416), where L2 needs as long. With edges, last blocks and about 10000 clocks for
 // the beginning and end of a block: 3.1, 1.7 and 0.7 ms for 8192 tokens at 1.76 GHz.
-// 16-bit types become float on their way to shared memory, at the same speed: it could feed twice as many, but to convert them
-// at each multiply takes twice the instructions.
+// 16-bit types are converted to float before they are stored in shared memory. Stored as 16 bits, they would need half its
+// bandwidth, but converting them for every multiplication takes twice the instructions.
 #include "cuda/csr/sddmm_mma.cuh"
 #include "cuda/csr/sddmm_slots.cuh"
 #include "cuda/csr/sddmm_wgmma.cuh"
@@ -38,7 +38,7 @@ constexpr int kRoundEntries = kQuarters * kSlots<T>;
 
 constexpr int kMostColumns = 768;  // of a step: two of them are 192 KB, and a thread carries up to 4 patches of the next
 constexpr int kMostPatches = kMostColumns / kStripCols * kStripPatches / kThreads;
-constexpr int kMostRows = 256;    // what a place has bits for
+constexpr int kMostRows = 256;    // a place has bits for no more
 constexpr int kStepClocks = 200;  // see above
 static_assert(kMostRows <= kThreads && kMostPatches * kThreads == kMostColumns / kStripCols * kStripPatches);
 static_assert(kMostRows * kParts <= 1 << (32 - kRowShift) && kMostColumns * kParts <= kNewRow);
@@ -84,7 +84,7 @@ __device__ __forceinline__ void multiply(Slots<T>& slots, int each, Shared<Part<
   }
   Shared<Part<T>> step = steps, other = steps + columns * kParts;
   for (int64_t token0 = begin; token0 < end; token0 += kStepTokens<T>) {
-    __syncthreads();  // who is past it has stored this step, and has read the one before, which the next replaces
+    __syncthreads();  // all have stored this step, and have read the one before, which the next replaces
     Acc<T> dy[kPartTokens<T>] = {};
 #pragma unroll
     for (int g = 0; g < kGroups || g < kMostPatches; ++g) {
@@ -140,11 +140,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// One block fills a multiprocessor. With four for each of 128 the last ones do not cost too much.
+// One block fills a multiprocessor. With four for each of 128, the last, incomplete wave does not cost much.
 constexpr int64_t kEnoughBlocks = 512;
 
-// How many entries a tile should have on average: a round of them, less three times their spread where they lie at random.
-// Fewer where otherwise, for all shares of the tokens, multiprocessors would have nothing to do.
+// How many entries a tile should have on average: a round of them, less three standard deviations of a random pattern. Fewer if
+// otherwise multiprocessors would be idle, although blocks share the tokens.
 template <class T>
 int64_t tile_entries(int64_t capacity, int64_t tokens) {
   constexpr int64_t kMost = kRoundEntries<T> * 15 / 16, kLeast = 256, kEnoughTiles = 128;
@@ -152,14 +152,14 @@ int64_t tile_entries(int64_t capacity, int64_t tokens) {
   return entries < kLeast ? kLeast : (entries < kMost ? entries : kMost);
 }
 
-// By the entries, not by the tiles, which depend on the device: the workspace does not.
+// By the entries, not by the tiles: these depend on the device, and the workspace must not.
 template <class T>
 TokenShares core_shares(int64_t capacity, int64_t tokens) {
   const int64_t tiles = ceil_div(capacity + 1, tile_entries<T>(capacity, tokens));
   return TokenShares(ceil_div(kEnoughBlocks, tiles), tokens, kStepTokens<T>);
 }
 
-// What shared memory, static and dynamic, leaves for two steps; the least will do anywhere.
+// The columns of which two steps fit shared memory; the least fit every device.
 template <class T>
 int64_t columns_that_fit() {
   constexpr int64_t kStatic = kDynamicAlignment + (kMostColumns / kStripCols) * sizeof(Strip) +
@@ -169,12 +169,12 @@ int64_t columns_that_fit() {
   return columns < 3 * kStripCols ? 3 * kStripCols : (columns < kMostColumns ? columns : kMostColumns);
 }
 
-// The tiles that cover the matrix in the fewest clocks (see above), none of them with more entries than wanted, on average, or
-// more columns than fit a step.
+// The tiles that cover the matrix in the fewest clocks (see above). On average they have no more entries than tile_entries, and
+// their columns fit a step.
 template <class T>
 CoreGrid core_grid(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t fit) {
-  const int64_t wanted = tile_entries<T>(capacity, tokens);
-  const double places = static_cast<double>(rows) * cols / (capacity + 1) * wanted;
+  const int64_t entries = tile_entries<T>(capacity, tokens);
+  const double places = static_cast<double>(rows) * cols / (capacity + 1) * entries;
   const int64_t most_cols = tiles_along(cols, kStripCols) * kStripCols;
   CoreGrid grid = {0, 0, 0, 0, core_shares<T>(capacity, tokens)};
   double least = 0;
@@ -186,7 +186,7 @@ CoreGrid core_grid(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens,
     if (c * r > places) c = static_cast<int64_t>(places / r) / kStripCols * kStripCols;
     if (c == 0) c = kStripCols;
     const int64_t col_tiles = tiles_along(cols, c), tiles = tiles_along(rows, r) * col_tiles;
-    const double clocks = static_cast<double>(tiles) * (wanted + 3 * r + c + kStepClocks);
+    const double clocks = static_cast<double>(tiles) * (entries + 3 * r + c + kStepClocks);
     if (grid.tiles > 0 && clocks >= least) continue;
     grid = {static_cast<int>(r), static_cast<int>(c), col_tiles, tiles, grid.shares};
     least = clocks;
@@ -216,7 +216,8 @@ constexpr int64_t kPlacesPerEntryWgmma = 256;
 }  // namespace
 
 template <class T, class Index>
-Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace, Stream stream) {
+Status csr_sddmm(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, DenseView<const T> x, void* workspace,
+                 Stream stream) {
   if constexpr (sizeof(T) == sizeof(uint16_t)) {
     const int64_t places = pattern.rows * pattern.cols;
     if (pattern.capacity * kPlacesPerEntryWgmma >= places && fits_wgmma(pattern.rows, pattern.cols, x.rows) && uses_sm_90a())

@@ -1,5 +1,5 @@
-// The entries of a pattern inside one tile of the matrix: what a block of csr_sddmm writes. They are counted row by row, so that
-// threads share them evenly, however they are distributed.
+// The entries of a pattern inside one tile of the matrix, which a block of csr_sddmm writes. They are numbered row by row, so
+// that threads share them evenly for any pattern.
 #pragma once
 #include "cuda/device/scan.cuh"
 #include "cuda/device/search.cuh"
@@ -38,8 +38,8 @@ struct TileEntries {
     return count;
   }
 
-  // The same in two steps, for a block in which some threads have something else to do. First: where the entries are in a tile of
-  // kRows rows, by those threads that the caller numbers.
+  // The same in two steps, for a block whose other threads are busy. First, by the threads that the caller numbers: where the
+  // entries of a tile of kRows rows are.
   template <class Index>
   __device__ void search(const CsrPattern<Index>& pattern, int64_t row0, int64_t col0, int cols, int thread,
                          int threads) const {

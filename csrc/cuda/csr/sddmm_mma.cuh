@@ -1,17 +1,17 @@
 // csr_sddmm of 16-bit types on tensor cores: every position of a tile is computed, and those of the pattern are written.
 //
 //   sums in float32, in a fixed order of tokens: the same bits on every run. Each element of dw is written by one block
-//   work: a block makes a tile of 128 x 128 of the matrix in registers: a warp 64 x 32. Tokens pass through shared memory, 32 at
-//         a time: while a step is multiplied, the loads of the next are under way to registers (but not those of rows that are
-//         unaligned for 128-bit loads: these are packed before). Blocks without entries leave.
-//         Stream tiles are few, several blocks share the tokens of one, and their sums are added in order by a second kernel
-//   Inf and NaN reach exactly the entries of their row or column: what lies outside of dy and x is 0 in both, and what is
-//   computed for a position outside of the pattern goes nowhere
+//   work: a block makes a tile of 128 x 128 of the matrix in registers: a warp 64 x 32. Tokens pass through shared memory, 32
+//         at a time: while a step is multiplied, the loads of the next are under way to registers (but not those of rows that
+//         are unaligned for 128-bit loads: these are packed before). Blocks without entries leave.
+//         If tiles are few, several blocks share the tokens of one, and their sums are added in order by a second kernel
+//   Inf and NaN reach exactly the entries of their row or column: outside dy and x both are 0, and sums at positions outside
+//   the pattern are not stored
 //
-// Both operands come token-major, and mma wants neighbouring tokens of one row in a register. So a thread loads 8 columns of 4
-// tokens and turns them into patches of 2 columns x 4 tokens: 16 bytes, which are just what mma takes of a lane, all four
-// registers of a, or b twice. For that, the 16 tokens of an mma come in another order, the same for a and b; and its rows, and
-// the columns of two, in another order, which store_sums puts right.
+// Both operands are token-major, but mma takes neighbouring tokens of one row in a register. So a thread loads 8 columns of 4
+// tokens and transposes them into patches of 2 columns x 4 tokens. A patch has 16 bytes: all four registers of a, or two times
+// b. For that the 16 tokens of an mma are permuted, in a and b alike. Its rows, and the columns of a pair of them, are permuted
+// too, which store_sums undoes.
 //
 // Banks: 128-bit accesses are done by quarter warps, and 8 patches fill all banks. See place, kTileStride and kSlabStride.
 //   reading a fragment   lanes read 2 neighbours of 4 quads of tokens: 0, 74, 148, 222 are 0, 2, 4, 6 modulo 8
@@ -22,8 +22,8 @@
 //   tensor cores    256 mma of 2048 FMA: 512 on sm_80; on sm_90a 256 if mma.sync reached the peak, and about 410 as it is
 //   shared memory   64 KB: a warp reads (64 + 32) x 32 elements, 48 KB in all, and 16 KB are stored: 512
 //   L2              16 KB: 350 on sm_80 (5120 bytes a clock for 108), 690 on sm_90a (5.5 TB/s for 132 at 1.76 GHz)
-// So at most the peak of the tensor cores on sm_80; on sm_90a 37 % of it, 60 % of what mma.sync reaches: 0.78 ms for 4096 x 4096
-// and 8192 tokens, at any density. 128 x 256 would read a quarter less from L2, but two steps of it exceed 48 KB.
+// So at most the peak of the tensor cores on sm_80; on sm_90a 37 % of it, 60 % of what mma.sync reaches: 0.78 ms for 4096 x
+// 4096 and 8192 tokens, at any density. 128 x 256 would read a quarter less from L2, but two steps of it exceed 48 KB.
 #pragma once
 #include "cuda/csr/sddmm_shares.cuh"
 #include "cuda/device/words.cuh"
@@ -43,7 +43,7 @@ static_assert(kMmaRows / kWarpRows * kColWarps * kWarp == kMmaThreads);
 // of the first column, then of the second.
 using Patch = Words<uint32_t, 4>;
 
-// A step of one operand in shared memory: [quad of tokens][place(pair of columns)], with the room of a patch after 8.
+// A step of one operand in shared memory: [quad of tokens][place(pair of columns)], with an unused patch after every 8.
 // place(i + j) is place(i) + place(j) if i is a multiple of 8.
 constexpr int kTileStride = 74;
 constexpr int kTile = kMmaTokens / 4 * kTileStride;
@@ -105,7 +105,7 @@ __device__ __forceinline__ void multiply(WarpSums& sums, Shared<Patch> dy, Share
   }
 }
 
-// The sums leave through the room of the tiles, the rows of a row of warps at a time: [row][four columns].
+// The sums are stored through the memory of the tiles, the rows of one row of warps at a time: [row][four columns].
 constexpr int kSlabStride = kMmaCols / 4 + 2;
 static_assert(kWarpRows * kSlabStride <= 4 * kTile);
 
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   for (int64_t token0 = begin; token0 < end; token0 += kMmaTokens) {
     const Shared<Patch> dy_tile = tiles + token0 / kMmaTokens % 2 * 2 * kTile, x_tile = dy_tile + kTile;
     next.store(is_dy ? dy_tile : x_tile);
-    __syncthreads();  // who is past it also has read the other two tiles, which the next step writes
+    __syncthreads();  // all have also read the other two tiles, which the next step writes
     if (token0 + kMmaTokens < end) next.load(mine, token0 + kMmaTokens, mine0);
     multiply<T>(sums, dy_tile, x_tile, row, col);
   }

@@ -1,5 +1,5 @@
-// Stream tiles of csr_sddmm are few, several blocks share the tokens of one: each share leaves its sums in the workspace, and a
-// second kernel adds those of an entry in the order of tokens: the same bits on every run.
+// If the tiles of csr_sddmm are few, several blocks share the tokens of one. Each writes its sums to the workspace, and a
+// second kernel adds them in the order of tokens: the same bits on every run.
 #pragma once
 #include "cuda/csr/sddmm_entries.cuh"
 
@@ -8,10 +8,10 @@ namespace spx::cuda::csr {
 constexpr int64_t kEnoughTokens = 512;  // a block of fewer is mostly its beginning and end
 
 struct TokenShares {
-  int64_t all, count, tokens;  // tokens of a share: whole steps. None is empty, but the only one may be
+  int64_t all, count, tokens;  // `tokens` of a share are whole steps. Only a single share may be empty
 
-  TokenShares(int64_t wanted, int64_t all_tokens, int64_t step) : all(all_tokens) {
-    const int64_t possible = all / kEnoughTokens, most = wanted < possible ? wanted : possible;
+  TokenShares(int64_t useful, int64_t all_tokens, int64_t step) : all(all_tokens) {
+    const int64_t possible = all / kEnoughTokens, most = useful < possible ? useful : possible;
     tokens = ceil_div(ceil_div(all, most < 1 ? 1 : most), step) * step;
     count = tokens == 0 ? 1 : ceil_div(all, tokens);
   }

@@ -13,7 +13,7 @@ constexpr int kGroup = kParts;  // slots whose sums are added over the lanes tog
 template <class T>
 constexpr int kSlots = sizeof(Acc<T>) == 8 ? 24 : 48;
 
-// Stream the lanes of an entry find dy and x, for lane 0; the other lanes' parts differ from it as their numbers do.
+// A place says where lane 0 finds an entry's dy and x; another lane's parts follow by an exclusive or with its number.
 constexpr int kRowShift = 21;
 constexpr uint32_t kNewRow = 1u << 20;  // another row of dy than for the entry before
 

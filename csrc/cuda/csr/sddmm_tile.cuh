@@ -2,7 +2,7 @@
 //
 //   dy, x   token-major: loads of four neighbouring columns where rows are aligned for them, else one element at a time
 //   step    feature-major, in Acc<T>: [columns of dy's tile, then those of x's][8 parts: 16 bytes of neighbouring tokens]
-//   banks   neither turning a step nor reading it has conflicts: see part_at
+//   banks   neither transposing a step nor reading it has conflicts: see part_at
 #pragma once
 #include "cuda/device/words.cuh"
 
@@ -21,18 +21,18 @@ constexpr int kPieceCols = 4;  // of one token: what a lane loads at once (of do
 constexpr int kStripCols = kParts * kPieceCols;
 constexpr int kStripPatches = kParts * kParts;  // bring a strip: one part of a piece's columns each
 
-// Which element of a step is part `part` of column `column`. A quarter of a warp reads the parts of one column: all banks. It
-// writes the same part of 8 neighbouring pieces, which are turned against each other: again all banks.
+// The element of a step that holds part `part` of column `column`. A quarter of a warp reads the parts of one column, which lie
+// in all banks. It writes the same part of 8 neighbouring pieces, which the exclusive or spreads over all banks.
 inline __device__ int part_at(int column, int part) { return column * kParts + (part ^ column / kPieceCols % kParts); }
 
-// Stream a strip of a step comes from: dy or x, from column `col` on. It lies in shared memory and is read anew for each patch:
-// in registers, what belongs to all patches of a thread would leave too few for the sums.
+// The source of a strip of a step: dy or x, from column `col` on. It is kept in shared memory and read again for each patch,
+// because registers are needed for the sums.
 struct Strip {
   int64_t col;
   bool is_dy;
 };
 
-// What steps are made of.
+// The sources of steps.
 template <class T>
 struct Operands {
   DenseView<const T> dy, x;
@@ -46,7 +46,7 @@ struct StepPatch {
   static __device__ int part(int patch) { return patch / kParts % kParts; }
   static __device__ int col(int patch) { return patch % kParts * kPieceCols; }  // neighbouring lanes load neighbouring pieces
 
-  // What lies outside of dy and x becomes 0: no entry asks for a column there, and a token adds nothing.
+  // Outside dy and x it is 0: no entry has a column there, and a token adds nothing.
   __device__ __forceinline__ void load(const Operands<T>& from, Shared<Strip> strips, int64_t token0, int patch) {
     const Strip strip = strips[patch / kStripPatches];
     const DenseView<const T> m = {from.x.rows, strip.is_dy ? from.dy.cols : from.x.cols,

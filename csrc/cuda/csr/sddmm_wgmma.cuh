@@ -1,16 +1,17 @@
-// csr_sddmm of 16-bit types on the tensor cores of sm_90a (wgmma, TMA), where rows and columns are multiples of 8: every position
-// of a tile is computed, and those of the pattern are written.
+// csr_sddmm of 16-bit types on the tensor cores of sm_90a (wgmma, TMA), where rows and columns are multiples of 8: every
+// position of a tile is computed, and those of the pattern are written.
 //
 //   sums in float32, in a fixed order of tokens: the same bits on every run. Each element of dw is written by one block
-//   work: a block makes a tile of 128 x 256 of the matrix, two warpgroups 64 x 256 each, in registers. One thread has TMA bring dy
-//         and x, 64 tokens a step, kStages steps ahead; three warps find the tile's entries meanwhile. Two blocks, a cluster, make
-//         tiles below each other: each loads half of their common columns of x for both.
-//         Stream tiles are few, several blocks share the tokens of one, and their sums are added in order by a second kernel
-//   Inf and NaN reach exactly the entries of their row or column: what lies outside of dy and x is 0 in both (TMA fills in), and
-//   what is computed for a position outside of the pattern goes nowhere
+//   work: a block makes a tile of 128 x 256 of the matrix, two warpgroups 64 x 256 each, in registers. One thread has TMA bring
+//         dy and x, 64 tokens a step, kStages steps ahead; three warps find the tile's entries meanwhile. Two blocks, a
+//         cluster, make tiles below each other: each loads half of their common columns of x for both.
+//         If tiles are few, several blocks share the tokens of one, and their sums are added in order by a second kernel
+//   Inf and NaN reach exactly the entries of their row or column: outside dy and x both are 0 (TMA fills in), and sums at
+//   positions outside the pattern are not stored
 //
-// Both operands come token-major, which wgmma takes as it is: dy with its rows contiguous, x with its columns. A box of 64 columns
-// and 64 tokens is 64 swizzled rows of 128 bytes; an operand is one box of dy or four of x, and 16 tokens further is 2 KB further.
+// Both operands are token-major, and wgmma takes them so: dy with its rows contiguous, x with its columns. A box of 64 columns
+// and 64 tokens is 64 swizzled rows of 128 bytes; an operand is one box of dy or four of x, and 16 tokens further is 2 KB
+// further.
 //
 // What limits it, in clocks of a multiprocessor for one step of one block:
 //   tensor cores    8 wgmma of 64 x 256 x 16, 2048 FMA a clock: 1024
@@ -19,10 +20,10 @@
 //                   the cluster. cuBLAS takes 1190 for so much, with the same tile and cluster as the names of its kernels say
 //                   (128x256, 2x1): L2 gives at least 6.4 TB/s then
 // So the dense product's rate in the main loop. Once per tile, 4 times for 4096 x 4096 on 132 multiprocessors, come about 3000
-// clocks of launch and first loads, 1100 of moving the sums to shared memory and 3000 of writing entries (at 80 % zeros): 5 % for
-// 8192 tokens. Registers: 128 sums and 30 more; one block fits a multiprocessor, 168 for each thread, so setmaxnreg gains nothing.
-// Entries are found behind the multiplication, so a tile without entries is computed as others are: where csr_sddmm comes here a
-// tile has 128 entries on average.
+// clocks of launch and first loads, 1100 of moving the sums to shared memory and 3000 of writing entries (at 80 % zeros): 5 %
+// for 8192 tokens. Registers: 128 sums and 30 more; one block fits a multiprocessor, 168 for each thread, so setmaxnreg gains
+// nothing. Entries are searched while others multiply, so a tile without entries is computed, too. csr_sddmm chooses this
+// kernel only for tiles of 128 entries or more on average.
 #pragma once
 #include "cuda/csr/sddmm_shares.cuh"
 #include "cuda/device/pipeline.cuh"
@@ -52,7 +53,7 @@ constexpr int kPairStride = kWgmmaCols / 2 + 4;
 constexpr int kWgmmaSharedBytes = kStages * kStageBytes;
 static_assert(kWgmmaRows * kPairStride * sizeof(Pair) <= kWgmmaSharedBytes);
 
-// Fewer blocks than this leave multiprocessors idle: each has room for one.
+// Fewer blocks than this leave multiprocessors idle: one block fills each.
 constexpr int64_t kEnoughWgmmaBlocks = 132;
 
 // Clusters take panels of this many columns of tiles from top to bottom: the 66 that run at a time read 2048 columns of x and
@@ -75,7 +76,7 @@ struct WgmmaTile {
   int share, rank, row0, col0, token0, steps;
 
   __device__ explicit WgmmaTile(const WgmmaGrid& grid) {
-    // What counts blocks fits an int: the grid does.
+    // Numbers of blocks fit an int, as the grid does.
     const int block = blockIdx.x, tiles = static_cast<int>(grid.tiles);
     const int row_clusters = static_cast<int>(grid.row_tiles) / kClusterBlocks;
     const PanelPlace place(block % tiles / kClusterBlocks, static_cast<int>(grid.col_tiles), row_clusters, kPanel);
@@ -199,11 +200,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   __syncthreads();
   write_entries(dw + tile.share * pattern.capacity, pattern, entries, count, tile.col0, memory);
 #elif defined(__CUDA_ARCH__)
-  __trap();  // not reached, unless the driver has compiled other code than that for sm_90a
+  __trap();  // reached only if the driver compiled this for another architecture than sm_90a
 #endif
 }
 
-// TMA wants rows of whole 16 bytes, a matrix that is not empty, and places, also those of a last step, that fit an int.
+// TMA needs rows of whole 16 bytes, a matrix that is not empty, and coordinates, also those of a last step, that fit an int.
 inline bool fits_wgmma(int64_t rows, int64_t cols, int64_t tokens) {
   return rows > 0 && cols > 0 && tokens > 0 && rows % 8 == 0 && cols % 8 == 0 && tokens <= INT32_MAX - kWgmmaTokens;
 }
@@ -221,8 +222,8 @@ Status csr_sddmm_wgmma(T* dw, CsrPattern<Index> pattern, DenseView<const T> dy, 
     return launch("csr_sddmm_wgmma", csr_sddmm_wgmma_kernel<T, T, Index>, blocks, block, stream, dw, pattern, dy_map, x_map,
                   grid);
   auto* sums = static_cast<float*>(workspace);
-  SPX_TRY(launch("csr_sddmm_wgmma", csr_sddmm_wgmma_kernel<T, float, Index>, blocks, block, stream, sums, pattern, dy_map, x_map,
-                 grid));
+  SPX_TRY(launch("csr_sddmm_wgmma", csr_sddmm_wgmma_kernel<T, float, Index>, blocks, block, stream, sums, pattern, dy_map,
+                 x_map, grid));
   return add_shares(dw, sums, pattern, grid.shares, stream);
 }
 

@@ -1,18 +1,18 @@
-// CSR weight x token-major activations:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p], and its positive part where `relu`
+// CSR weight x token-major activations:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p], then relu, if `relu`
 //
 //   w     CSR [rows, cols], columns ascending inside a row, any row may be empty; `slot` makes it the transposed view
 //   x     [tokens, cols]    y  [tokens, rows], every element written once    bias  [rows] or null
 //   sums in Acc<T>, in column order, no atomics: the same bits on every run, and for every tile and stage. A split row (see
-//         spmm_cells.cuh) is summed in 16 parts, each in column order, which are then added in their order; what is in a part
-//         depends on the columns of a stage, and so on how much shared memory the device has
+//         spmm_cells.cuh) is summed in 16 parts, each in column order, which are then added in order. The parts depend on the
+//         columns of a stage, and so on how much shared memory the device has
 //   work: a block makes a tile of 16 * kRowsPerWarp rows x kTokens tokens of y, in registers: a warp owns kRowsPerWarp rows, a
-//         lane its kTokensPerLane neighbouring tokens of each. x passes through shared memory in stages: one is multiplied while
-//         the next is brought in, part by part, and all warps meet once for a stage. A stage has 3 parts of 64 columns of float
+//         lane its kTokensPerLane neighbouring tokens of each. x passes through shared memory in stages: one is multiplied
+//         while the next is loaded, part by part, with one barrier for each. A stage has 3 parts of 64 columns of float
 //         on sm_90, 2 on sm_80; 2 parts of 128 columns of 16 bits; and one part where there is less shared memory, as on sm_86.
 //         Split rows have blocks of their own, 4 to a block, and each of the 16 warps owns a part of each
 // Only entries of the pattern are multiplied: Inf and NaN in x reach y exactly where the weight has an entry.
 //
-// What limits it is the feed of operands: shared memory gives 128 bytes a clock, and each multiply takes one of x from there.
+// The limit is shared memory, at 128 bytes a clock: every multiplication reads its x from there.
 //   an entry     for 128 tokens of float: 512 bytes, 4 clocks, while the 4 FMA instructions take 1. The entry itself comes by
 //                the same pipe, 16 bytes for all lanes and for 2 entries: 1/2 clock if a broadcast is free. 4 / 4.5 = 89 %
 //   a cell       (a row's entries in a stage) 1 clock to find it, and 1/4 for a last group that is half empty every other time
@@ -30,9 +30,9 @@
 namespace spx::cuda::csr {
 namespace {
 
-constexpr int kYLanes = 8;     // y leaves through the stages of x, this many lanes' tokens at a time
+constexpr int kYLanes = 8;     // y is stored through the memory of the stages, this many lanes' tokens at a time
 constexpr int kSplitRows = 4;  // of a block; with 8, its loop over such tiles takes more registers than there are
-constexpr int kSumLanes = 8;   // their parts meet in shared memory, this many lanes' tokens at a time
+constexpr int kSumLanes = 8;   // their parts are added in shared memory, this many lanes' tokens at a time
 
 template <class T>
 using Sums = Words<Acc<T>, Tile<T>::kTokensPerLane>;
@@ -40,7 +40,7 @@ using Sums = Words<Acc<T>, Tile<T>::kTokensPerLane>;
 template <class T>
 constexpr int kTokensPerSums = sizeof(Sums<T>) / sizeof(Tokens<T>);
 
-// The i-th sums in shared memory that is made for activations: 16-bit ones are half as large.
+// The i-th sums in memory declared for activations, which for 16-bit types are half as large.
 template <class T>
 __device__ void set_sums(Shared<Tokens<T>> slab, int i, Sums<T> sums) {
   Tokens<T> tokens[kTokensPerSums<T>];
@@ -56,12 +56,12 @@ __device__ Sums<T> get_sums(Shared<Tokens<T>> slab, int i) {
   return sums;
 }
 
-// Which part of a block's i-th split row a warp has: another one of each row, for in a cell of few groups some parts are empty.
+// Which part of a block's i-th split row a warp takes. It changes from row to row: parts of a cell with few groups are empty,
+// and these would always be the same warps'.
 __device__ inline int part_of_row(int warp, int i) { return (warp + i) % kMultiplyWarps; }
 
-// Stream `relu`, 0 instead of what is negative.
 template <class A>
-__device__ inline A positive_part(A sum, bool relu) {
+__device__ inline A maybe_relu(A sum, bool relu) {
   return relu && sum < 0 ? A{0} : sum;
 }
 
@@ -77,7 +77,7 @@ __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kR
   const bool stores = threadIdx.x < kAtOnce * kRows && row0 + mine < y.cols && !w.is_split(row0 + mine);
 #pragma unroll
   for (int i = 0; i < kRowsPerWarp; ++i)  // in place: a copy would take as many registers
-    for (int t = 0; t < Tile<T>::kTokensPerLane; ++t) acc[i][t] = positive_part(acc[i][t], relu);
+    for (int t = 0; t < Tile<T>::kTokensPerLane; ++t) acc[i][t] = maybe_relu(acc[i][t], relu);
   for (int lane0 = 0; lane0 < kWarp; lane0 += kYLanes) {
     __syncthreads();  // everyone has read the slab before it is written again
 #pragma unroll
@@ -129,19 +129,20 @@ __device__ void store_parts(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc
     const int64_t token = token0 + (lane0 + from) * Tile<T>::kTokensPerLane;
 #pragma unroll
     for (int t = 0; t < Tile<T>::kTokensPerLane; ++t)
-      if (token + t < y.rows) y.row(token + t)[my_row] = from_acc<T>(positive_part(sum[t], relu));
+      if (token + t < y.rows) y.row(token + t)[my_row] = from_acc<T>(maybe_relu(sum[t], relu));
   }
 }
 
-// The first split_blocks blocks take the split rows, one tile of kSplitRows after another, so that what lasts longest begins
-// first. The host does not know how many there are: mostly none, and these blocks leave at once.
+// The first split_blocks blocks take the split rows, one tile of kSplitRows after another, so that the longest work starts
+// first. The host does not know how many split rows there are. Usually there are none, and these blocks return at once.
 template <class T, int kRowsPerWarp>
 __global__ void __launch_bounds__(kMultiplyThreads)
     csr_spmm_kernel(DenseView<T> y, Cells<T> w, DenseView<const T> x, const T* bias, bool relu, int64_t row_tiles,
                     int64_t split_blocks) {
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
-  static_assert(kYLanes * (kRows + 1) * Tile<T>::kLaneBytes <= 2 * Tile<T>::kPartBytes, "y leaves through it");
-  static_assert(kSumLanes * kSplitRows * kMultiplyWarps * sizeof(Sums<T>) <= 2 * Tile<T>::kPartBytes, "and sums of parts");
+  static_assert(kYLanes * (kRows + 1) * Tile<T>::kLaneBytes <= 2 * Tile<T>::kPartBytes, "y is stored through it");
+  static_assert(kSumLanes * kSplitRows * kMultiplyWarps * sizeof(Sums<T>) <= 2 * Tile<T>::kPartBytes,
+                "and so are sums of parts");
   SPX_DYNAMIC_SHARED(Tokens<T>, stages);
   SPX_SHARED(Cell, cells, kMultiplyWarps * kMostCells);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -178,11 +179,11 @@ __global__ void __launch_bounds__(kMultiplyThreads)
   }
 }
 
-// 64 registers of sums. Of other types fewer: x and w take more on their way to float, and so do the addresses of double.
+// 64 registers of sums; fewer for other types, whose conversions (16 bits) or addresses (double) need more registers.
 template <class T>
 constexpr int kMostRowsPerWarp = sizeof(T) == 4 ? 16 : 12;
 
-// Fewer large tiles than this leave multiprocessors idle; then smaller ones are the better loss.
+// Fewer large tiles than this leave multiprocessors idle; then smaller tiles lose less.
 constexpr int64_t kEnoughBlocks = 128;
 
 template <class T>
@@ -190,13 +191,13 @@ constexpr int stages_bytes(int parts) {
   return 2 * parts * Tile<T>::kPartBytes;
 }
 
-// Parts of a stage that the device has room for.
+// The parts of a stage that fit the device's shared memory.
 template <class T>
 int parts_that_fit() {
   constexpr int kCellBytes = kMultiplyWarps * kMostCells * sizeof(Cell);
-  const int64_t room = shared_bytes_per_block() - kCellBytes - kDynamicAlignment;
+  const int64_t available = shared_bytes_per_block() - kCellBytes - kDynamicAlignment;
   int parts = Tile<T>::kMostParts;
-  while (parts > 1 && stages_bytes<T>(parts) > room) --parts;
+  while (parts > 1 && stages_bytes<T>(parts) > available) --parts;
   return parts;
 }
 
@@ -209,8 +210,8 @@ Status run(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const T* b
   const int64_t split_blocks = split_tiles < kEnoughBlocks ? split_tiles : kEnoughBlocks;
   static_assert(kRows <= kCellThreads);
   SPX_TRY(make_cells(cells, w, kRows, stream));
-  return launch("csr_spmm", csr_spmm_kernel<T, kRowsPerWarp>, split_blocks + row_tiles * token_tiles, block, stream, y, cells, x,
-                bias, relu, row_tiles, split_blocks);
+  return launch("csr_spmm", csr_spmm_kernel<T, kRowsPerWarp>, split_blocks + row_tiles * token_tiles, block, stream, y, cells,
+                x, bias, relu, row_tiles, split_blocks);
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The weight as csr_spmm_kernel reads it, made anew by every call: rows cut into cells, and dealt to the warps of a block.
 //
-//   split   a row that is much longer than most: not one warp multiplies it, but all of a block, a part of each cell each
+//   split   a row much longer than most: all warps of a block multiply it together, each a part of every cell
 //   cell    the entries of one row in the columns of a stage of x, in column order, packed as (place in the stage, value)
-//   groups  16 bytes of entries, what one load brings; a cell begins a new group and may leave its last one part-filled
+//   groups  16 bytes of entries, the width of one load; a cell begins a new group and may leave its last one part-filled
 //   order   which row of its block a warp's i-th row is: the rows by falling length, dealt to the warps there and back again,
 //           so that all warps have about the same number of entries. Ties go to the lower row: the same order on every run.
 //           A split row keeps its place, where it counts as empty
@@ -16,17 +16,17 @@ namespace spx::cuda::csr {
 
 constexpr int kCellThreads = 256;  // at least one for each row of a block, which deal_rows needs
 
-// A row is long if it has more entries than this many average rows: such a one makes the work of its warp's 16 rows 23 / 16 of
-// that of others. Splitting shorter ones gains less than is lost by the tiles of x that their own blocks load.
+// A row is long if it has more entries than this many average rows: its warp, with 16 rows, has 23 / 16 of the others' work.
+// Splitting shorter rows gains less than the tiles of x cost that their own blocks load.
 constexpr int64_t kLongMeans = 8;
-// And more than one entry in this many columns. A cell of fewer than 48 of 192 floats takes a warp about 25 clocks an entry,
-// hardly more than the stage of x and 256 cells take their block.
+// A long row also has more than one entry in this many columns. A cell of fewer than 48 of 192 floats takes a warp about 25
+// clocks an entry, hardly more than the stage of x and 256 cells take their block.
 constexpr int64_t kLongColumns = 4;
-// If more than one row in so many is long, none is split: then half of all warps or more have a long row anyway.
+// If more than one row in so many is long, none is split: half of all warps or more have a long row anyway.
 constexpr int64_t kSplitOneIn = 32;
 
 template <class T>
-struct Entry {  // in this order, each half of a 32-bit word becomes an operand by one instruction
+struct Entry {  // in this order, one instruction turns each half of a 32-bit word into an operand
   T value;
   std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t> place;
 };
@@ -45,7 +45,7 @@ struct Cells {
   int64_t rows, cols, chunks, bytes;  // a chunk: the columns of a stage
   int64_t most_split;                 // no more rows are ever split
   int parts;                          // of a stage
-  int missing;  // of these, in the first stage: what does not fill a stage comes first, so that blocks begin early
+  int missing;  // parts that the first stage lacks: an incomplete stage comes first, so that blocks begin early
   const int32_t* row_ptr;
   Group<T>* groups;
   Cell* cells;           // [chunks, rows]
@@ -60,7 +60,7 @@ struct Cells {
     missing = static_cast<int>(chunks * parts - all_parts);
     const int64_t by_rows = rows / kSplitOneIn, by_columns = capacity / (cols / kLongColumns + 1);
     most_split = by_rows < by_columns ? by_rows : by_columns;
-    const int64_t group_count = group_at(capacity, rows * chunks) + 1;  // one more: empty cells read their group, too
+    const int64_t group_count = group_at(capacity, rows * chunks) + 1;  // one more, for empty cells read a group, too
     groups = static_cast<Group<T>*>(base);
     cells = reinterpret_cast<Cell*>(groups + group_count);
     order = reinterpret_cast<int32_t*>(cells + rows * chunks);
@@ -74,15 +74,15 @@ struct Cells {
   __device__ int64_t first_col(int64_t chunk) const { return (chunk * parts - missing) * Tile<T>::kCols; }
 
   __device__ int32_t length(int64_t row) const { return row_ptr[row + 1] - row_ptr[row]; }
-  // By the entries that there are, not by the capacity: spare room changes no bits.
+  // By nnz, not by the capacity: unused slots change no bits.
   __device__ bool is_long(int64_t row) const {
     const int64_t entries = length(row);
     return entries * kLongColumns > cols && entries * rows > kLongMeans * row_ptr[rows];
   }
   __device__ bool is_split(int64_t row) const { return is_long(row) && *split_count > 0; }
 
-  // The first group of cell i (counted row by row), whose first entry is p. Each cell before may waste all but one entry of a
-  // group: with that much room, none has to know how full the others are.
+  // The first group of cell i (counted row by row), whose first entry is p. It allows for every earlier cell to waste all but
+  // one entry of a group, so that no cell needs to know how full the others are.
   static SPX_HOST_DEVICE int64_t group_at(int64_t p, int64_t i) { return (p + i * (kGroupEntries<T> - 1)) / kGroupEntries<T>; }
 };
 

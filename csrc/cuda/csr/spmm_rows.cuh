@@ -1,8 +1,8 @@
-// The inner loops of csr_spmm_kernel: what a warp adds to the sums of its rows, which it keeps in registers.
+// The inner loops of csr_spmm_kernel: a warp keeps the sums of its rows in registers and adds to them.
 //
-//   stage    multiplied by all warps, each its cells, while the next one is brought in; they meet once for each
-//   quarter  of a warp's rows: covers the way of one part of the next stage through the registers, and the last quarter that of the
-//            next cells. So a thread holds no more than its share of one part
+//   stage    multiplied by all warps, each its cells, while the next one is loaded; one barrier for each
+//   quarter  of a warp's rows: multiplying it hides the loads of one part of the next stage, and the last quarter hides those
+//            of the next cells. So a thread holds no more than its share of one part
 //   group    16 bytes of entries; the next one is always under way
 #pragma once
 #include "cuda/csr/spmm_cells.cuh"
@@ -51,8 +51,8 @@ __device__ __forceinline__ void add_group(Acc<T> (&acc)[Tile<T>::kTokensPerLane]
   }
 }
 
-// acc[i] += cell i, for a quarter of the rows; `head` is the first group of `cell`, that of the quarter's first row, and then of
-// the next one's. The group after this one is always under way; of an empty cell a group is read, but not used.
+// acc[i] += cell i, for a quarter of the rows; `head` is the first group of `cell`, that of the quarter's first row, and then
+// of the next one's. The group after this one is always under way; of an empty cell a group is read, but not used.
 template <class T, int kRowsPerWarp>
 __device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], int quarter,
                                          Shared<Tokens<T>> mine, Shared<Cell> cells, const Group<T>* groups, Cell& cell,
@@ -78,7 +78,7 @@ __device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kT
   }
 }
 
-// acc[i] += all entries of row i, or a part of each of its cells where kParts warps share the row. Lane i holds what belongs to
+// acc[i] += all entries of row i, or a part of each of its cells if kParts warps share the row. Lane i holds the values for
 // row i: `row`, -1 if there is none, and which part of it. The first stage is on its way to shared memory.
 template <class T, int kRowsPerWarp, int kParts>
 __device__ __forceinline__ void add_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], Shared<Tokens<T>> stages,
@@ -93,7 +93,7 @@ __device__ __forceinline__ void add_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kT
     __syncthreads();  // this stage is there, and everyone has read the other one
     const Shared<Tokens<T>> stage = stages + chunk % 2 * stage_tokens, idle = stages + (1 - chunk % 2) * stage_tokens;
     Cell cell = cells[0];
-#pragma unroll 1  // one copy of what loads and turns
+#pragma unroll 1  // one copy of the code that loads and transposes
     for (int quarter = 0; quarter < kQuarters; ++quarter) {
       const bool feeds = quarter < w.parts && feed.has_part();
       if (feeds) feed.load();

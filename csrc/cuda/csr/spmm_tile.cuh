@@ -1,10 +1,11 @@
 // The tile of x that a block of csr_spmm_kernel multiplies: how it lies in shared memory, and how it gets there.
 //
 //   x      [tokens, cols], token-major: 128-bit loads along the columns where rows are aligned, else one element at a time
-//   part   32 KB of x, feature-major: kTokensPerLane neighbouring tokens of one column are what a lane reads at once, a warp
-//          reads a column. It must be turned on its way, so it passes through registers: TMA and cp.async copy what lies together
-//   stage  as many parts as the device has room for twice: one stage is multiplied while the next is brought in, part by part
-//   banks  neither turning a part nor reading it has conflicts: see Share::store
+//   part   32 KB of x, feature-major: a lane reads kTokensPerLane neighbouring tokens of one column at once, a warp a column.
+//          It is transposed in registers, because TMA and cp.async only copy
+//   stage  as many parts as fit the device's shared memory twice: one stage is multiplied while the next is loaded, part by
+//          part
+//   banks  neither transposing a part nor reading it has conflicts: see Share::store
 #pragma once
 #include "cuda/device/words.cuh"
 
@@ -23,11 +24,10 @@ struct Tile {
   static constexpr int kCols = 32768 / (kLaneBytes * kWarp);
   static constexpr int kPieces = kCols / kPieceCols;
   static constexpr int kPartTokens = kCols * kWarp + kPieces, kPartBytes = kPartTokens * kLaneBytes;  // elements are Tokens<T>
-  static constexpr int kMostParts =
-      sizeof(T) == 2 ? 2 : 3;  // of a stage: what sm_90 has room for, and 16 bits of a place reach
+  static constexpr int kMostParts = sizeof(T) == 2 ? 2 : 3;  // of a stage: they fit sm_90, and a place of 16 bits
   static_assert(sizeof(T) != 2 || kMostParts * kPartBytes - (kWarp + 1) * kLaneBytes < 1 << 16, "the place of the last column");
 
-  // Stream in its stage the first tokens of column `col` lie, in bytes; those of the other lanes follow.
+  // The offset of column `col` in its stage, in bytes: the first lane's tokens; the other lanes' follow.
   static __device__ int place(int col) { return (col * kWarp + col / kPieceCols) * kLaneBytes; }
 };
 
@@ -47,15 +47,15 @@ struct Share {
   static __device__ int piece_of(int u) { return unit(u) % Tile::kPieces; }  // neighbouring lanes load neighbouring pieces
   static __device__ int lane_of(int u) { return unit(u) / Tile::kPieces; }   // which lane's tokens
 
-  // What lies outside of x becomes 0: no entry asks for a column there, no result for a token.
+  // Outside x it is 0: no entry has a column there, and no token there is stored.
   __device__ void load(DenseView<const T> x, int64_t token0, int64_t col0) {
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
       load_words(piece[u], x, token0 + lane_of(u) * Tile::kTokensPerLane, col0 + piece_of(u) * Tile::kPieceCols);
   }
 
-  // Turns it. Without the gaps, threads that hold a column of neighbouring pieces would write to the same banks; with them, those
-  // that write 128 bytes together reach all banks, and so do those that read a column.
+  // Transposes it. The gaps spread threads that hold a column of neighbouring pieces over the banks: threads that write 128
+  // bytes together use all of them, and so do those that read a column.
   __device__ void store(Shared<Tokens<T>> part) const {
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {

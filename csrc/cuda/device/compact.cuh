@@ -1,8 +1,8 @@
-// Ordered compaction in one pass: blocks take chunks of items in order, and a chunk learns from those before it where its
+// Ordered compaction in one pass: blocks take chunks of items in order, and look back at earlier chunks to find where their own
 // output begins (Merrill and Garland 2016, "Single-pass parallel prefix scan with decoupled look-back").
 //
 //   an item is sure, equal (taken while fewer than `missing` equals came before it) or neither
-//   a lane has four neighbouring items of a group, a warp kGroups groups, one after another
+//   a lane takes four neighbouring items of a group, a warp kGroups groups, one after another
 //   chunks are handed out by a ticket, so a block waits only for chunks that are already running
 //   tickets and status words start at 0
 #pragma once
@@ -24,7 +24,7 @@ __device__ inline int64_t first_item(int64_t chunk) {
   return chunk * kChunkItems<kGroups> + threadIdx.x / kWarp * (kGroups * kGroup) + threadIdx.x % kWarp * kFour;
 }
 
-// to = from[j .. j + 3] as far as below n; j is a multiple of 4. Returns which of them exist.
+// to = from[j .. j + 3], where these are below n; j is a multiple of 4. Returns a mask of those that are.
 template <class T>
 __device__ __forceinline__ unsigned load_four(T (&to)[kFour], const T* from, int64_t j, int64_t n) {
   constexpr int kWide = sizeof(T) > 4 ? 16 / sizeof(T) : 4;
@@ -82,7 +82,7 @@ __device__ inline Counts look_back(unsigned long long* status, int64_t chunk, Co
       do word = last >= lane ? words[last - lane] : kPrefix << 62;
       while (ballot(word >> 62 == 0));
       const unsigned prefixes = ballot(word >> 62 == kPrefix);
-      const bool counts = !((prefixes & lanes_below()));  // no prefix nearer than this word
+      const bool counts = !((prefixes & lanes_below()));  // no prefix is nearer than this word
       sum.sure += reduce_add(counts ? static_cast<int64_t>(word >> 31 & 0x7FFFFFFF) : 0);
       sum.equal += reduce_add(counts ? static_cast<int64_t>(word & 0x7FFFFFFF) : 0);
       if (prefixes) break;

@@ -1,5 +1,5 @@
-// Devices, versions, which kernels to use, and what to tell the user when a launch fails. Nothing here raises or initialises a
-// device by itself.
+// Devices, versions, the choice of kernels, and the message for a failed launch. Nothing here raises or initialises a device by
+// itself.
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -13,11 +13,11 @@
 namespace spx::cuda {
 namespace {
 
-// sm_90a_shared: sm_90a, where of a kernel there is a second form to compare it with (gemm_wgmma.cuh).
+// sm_90a_shared is sm_90a with the second form of a kernel that has two, for comparison (nm24/gemm_wgmma.cuh).
 enum Isa { kSm80, kSm90a, kSm90aShared, kIsas };
 constexpr const char* kNames[] = {"sm_80", "sm_90a", "sm_90a_shared"};
 
-// Kernels for sm_80 run everywhere; those for sm_90a on 9.0 alone, neither before nor behind it.
+// Kernels for sm_80 run everywhere; those for sm_90a on compute capability 9.0 alone.
 bool available(int isa) {
   if (isa == kSm80) return true;
   int device = 0, major = 0, minor = 0;
@@ -57,7 +57,7 @@ bool use_isa(const char* name) {
 bool uses_sm_90a() { return chosen() != kSm80 && available(kSm90a); }
 bool weight_in_shared_memory() { return chosen() == kSm90aShared; }
 
-// The runtime knows it without asking the device.
+// The runtime answers this without asking the device.
 int64_t shared_bytes_per_block() {
   constexpr int kOfEvery = 49152;  // device
   int device = 0, bytes = 0;
@@ -74,8 +74,8 @@ LaunchRecord& last_launch() {
 
 DeviceGuard::DeviceGuard(int device) : previous_(-1) {
   int current = device;
-  // Stream the thread has no usable device there is nothing to come back to; the launch will report what is wrong. Set also where
-  // it is the current one: a thread that has made no call yet has no context before, and cuTensorMapEncodeTiled needs one.
+  // Without a usable device there is nothing to restore, and the launch reports the error. The device is set even if it is the
+  // current one: a thread's first call creates its context, which cuTensorMapEncodeTiled needs.
   if (cudaGetDevice(&current) == cudaSuccess && cudaSetDevice(device) == cudaSuccess && current != device) previous_ = current;
   cudaGetLastError();
 }

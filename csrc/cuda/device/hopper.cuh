@@ -1,8 +1,8 @@
-// What sm_90a adds to launch.cuh, a function per PTX instruction: TMA, which copies boxes of a matrix to shared memory, barriers
-// that count arrivals and bytes, clusters of blocks, and wgmma, products by warpgroups. tests/emulation/hopper.h has the same
-// names on the host. Code that uses them stands between #if SPX_SM_90A and #endif; other architectures have nothing there.
+// The instructions of sm_90a, a function each: TMA, which copies boxes of a matrix to shared memory; barriers that count
+// arrivals and bytes; clusters of blocks; and wgmma, matrix products by warpgroups. tests/emulation/hopper.h has the same names
+// on the host. Code that uses them stands between #if SPX_SM_90A and #endif, and is empty for other architectures.
 //
-// Swizzle: a box is 128 bytes wide, or 64. Its 16-byte pieces change places inside each row, so that the tensor cores read
+// Swizzle: a box is 128 or 64 bytes wide. TMA permutes the 16-byte pieces inside each row, so that the tensor cores read
 // columns without bank conflicts. Boxes begin at multiples of 1024 bytes.
 #pragma once
 #include <cuda.h>  // types; the one function is found at run time, so that the driver's library need not be there
@@ -20,29 +20,29 @@ namespace spx::cuda {
 constexpr int kWarpgroup = 4 * kWarp;
 constexpr int kBoxWidth = 128, kNarrowBoxWidth = 64;  // bytes
 
-// An mbarrier in shared memory. Its phases end when as many threads have arrived as it was made for, and all bytes that they
-// expect; phases are told apart by their parity, 0 for the first.
+// An mbarrier in shared memory. A phase ends when as many threads have arrived as it was initialised for, and all bytes that
+// they announced. Phases are told apart by their parity, which is 0 for the first.
 using Barrier = uint64_t;
 
-// An operand of wgmma, `address` its first box in shared memory: its rows (of a) or columns (of b) lie along the boxes' rows,
-// kBoxWidth bytes to a box and box_bytes to the next box, and a row of a box is one step of the sum.
+// The descriptor of a wgmma operand whose boxes begin at `address`, box_bytes apart. A row of a box is one step of the sum;
+// along it lie the rows (of a) or columns (of b), kBoxWidth bytes in each box.
 inline __device__ uint64_t operand_descriptor(uint32_t address, uint32_t box_bytes) {
   constexpr uint64_t kSwizzle128 = 1;
   constexpr uint32_t kEightRows = 8 * kBoxWidth;
   return (address & 0x3FFFF) >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{kEightRows >> 4} << 32 | kSwizzle128 << 62;
 }
-// The same of an operand that lies the other way: a row of a box is one of its rows (of a) or columns (of b), and what follows
-// along it are steps of the sum.
+// The same for an operand stored the other way: a row of a box is one of its rows (of a) or columns (of b), and along it lie
+// steps of the sum.
 template <int kWidth = kBoxWidth>
 inline __device__ uint64_t transposed_descriptor(uint32_t address) {
   constexpr uint64_t kSwizzle = kWidth == kBoxWidth ? 1 : 2, kUnused = 1;
   constexpr uint32_t kEightRows = 8 * kWidth;
   return (address & 0x3FFFF) >> 4 | kUnused << 16 | uint64_t{kEightRows >> 4} << 32 | kSwizzle << 62;
 }
-// To be added to a descriptor for an operand that begins so many bytes behind.
+// Added to a descriptor, it moves the operand by so many bytes.
 SPX_HOST_DEVICE constexpr uint64_t descriptor_offset(uint32_t bytes) { return bytes >> 4; }
 
-// The sums of a thread of the product of 64 x 256. Of lane 4 * i + j of warp w of the warpgroup, n = 0 .. 31:
+// A thread's sums of a product of 64 x 256. Lane 4 * i + j of warp w of the warpgroup holds, for n = 0 .. 31:
 //   4n, 4n + 1      row 16w + i      columns 8n + 2j, 8n + 2j + 1
 //   4n + 2, 4n + 3  row 16w + i + 8  the same
 using WarpgroupSums = float[128];
@@ -54,7 +54,7 @@ namespace spx::cuda {
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// All threads of the cluster: what they did before is done for all of them.
+// A barrier of all threads of the cluster, which also orders their memory accesses.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -62,10 +62,10 @@ __device__ __forceinline__ void cluster_sync() {
 __device__ __forceinline__ void barrier_init(Barrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-// After the last barrier_init: TMA and the other blocks of the cluster will see them, after a cluster_sync.
+// After the last barrier_init. Then a cluster_sync makes the barriers visible to TMA and to the other blocks of the cluster.
 __device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// Arrives, and has the phase wait for `bytes` from TMA.
+// Arrives, and announces `bytes` from TMA to the phase.
 __device__ __forceinline__ void barrier_expect(Barrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
@@ -78,7 +78,7 @@ __device__ __forceinline__ void barrier_arrive(Barrier* barrier, int rank) {
       "r"(rank)
       : "memory");
 }
-// Until the phase of this parity has ended.
+// Waits until the phase of this parity has ended.
 __device__ __forceinline__ void barrier_wait(Barrier* barrier, int parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -89,8 +89,8 @@ __device__ __forceinline__ void barrier_wait(Barrier* barrier, int parity) {
       : "memory");
 }
 
-// Copies the box whose first element is (row, col) to `to`, zeros for what lies outside of the matrix, in every block of `blocks`
-// (bit r: rank r of the cluster), and reports its bytes to the same barrier of each.
+// Copies the box that begins at (row, col) to `to` in every block of `blocks` (bit r: rank r of the cluster), with zeros
+// outside the matrix, and reports its bytes to the same barrier of each.
 __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int row, int col, Barrier* barrier,
                                          uint16_t blocks) {
   asm volatile(
@@ -124,8 +124,8 @@ __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, int r
   "%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "     \
   "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
 
-// d += a b, 64 x 16 elements of T times 16 x 256, by a warpgroup, without waiting: wgmma_fence before the first product of those
-// sums, wgmma_commit behind the last of a group, and until wgmma_wait nobody touches the sums or the operands.
+// Starts d += a b, 64 x 16 elements of T times 16 x 256, by a warpgroup. wgmma_fence comes before the first product into these
+// sums, wgmma_commit behind the last of a group, and until wgmma_wait nothing may touch the sums or the operands.
 template <class T>
 __device__ __forceinline__ void wgmma_64x256x16(WarpgroupSums& d, uint64_t a, uint64_t b) {
 #define SPX_WGMMA(type) /* add to d, nothing negated, both operands with rows and columns contiguous */                 \
@@ -139,12 +139,12 @@ __device__ __forceinline__ void wgmma_64x256x16(WarpgroupSums& d, uint64_t a, ui
 #undef SPX_WGMMA
 }
 
-// d += a b on the sparse tensor cores: a is 64 x 32 elements of T, of which the 64 x 16 that are stored are given in registers,
-// and b 32 x 256, by a transposed_descriptor. Of lane 4 * i + j of warp w of the warpgroup:
+// Starts d += a b on the sparse tensor cores. a is 64 x 32 elements of T; its 64 x 16 stored ones are given in registers. b is
+// 32 x 256, by a transposed_descriptor. Lane 4 * i + j of warp w of the warpgroup holds:
 //   a      rows 16w + i, 16w + i + 8, the same again    stored columns 2j and 2j + 1; in the last two words 2j + 8 and 2j + 9
-//   codes  see nm24_metadata; those of lanes with j / 2 = kSelector are read
-// The registers are operands, too: wgmma_fence between writing them and the product, and unchanged until wgmma_wait.
-// Or what is stored of a lies in shared memory, by a transposed_descriptor.
+//   codes  see nm24_metadata; the instruction reads those of lanes with j / 2 = kSelector
+// These registers are operands, too: wgmma_fence comes between writing them and the product, and they stay unchanged until
+// wgmma_wait. The second form reads the stored elements from shared memory, by a transposed_descriptor.
 template <class T, int kSelector>
 __device__ __forceinline__ void wgmma_sp_64x256x32(WarpgroupSums& d, const uint32_t (&a)[4], uint64_t b,
                                                    const uint32_t& codes) {
@@ -174,12 +174,12 @@ __device__ __forceinline__ void wgmma_sp_64x256x32(WarpgroupSums& d, uint64_t a,
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most kGroups groups are under way.
+// Waits until at most kGroups groups are under way.
 template <int kGroups>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
-// Until all are done; the sums may be read. They are named, or the compiler would read them before.
+// Waits until all are done. The sums are outputs, so the compiler does not read them earlier.
 __device__ __forceinline__ void wgmma_finish(WarpgroupSums& d) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" : SPX_SUMS::"memory");
 }
@@ -187,7 +187,7 @@ __device__ __forceinline__ void wgmma_finish(WarpgroupSums& d) {
 #undef SPX_SUMS
 #undef SPX_8
 
-// All warps of a warpgroup: from here on each thread has so many registers, a multiple of 8. What some give others may take.
+// By all warps of a warpgroup: each thread has kRegisters, a multiple of 8, from here on. Others take what these give.
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -197,8 +197,8 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// Four 8 x 8 matrices of 16-bit elements, transposed on their way: the lane 4 * i + j has elements 2j and 2j + 1 of row i of
-// each, and lane 8 m + c says where column c of matrix m goes, 16 bytes.
+// Stores four 8 x 8 matrices of 16-bit elements, transposed. Lane 4 * i + j holds elements 2j and 2j + 1 of row i of each; lane
+// 8 m + c passes the address of column c of matrix m, 16 bytes.
 __device__ __forceinline__ void stmatrix_x4_transposed(Shared<uint32_t> column, const uint32_t (&matrices)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(column)),
                "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
@@ -214,11 +214,11 @@ namespace spx::cuda {
 
 // Whether kernels for sm_90a are to be used: chosen (use_isa), in this binary, and for the current device.
 bool uses_sm_90a();
-// Of them, which nm24_gemm: the one to compare with.
+// Which form of nm24_gemm for sm_90a: the one for comparison.
 bool weight_in_shared_memory();
 
-// Describes `m` to TMA: boxes of `rows` rows and kWidth bytes. Its data and its rows are multiples of 16 bytes, and it has
-// elements.
+// Describes `m`, in boxes of `rows` rows and kWidth bytes, to TMA. Its address and its rows are multiples of 16 bytes, and it
+// is not empty.
 template <int kWidth = kBoxWidth, class T>
 Status make_tensor_map(CUtensorMap* map, DenseView<const T> m, int rows) {
   static_assert(sizeof(T) == sizeof(uint16_t) && (kWidth == kBoxWidth || kWidth == kNarrowBoxWidth));

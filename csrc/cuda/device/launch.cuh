@@ -1,9 +1,9 @@
-// What every kernel file shares: the launch function, shared memory, warp primitives, conversions.
+// Shared by all kernel files: the launch function, shared memory, warp primitives, conversions.
 //
 // The same .cu files are compiled by nvcc and, for tests without a GPU, by the host compiler over tests/emulation. So:
 //   * launch() stands for <<<>>>
 //   * SPX_SHARED declares shared memory; a helper takes it as Shared<T>, and reads it into a named type, never `auto`.
-//     SPX_DYNAMIC_SHARED declares what the launch gives beyond the 48 KB of that: once in a kernel, aligned to 1024 bytes
+//     SPX_DYNAMIC_SHARED, once in a kernel, declares the dynamic part, beyond 48 KB: aligned to 1024 bytes
 //   * warp primitives are the ones below, always with all 32 lanes; blocks are whole warps; no thread leaves before a barrier
 #pragma once
 #include <cuda_bf16.h>
@@ -25,15 +25,15 @@ struct LaunchRecord {
 };
 LaunchRecord& last_launch();
 
-constexpr int kDynamicAlignment = 1024;  // of dynamic shared memory: may cost as many bytes
+constexpr int kDynamicAlignment = 1024;  // of dynamic shared memory; padding may take as many bytes
 
-// How many bytes of shared memory, static and dynamic, a block may have on the current device: 227 KB on sm_90, 163 on sm_80, 99
-// on sm_86 and sm_89.
+// Bytes of shared memory, static and dynamic, that a block may use on the current device: 227 KB on sm_90, 163 KB on sm_80, 99
+// KB on sm_86 and sm_89.
 int64_t shared_bytes_per_block();
 
 __device__ inline float to_acc(float v) { return v; }
 __device__ inline double to_acc(double v) { return v; }
-__device__ inline float to_acc(bf16 v) {  // of the upper half of a word it is one instruction; __bfloat162float is two
+__device__ inline float to_acc(bf16 v) {  // one instruction for the upper half of a word; __bfloat162float is two
   const uint32_t bits = uint32_t{v.bits} << 16;
   float f;
   memcpy(&f, &bits, sizeof f);
@@ -65,7 +65,7 @@ namespace spx::cuda {
 template <class T>
 using Shared = T*;
 
-// The element that lies so many bytes behind the first: an index would be made of them by a mask or a shift.
+// The element that lies `bytes` behind the first. Turning bytes into an index would take a mask or a shift.
 template <class T>
 __device__ __forceinline__ T& element_at(Shared<T> first, int bytes) {
   return *reinterpret_cast<T*>(reinterpret_cast<char*>(first) + bytes);
@@ -92,7 +92,7 @@ __device__ __forceinline__ T shfl_down(T v, int delta) {
 __device__ __forceinline__ unsigned ballot(bool v) { return __ballot_sync(kFullMask, v); }
 __device__ __forceinline__ int popcount(unsigned v) { return __popc(v); }
 
-// d += a b on the tensor cores: 16 x 16 elements of T times 16 x 8, two to a word, sums in float32. Of the lane 4 * i + j:
+// d += a b on the tensor cores: 16 x 16 elements of T times 16 x 8, two to a word, sums in float32. Lane 4 * i + j holds:
 //   a  rows i, i + 8, i, i + 8    columns 2j and 2j + 1; in the last two words 2j + 8 and 2j + 9
 //   b  column i                   rows 2j and 2j + 1; in the last word 2j + 8 and 2j + 9
 //   d  rows i, i, i + 8, i + 8    columns 2j, 2j + 1, 2j, 2j + 1
@@ -110,9 +110,9 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
 #undef SPX_MMA
 }
 
-// d += a b on the sparse tensor cores: a is 16 x 32 elements of T, of which the 16 x 16 that are stored are given as in mma_16x8x16,
-// and b 32 x 8: of the lane 4 * i + j column i, rows 2j and 2j + 1, and 8, 16 and 24 further. codes: see nm24_metadata; those of
-// lanes with j > 1 are not read.
+// d += a b on the sparse tensor cores. a is 16 x 32 elements of T; its 16 x 16 stored ones are given as in mma_16x8x16. b is 32
+// x 8: lane 4 * i + j holds column i, rows 2j and 2j + 1, and the same 8, 16 and 24 rows further. codes: see nm24_metadata; the
+// instruction ignores those of lanes with j > 1.
 template <class T>
 __device__ __forceinline__ void mma_sp_16x8x32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t codes) {
 #define SPX_MMA(type)                                                                                     \
@@ -127,8 +127,8 @@ __device__ __forceinline__ void mma_sp_16x8x32(float (&d)[4], const uint32_t (&a
 #undef SPX_MMA
 }
 
-// Four 8 x 8 matrices of 16-bit elements, a row being 16 bytes: lane 8 m + r says where row r of matrix m begins; the lane 4 * i + j
-// gets elements 2j and 2j + 1 of row i of each.
+// Loads four 8 x 8 matrices of 16-bit elements; a row is 16 bytes. Lane 8 m + r passes the address of row r of matrix m; lane
+// 4 * i + j receives elements 2j and 2j + 1 of row i of each.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint32_t> row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
@@ -136,14 +136,14 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint
                : "memory");
 }
 
-// 16 aligned bytes of global memory. A plain copy may become four stores.
+// Stores 16 aligned bytes in global memory. A plain copy may become four stores.
 __device__ __forceinline__ void store_global_chunk(void* to, const uint32_t (&words)[4]) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]),
                "r"(words[2]), "r"(words[3])
                : "memory");
 }
 
-// The same of shared memory.
+// The same for shared memory.
 __device__ __forceinline__ void store_chunk(Shared<uint32_t> to, const uint32_t (&words)[4]) {
   *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
 }
@@ -186,21 +186,21 @@ __device__ inline int64_t global_threads() { return int64_t{gridDim.x} * blockDi
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How many blocks a grid-stride loop over `items` gets; at least one, so that a kernel with an empty main part still clears
-// what lies behind nnz. Some waves of the largest card are enough.
+// The number of blocks for a grid-stride loop over `items`. At least one, so that a kernel without items still clears the
+// entries behind nnz; at most a few waves of the largest card.
 constexpr int64_t kMaxBlocks = 2048;
 inline int64_t blocks_for(int64_t items, int64_t items_per_block) {
   const int64_t blocks = ceil_div(items, items_per_block);
   return blocks < 1 ? 1 : (blocks > kMaxBlocks ? kMaxBlocks : blocks);
 }
 
-// What a launch says of its blocks: the threads, the bytes of dynamic shared memory, and, for sm_90, how many are a cluster; and
-// the most such bytes that any launch of the kernel on this device asks for, which are allowed once for all of them: a launch
-// that changed the limit would change it under another thread's, and under a captured graph's.
+// The blocks of a launch: threads, bytes of dynamic shared memory and, for sm_90, blocks in a cluster. most_shared_bytes is the
+// kernel's limit on dynamic shared memory. It has to be the same for all launches of a kernel on a device: raising or lowering
+// it would affect another thread's launches, and a captured graph.
 struct Block {
   unsigned threads, shared_bytes, cluster, most_shared_bytes;
 
-  Block(int threads, int shared_bytes = 0, int cluster = 1)  // not explicit: most launches say just the threads
+  Block(int threads, int shared_bytes = 0, int cluster = 1)  // implicit: most launches pass only the threads
       : threads(threads), shared_bytes(shared_bytes), cluster(cluster), most_shared_bytes(shared_bytes) {}
 
   Block allow(int64_t bytes) const {
@@ -211,7 +211,7 @@ struct Block {
 };
 
 #if defined(__CUDACC__)
-// What the runtime is told of a launch; points to `cluster`.
+// The runtime's description of a launch; it points to `cluster`.
 inline cudaLaunchConfig_t launch_config(dim3 grid, Block block, Stream stream, cudaLaunchAttribute* cluster) {
   cluster->id = cudaLaunchAttributeClusterDimension;
   cluster->val.clusterDim = {block.cluster, 1, 1};
@@ -225,7 +225,7 @@ inline cudaLaunchConfig_t launch_config(dim3 grid, Block block, Stream stream, c
   return config;
 }
 
-// More than 48 KB of shared memory have to be allowed.
+// A kernel must opt in to more than 48 KB of shared memory.
 template <class... Params>
 Status allow_shared_bytes(void (*kernel)(Params...), Block block) {
   if (block.shared_bytes == 0) return kOk;
@@ -233,8 +233,8 @@ Status allow_shared_bytes(void (*kernel)(Params...), Block block) {
 }
 #endif
 
-// How many clusters of `kernel` the current device runs at a time; INT64_MAX where it does not say. Those that take one tile
-// after another need no more of them, and do not wait for each other, so more are no harm.
+// The number of clusters of `kernel` that the current device runs at a time, INT64_MAX if unknown. A persistent kernel needs no
+// more; its clusters do not wait for each other, so more do no harm.
 template <class... Params>
 int64_t resident_clusters(void (*kernel)(Params...), Block block) {
   int clusters = 0;
@@ -250,7 +250,8 @@ int64_t resident_clusters(void (*kernel)(Params...), Block block) {
   return clusters > 0 ? clusters : INT64_MAX;
 }
 
-// Starts `kernel` on `stream` and returns what the runtime says; never synchronises. CUDA rejects an empty grid: nothing to do.
+// Starts `kernel` on `stream` and returns the runtime's status; never synchronises. An empty grid, which CUDA rejects, is no
+// work.
 template <class... Params, class... Args>
 Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, Block block, Stream stream, Args... args) {
   if (blocks == 0) return kOk;
@@ -262,7 +263,7 @@ Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, Block
   const cudaLaunchConfig_t config = launch_config(grid, block, stream, &cluster);
   Status status = allow_shared_bytes(kernel, block);
   if (status == kOk) status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-  cudaGetLastError();  // takes the error back, or the next call would report it again
+  cudaGetLastError();  // clears the error, or the next call would report it again
   return status;
 #else
   static_cast<void>(stream);

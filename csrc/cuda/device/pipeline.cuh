@@ -1,8 +1,9 @@
-// The pipeline of the wgmma kernels: one thread of a block has TMA load steps into a ring of stages, some steps ahead of the warps
-// that multiply them. The blocks of a cluster load parts of a step for each other.
+// The pipeline of the wgmma kernels: one thread of a block has TMA load steps into a ring of stages, some steps ahead of the
+// warps that multiply them. The blocks of a cluster load parts of a step for each other.
 //
 //   full    a phase ends when a step has arrived: the loading thread has announced its bytes and TMA has reported them
-//   empty   a phase ends when all multiplying warps of the cluster have read the step: each arrives at the barriers of all blocks
+//   empty   a phase ends when all multiplying warps of the cluster have read the step: each arrives at the barriers of all
+//           blocks
 //   steps are numbered through the life of a block: step % kStages is the stage, step / kStages % 2 the parity of its phase
 #pragma once
 #include "cuda/device/hopper.cuh"

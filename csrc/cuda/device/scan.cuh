@@ -1,4 +1,4 @@
-// Counts to offsets: offsets[0] = 0, offsets[i] = counts 0 .. i - 1, in place. What CSR construction is made of.
+// Counts to offsets, in place: offsets[0] = 0, offsets[i] = the sum of counts 0 .. i - 1.
 //
 //   offsets  [n + 1]; the caller has put count i into offsets[i + 1]
 //   one block walks the array: n is a number of rows or of chunks, not of elements

@@ -29,8 +29,8 @@ __device__ inline int64_t row_of(const int32_t* row_ptr, int64_t row, int64_t en
   return row;
 }
 
-// The first i of [begin, end) for which below(i) is false; it is true up to there. A whole warp searches one place: four loads
-// that wait for each other find it among a million, where binary search needs twenty.
+// The first i of [begin, end) for which below(i) is false; it is true before that. A whole warp searches together: among a
+// million it takes four dependent loads, and binary search twenty.
 template <class F>
 __device__ inline int64_t warp_search(int64_t begin, int64_t end, F below) {
   while (begin < end) {

@@ -1,11 +1,11 @@
-// The k-th largest key, exactly: radix select whose passes end by themselves, without a kernel between them.
+// The k-th largest key, exactly, by radix select. The last block of each pass evaluates it, so no kernel runs between passes.
 //
 //   top    kTopBits of the key, counted in shared memory: for passes over many items
-//   fine   the next kFineBits, counted in global memory: only of the items that agree with the k-th so far, which are few.
-//          Coarse counters find the segment, so that of the fine ones a segment is read
+//   fine   the next kFineBits, counted in global memory, but only for items that agree with the k-th so far, which are few.
+//          Coarse counters find the segment of fine ones to read
 //   so 32 bits take two passes; 64 bits take two more of the fine kind
-//   the last block of a pass finds the digit in which the k-th lies. Digit 0 is not counted, it has what the others have not: a
-//   score of zeros costs no atomics
+//   the last block of a pass finds the digit of the k-th key. Digit 0 is not counted: it has the remaining items, and a score
+//   full of zeros costs no atomics
 // k is known on the device only. Integer atomics; no block waits for another. Counters start at 0.
 #pragma once
 #include "cuda/device/launch.cuh"
@@ -54,7 +54,7 @@ struct Select {
   unsigned* done;                // blocks of the running pass that have counted; 0 between passes
 };
 
-// Whether this is the last block of the grid to come here: it sees what all others have written.
+// Whether this is the last block of the grid to get here; it sees everything that the others have written.
 __device__ inline bool is_last_block(unsigned* done) {
   SPX_SHARED(unsigned, last, 1);
   __threadfence();
@@ -79,7 +79,7 @@ __device__ inline void find_digit(Selection* selection, const Counter* counters,
   int64_t sum = 0, counted;
   for (int d = top; d > top - each && d > 0; --d) sum += static_cast<int64_t>(counters[d]);
   int64_t above = block_scan<int64_t>(sum, scratch, &counted);  // items of larger digits; also: all have read *selection
-  if (known.missing <= 0) {                                     // nothing is selected: a key that none is above
+  if (known.missing <= 0) {                                     // nothing is selected: a key that no item exceeds
     if (threadIdx.x == 0) *selection = {known.key | static_cast<uint64_t>(digits - 1) << shift, 0, 0, known.above};
   } else {
     for (int d = top; d > top - each && d >= 0; --d) {
@@ -121,8 +121,8 @@ __device__ inline bool agrees(Key key, Key kth, Digit digit) {
   return (key ^ kth) >> digit.shift >> digit.width == 0;
 }
 
-// Counts keys that agree with the k-th so far, those with a bit in `counted`. Called by whole warps: where many lanes have
-// some, those that agree with the first one's add once, as equal keys would queue up at one counter.
+// Counts the keys with a bit in `counted`, which agree with the k-th so far. Called by whole warps: if many lanes have such
+// keys, those equal to the first one's are added together, since atomics on one counter would queue up.
 template <int kKeys, class Key>
 __device__ __forceinline__ void count_fine(const Select& select, const Key (&key)[kKeys], unsigned counted, Digit digit) {
   constexpr int kMany = 8;

@@ -4,7 +4,7 @@
 
 namespace spx::cuda {
 
-// They stay words until they are used: as 16-bit elements they would take a register each.
+// They stay packed in words until they are used: 16-bit elements would take a register each.
 template <class T, int kCount>
 struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Words {  // 16 bytes are the widest load
   uint32_t word[kCount * sizeof(T) / sizeof(uint32_t)];
@@ -37,8 +37,8 @@ __device__ uint32_t two(float first, float second) {
   return pair.word[0];
 }
 
-// m[row, col] and its seven neighbours, as far as they lie inside of m; col is a multiple of 8. One 128-bit store where the
-// rows of m are aligned for it, else one element at a time.
+// Stores m[row, col] and its seven neighbours, as far as they lie inside m; col is a multiple of 8. One 128-bit store if the
+// rows of m are aligned for it, otherwise one element at a time.
 template <class T>
 __device__ __forceinline__ void store_eight(DenseView<T> m, int64_t row, int64_t col, const Words<T, 8>& eight) {
   if (row >= m.rows || col >= m.cols) return;
@@ -51,8 +51,8 @@ __device__ __forceinline__ void store_eight(DenseView<T> m, int64_t row, int64_t
   }
 }
 
-// to[r] = m[row + r, col] and its neighbours, 0 for what lies outside of m; col is a multiple of kCount. 128-bit loads where
-// the rows of m are aligned for them, else one element at a time.
+// to[r] = m[row + r, col] and its neighbours, 0 outside m; col is a multiple of kCount. Wide loads if the rows of m are aligned
+// for them, otherwise one element at a time.
 template <class T, int kCount, int kRows>
 __device__ __forceinline__ void load_words(Words<T, kCount> (&to)[kRows], DenseView<const T> m, int64_t row, int64_t col) {
   const T* from = m.row(row) + col;

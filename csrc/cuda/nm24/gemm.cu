@@ -1,7 +1,7 @@
-// 2:4 product, dense tokens:  y[n, r] = bias[r] + sum_s w[r, s] * x[n, col_s], and its positive part where `relu`
+// 2:4 product, dense tokens:  y[n, r] = bias[r] + sum_s w[r, s] * x[n, col_s], then relu, if `relu`
 //
-//   bf16, f16  on sparse tensor cores (gemm_mma.cuh, gemm_wgmma.cuh); float32 and float64 are the CPU's
-// ops/nm24.py has checked shapes, dtypes and codes.
+//   bf16, f16  on sparse tensor cores (gemm_mma.cuh, gemm_wgmma.cuh); float32 and float64 run on the CPU only
+// ops/nm24/kernels.py has checked shapes, dtypes and codes.
 #include "cuda/nm24/gemm_mma.cuh"
 #include "cuda/nm24/gemm_wgmma.cuh"
 

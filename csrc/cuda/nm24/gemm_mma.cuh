@@ -1,15 +1,17 @@
 // nm24_gemm of 16-bit types by mma.sp, sm_80 and newer
 //
 //   sums in float32, in a fixed order of columns: the same bits on every run. Each y is written by one block
-//   work: a block makes y for 128 rows of w and 128 tokens: a warp 64 x 32, in registers. Columns pass through shared memory, 64 at a
-//         time, in two stages: while half of one is multiplied, the loads of half of the next are under way to registers
-//   Inf and NaN in x reach a row only through its stored positions; what lies outside of w and x is 0 in both
+//   work: a block makes y for 128 rows of w and 128 tokens: a warp 64 x 32, in registers. Columns pass through shared memory,
+//         64 at a time, in two stages: while half of one is multiplied, the loads of half of the next are under way to
+//         registers
+//   Inf and NaN in x reach a row only through its stored positions; outside w and x both are 0
 //
-// The instruction reads codes of 16 columns for rows i and i + 8 in one word (nm24_metadata); ids as they are stored have these
-// codes next to each other, so they need no layout of their own.
+// The instruction takes the codes of 16 columns of rows i and i + 8 in one word (nm24_metadata). In the ids the codes of 16
+// columns are neighbours, so they are stored in no special order.
 //
-// Banks: ldmatrix reads 8 rows of 16 bytes at a time. A token's 64 columns are 8 chunks of 16 bytes, a row's 32 values are 4: a chunk
-// lies at an exclusive or of its number and the row's, and any 8 neighbouring rows have the same chunk in 8 different places.
+// Banks: ldmatrix reads 8 rows of 16 bytes at a time. A token's 64 columns are 8 chunks of 16 bytes, a row's 32 values are 4: a
+// chunk lies at an exclusive or of its number and the row's, and any 8 neighbouring rows have the same chunk in 8 different
+// places.
 //
 // What limits it, in clocks of a multiprocessor for one step of one block (128 x 128 x 64):
 //   tensor cores    256 mma.sp: 512 on sm_80
@@ -42,8 +44,8 @@ __device__ inline int token_place(int token, int chunk) {
 }
 __device__ inline int code_place(int row) { return kValueWords + kTokenWords + row * kCodeWords; }
 
-// Eight neighbours of a row that begins at `row` (null: it does not exist) and has `count` elements; 0 for what lies outside.
-// Aligned: rows begin at multiples of 16 bytes.
+// Eight neighbours of a row, from element `from` on, with 0 behind its `count` elements; `row` is null if the row does not
+// exist. kAligned: rows begin at multiples of 16 bytes.
 template <bool kAligned, class T>
 __device__ __forceinline__ Words<T, 8> load_eight(const T* row, int from, int count) {
   Words<T, 8> eight = {};
@@ -59,14 +61,15 @@ __device__ __forceinline__ Words<T, 8> load_eight(const T* row, int from, int co
   return eight;
 }
 
-// A thread's share of half a step, 32 columns, on its way from global to shared memory. Aligned: w has a multiple of 32 columns.
+// A thread's share of half a step, 32 columns, on its way from global to shared memory. Aligned: w has a multiple of 32
+// columns.
 template <class T, bool kAligned>
 class SpCarried {
  public:
   __device__ __forceinline__ SpCarried(const Nm24View<const T>& w, DenseView<const T> x, int64_t row0, int64_t token0)
       : cols_(static_cast<int>(w.cols)) {
-    row_ = row0 + row() < w.rows ? w.row_values(row0 + row()) : nullptr;
-    ids_ = row0 + threadIdx.x < w.rows && threadIdx.x < kSpRows ? w.row_ids(row0 + threadIdx.x) : nullptr;
+    row_ = row0 + row() < w.rows ? w.values_of_row(row0 + row()) : nullptr;
+    ids_ = row0 + threadIdx.x < w.rows && threadIdx.x < kSpRows ? w.ids_of_row(row0 + threadIdx.x) : nullptr;
 #pragma unroll
     for (int i = 0; i < kMyTokens; ++i) token_[i] = token0 + token(i) < x.rows ? x.row(token0 + token(i)) : nullptr;
   }
@@ -137,11 +140,11 @@ __device__ __forceinline__ void multiply_sparse(SpSums& sums, Shared<uint32_t> s
   }
 }
 
-// The result leaves through the room of the stages, [token][row] in T, two rows to a word.
+// The result is stored through the memory of the stages: [token][row] in T, two rows to a word.
 constexpr int kSlabWords = kSpRows / 2 + 4;  // of a token; neighbouring tokens begin 4 banks apart
 static_assert(kSpTokens * kSlabWords <= 2 * kStageWords);
 
-// A lane has rows g and g + 8 of tokens 2j and 2j + 1, and wants two rows of one token: neighbours g, g + 1 trade.
+// A lane has rows g and g + 8 of tokens 2j and 2j + 1. A word holds two rows of one token, so lanes g and g + 1 exchange sums.
 template <class T>
 __device__ __forceinline__ void store_slab(Shared<uint32_t> slab, const SpSums& sums, DenseView<T> y, const T* bias, bool relu,
                                            int64_t row0, int row, int token) {
@@ -182,7 +185,7 @@ template <class T, bool kAligned>
 __global__ void __launch_bounds__(kSpThreads, 2)
     nm24_gemm_mma_kernel(DenseView<T> y, Nm24View<const T> w, DenseView<const T> x, const T* bias, bool relu) {
   SPX_DYNAMIC_SHARED(uint32_t, memory);
-  // Neighbouring blocks have the same tokens, which are more bytes than w's rows.
+  // Neighbouring blocks share their tokens, which are more bytes than w's rows.
   const int64_t row_tiles = (w.rows + kSpRows - 1) / kSpRows;
   const int64_t row0 = blockIdx.x % row_tiles * kSpRows, token0 = blockIdx.x / row_tiles * kSpTokens;
   const int warp = threadIdx.x / kWarp, row = warp / kSpTokenWarps * kSpWarpRows, token = warp % kSpTokenWarps * kSpWarpTokens;
@@ -200,7 +203,7 @@ __global__ void __launch_bounds__(kSpThreads, 2)
     __syncthreads();  // this stage is written, and everyone has read the other one
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
-      next.load(col + kSpCols + 32 * half);  // behind the last column: zeros that nobody reads
+      next.load(col + kSpCols + 32 * half);  // behind the last column: zeros, never read
       multiply_sparse<T>(sums, stage, row, token, half);
       next.store(other, half);
     }

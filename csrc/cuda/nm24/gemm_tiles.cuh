@@ -1,4 +1,4 @@
-// The frame of gemm_wgmma.cuh: which tile a block makes when, what is on its way to it, and how its sums become y.
+// Around the products of gemm_wgmma.cuh: the order of tiles, the loads of a step, and how sums become y.
 #pragma once
 #include "cuda/device/pipeline.cuh"
 #include "cuda/device/words.cuh"
@@ -13,8 +13,8 @@ constexpr int kWgmmaCols = 64;
 constexpr int kClusterBlocks = 4;
 constexpr int kStages = 4;
 
-// A stage has a box of x, a quarter of it from each block. Stream the weight comes this way, too, it has a narrow box of that:
-// of 64 columns 32 are stored.
+// A stage holds a box of x, a quarter of it loaded by each block. With kShared it also holds a narrow box of the weight's
+// values: 32 of 64 columns are stored.
 constexpr int kQuarterTokens = kWgmmaTokens / kClusterBlocks;
 constexpr int kQuarterBytes = kQuarterTokens * kBoxWidth;
 constexpr int kTokenBytes = kWgmmaTokens * kBoxWidth;
@@ -24,7 +24,7 @@ template <bool kShared>
 constexpr int kStageBytes = kTokenBytes + (kShared ? kWeightBytes : 0);
 
 // Behind the stages each multiplying warp has a slab for its part of y, [token][16 rows]: 16 bytes of either half of the rows,
-// which change places every four tokens, so that any eight neighbours of one half have them in different banks.
+// which are swapped every four tokens, so that any eight neighbours of one half lie in different banks.
 constexpr int kSlabTokenWords = 8;
 constexpr int kWarpSlabWords = kWgmmaTokens * kSlabTokenWords;
 template <bool kShared>
@@ -56,11 +56,12 @@ struct WgmmaTile {
   }
 };
 
-// Steps are numbered through all tiles of a cluster. kShared: the weight comes this way, too.
+// Steps are numbered through all tiles of a cluster. kShared: the values of the weight pass through the stages, too.
 template <bool kShared>
 using Steps = Pipeline<uint32_t, kStages, kStageBytes<kShared>, kClusterBlocks, kMultipliers * kWarpgroup / kWarp>;
 
-// One thread: a step of a tile, and for all blocks this one's quarter of x. weight describes the values of w, if they come this way.
+// One thread: loads a step of a tile, and for all blocks this one's quarter of x. weight describes the values of w, for
+// kShared.
 template <bool kShared>
 __device__ void load_step(const Steps<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight, unsigned step,
                           const WgmmaTile& tile, unsigned col) {
@@ -72,7 +73,7 @@ __device__ void load_step(const Steps<kShared>& stages, const CUtensorMap& x, co
     tma_load(stages.at(step, kTokenBytes), weight, static_cast<int>(tile.row0), static_cast<int>(col / 2), loaded);
 }
 
-// What the tensor cores read of a step: x, and of the weight 64 rows for each warpgroup.
+// The operands of a step in shared memory: x, and 64 rows of the weight for each warpgroup.
 template <bool kShared>
 __device__ uint64_t tokens_of(const Steps<kShared>& stages, unsigned step) {
   return transposed_descriptor(shared_address(stages.memory)) + descriptor_offset(stages.offset(step));
@@ -110,7 +111,7 @@ __device__ __forceinline__ void store_tile(DenseView<T> y, const WarpgroupSums& 
     load_chunk(eight.word, slab + slab_place(token, lane % 2));
     store_eight(y, token0 + token, row0 + lane % 2 * 8, eight);
   }
-  __syncwarp();  // the slab is free, and what comes next wants the whole warp
+  __syncwarp();  // the slab is free, and the next instructions need the whole warp
 }
 
 }  // namespace spx::cuda::nm24

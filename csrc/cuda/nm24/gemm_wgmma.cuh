@@ -4,9 +4,10 @@
 //   work: a block makes y for 128 rows of w and 256 tokens, two warpgroups 64 x 256 each, in registers, and goes on to its next
 //         tile. One thread has TMA bring x, 64 columns a step, kStages steps ahead, also of the next tile. Four blocks, a
 //         cluster, have tiles below each other: each loads a quarter of their common tokens for all.
-//         The weight comes from L2 straight to the registers that the tensor cores read, as it is stored, two steps ahead. Or,
-//         to compare the two, its values come as x does (sm_90a_shared); the codes come to registers in both
-//   Inf and NaN in x reach a row only through its stored positions; columns that do not exist are 0 in both
+//         The weight is loaded as it is stored, from L2 straight to the registers that the tensor cores read, two steps ahead.
+//         A second form, for comparison, loads its values through shared memory as x (sm_90a_shared); codes come to registers
+//         in both
+//   Inf and NaN in x reach a row only through its stored positions; columns that do not exist are 0 in both operands
 //
 // What limits it, in clocks of a multiprocessor for one step of one block (128 x 256 x 64; the dense product takes 1024):
 //   tensor cores    4 wgmma.sp of 64 x 256 x 32, 4096 FMA a clock: 512
@@ -18,8 +19,8 @@
 //   L2              a quarter of 32 KB of x, and 9 KB of the weight, which no other block can share: 735 at the 5.5 TB/s (for
 //                   132 at 1.76 GHz) that we assume
 //   issue           90 instructions of 8 warps: 180
-// So 768 if loads are as good as free, and about 910 through shared memory: only a GPU can tell. A tile adds about 1500 clocks
-// in which its sums become y.
+// So 768 if loads cost nothing, and about 910 through shared memory; only a GPU can tell. A tile adds about 1500 clocks in
+// which its sums become y.
 //
 // Rows of 128, not 192, which would write less of x for each product: 512 threads start with 128 registers, and ptxas compiles
 // no product that needs more; and blocks of 192 rows fill the multiprocessors no better for 4096 rows. Nor 256 rows and 128
@@ -33,14 +34,14 @@ namespace spx::cuda::nm24 {
 
 constexpr int kWeightSteps = 3;  // one is multiplied, one is waiting or on its way, one is on its way
 
-// A thread's share of the weight for one step: what two products take, of 32 columns each, and of which the codes are made.
+// A thread's share of the weight for one step: the values for two products of 32 columns each, and the codes of its two rows.
 struct WeightStep {
   uint32_t values[2][4], row_codes[2], codes;
 };
 using WeightRing = WeightStep[kWeightSteps];
 
 // Two rows of the weight, eight apart, as a thread reads them: of every 16 columns a group's values, and a quarter of the codes
-// of a step. Rows that do not exist are the last one; what they make goes nowhere. kShared: the values come otherwise.
+// of a step. Rows that do not exist are read as the last one, and their sums are not stored. kShared: without the values.
 template <class T, bool kShared>
 class WeightRows {
  public:
@@ -49,12 +50,12 @@ class WeightRows {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int64_t there = row + 8 * i < last ? row + 8 * i : last;
-      values_[i] = reinterpret_cast<const uint32_t*>(w.row_values(there)) + part();
-      ids_[i] = reinterpret_cast<const uint16_t*>(w.row_ids(there)) + part();
+      values_[i] = reinterpret_cast<const uint32_t*>(w.values_of_row(there)) + part();
+      ids_[i] = reinterpret_cast<const uint16_t*>(w.ids_of_row(there)) + part();
     }
   }
 
-  // All but the last.
+  // All slots of the ring but the last.
   __device__ __forceinline__ void load_first(WeightRing& ring) const {
 #pragma unroll
     for (int i = 0; i + 1 < kWeightSteps; ++i) load(ring[i], i * kWgmmaCols);
@@ -80,10 +81,10 @@ class WeightRows {
   const uint16_t* ids_[2];
 };
 
-// sums += w x for a step. When it has been issued the one before is done, and all that it read may be overwritten.
+// Starts sums += w x for a step, and waits for the one before, whose operands may then be overwritten.
 template <class T, bool kShared>
-__device__ __forceinline__ void multiply_step(WarpgroupSums& sums, WeightStep& w, const Steps<kShared>& stages,
-                                              unsigned step, int warpgroup, bool first) {
+__device__ __forceinline__ void multiply_step(WarpgroupSums& sums, WeightStep& w, const Steps<kShared>& stages, unsigned step,
+                                              int warpgroup, bool first) {
   constexpr uint64_t kSecond = descriptor_offset(kBoxWidth / 2), kSecondStored = descriptor_offset(kNarrowBoxWidth / 2);
   stages.wait(step);
   w.codes = nm24_metadata(w.row_codes[0], w.row_codes[1]);  // late: using registers that are still being loaded stalls
@@ -102,8 +103,8 @@ __device__ __forceinline__ void multiply_step(WarpgroupSums& sums, WeightStep& w
   if (!first) stages.release(step - 1);
 }
 
-// A warpgroup makes the sums of a tile, from `steps` steps of which the first is number `first`. All but the last of the ring's
-// have been loaded.
+// By a warpgroup: the sums of a tile, from `steps` steps of which the first is number `first`. All slots of the ring but the
+// last are loaded.
 template <class T, bool kShared>
 __device__ __forceinline__ void multiply(WarpgroupSums& sums, WeightRing& ring, const WeightRows<T, kShared>& w,
                                          const Steps<kShared>& stages, unsigned first, unsigned steps, int warpgroup) {
@@ -120,10 +121,10 @@ __device__ __forceinline__ void multiply(WarpgroupSums& sums, WeightRing& ring, 
   stages.release(first + steps - 1);
 }
 
-// One thread, all tiles of its cluster.
+// By one thread: all tiles of its cluster.
 template <bool kShared>
-__device__ void load_tiles(const Steps<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight,
-                           const WgmmaGrid& grid, unsigned steps) {
+__device__ void load_tiles(const Steps<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight, const WgmmaGrid& grid,
+                           unsigned steps) {
   unsigned done = 0;
   for (int i = blockIdx.x / kClusterBlocks; i < grid.tiles; i += gridDim.x / kClusterBlocks, done += steps) {
     const WgmmaTile tile(grid, i);
@@ -131,11 +132,11 @@ __device__ void load_tiles(const Steps<kShared>& stages, const CUtensorMap& x, c
   }
 }
 
-// A warpgroup, its part of every tile of its cluster. The weight of the next one is on its way while sums become y.
+// By a warpgroup: its part of every tile of its cluster. The weight of the next tile is loaded while sums become y.
 template <class T, bool kShared>
 __device__ __forceinline__ void multiply_tiles(DenseView<T> y, const Nm24View<const T>& w, Shared<uint32_t> slab,
-                                               const Steps<kShared>& stages, const T* bias, bool relu,
-                                               const WgmmaGrid& grid, unsigned steps, int warp) {
+                                               const Steps<kShared>& stages, const T* bias, bool relu, const WgmmaGrid& grid,
+                                               unsigned steps, int warp) {
   const int clusters = gridDim.x / kClusterBlocks, group = threadIdx.x % kWarp / 4;
   int next = blockIdx.x / kClusterBlocks;
   WgmmaTile tile(grid, next);
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   cluster_sync();
 
   const unsigned steps = (static_cast<unsigned>(w.cols) + kWgmmaCols - 1) / kWgmmaCols;
-  // By a shuffle, so that the compiler knows it of the whole warp.
+  // A shuffle tells the compiler that all lanes have the same value.
   const int warp = shfl_idx(static_cast<int>(threadIdx.x / kWarp), 0) - kWarpgroup / kWarp;
   if (warp < 0) {
     give_registers<40>();
@@ -182,11 +183,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   }
   cluster_sync();  // no block arrives at barriers of one that has left
 #elif defined(__CUDA_ARCH__)
-  __trap();  // not reached, unless the driver has compiled other code than that for sm_90a
+  __trap();  // reached only if the driver compiled this for another architecture than sm_90a
 #endif
 }
 
-// TMA and the loads of the weight want rows of whole 16 bytes, a matrix that is not empty, and places that fit an int.
+// TMA and the loads of the weight need rows of whole 16 bytes, a matrix that is not empty, and coordinates that fit an int.
 inline bool fits_wgmma(int64_t rows, int64_t cols, int64_t tokens) {
   return rows > 0 && cols > 0 && tokens > 0 && cols % 16 == 0 && cols <= INT32_MAX - 4 * kWgmmaCols &&
          rows <= INT32_MAX - kClusterBlocks * kWgmmaRows && tokens <= INT32_MAX - kWgmmaTokens &&

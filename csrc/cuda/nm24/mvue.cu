@@ -6,8 +6,8 @@
 //   bytes, 16 bits: 2 read and 1 + 1/8 written per element; 4096 x 4096 are 52 MB, 12 us at 4.3 TB/s
 //   instructions: about 400 a group, ten divisions among them; 60 us of 4096 x 4096, if all issue slots are used: they are the
 //   limit
-// Divisions are rounded to the nearest, denormals too: what nvcc does unless it is told otherwise, and the CPU always.
-// ops/nm24_training.py has checked shapes and dtypes.
+// Divisions round to nearest, and denormals are kept: nvcc's default, and the CPU's only mode.
+// ops/nm24/training.py has checked shapes and dtypes.
 #include "common/nm24/mvue.h"
 
 #include "common/keys.h"
@@ -20,7 +20,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kRows = 32, kPairs = 32;  // of a block
 static_assert(kRows == kWarp && kPairs == kWarp, "a lane has a row, and then a pair of groups");
-// What a block keeps, [row][pair], with room after a row so that neighbouring rows begin in other banks.
+// Shared memory is [row][pair], padded so that neighbouring rows begin in different banks.
 constexpr int kStride = kPairs + 1;
 
 // Both values of a group; returns its code.
@@ -47,7 +47,7 @@ __device__ __forceinline__ uint32_t keep_two(T (&kept)[2], const T (&x)[4], uint
   return code;
 }
 
-// Eight tokens of a row; what lies outside is 0.
+// Eight tokens of a row, 0 outside dy.
 template <class T>
 __device__ __forceinline__ void load_tokens(T (&even)[4], T (&odd)[4], DenseView<const T> dy, int64_t token, int64_t row) {
 #pragma unroll
@@ -68,7 +68,7 @@ __device__ __forceinline__ void write_rows(const Nm24View<T>& wt, Shared<Words<T
   if (2 * pair >= wt.groups()) return;
   for (int r = threadIdx.x / kWarp; r < kRows && row0 + r < wt.rows; r += kWarps) {
     const Words<T, 4> four = values[r * kStride + lane];
-    T* to = wt.row_values(row0 + r) + 4 * pair;
+    T* to = wt.values_of_row(row0 + r) + 4 * pair;
     if constexpr (kWhole) {
       *reinterpret_cast<Words<T, 4>*>(to) = four;
     } else {
@@ -77,7 +77,7 @@ __device__ __forceinline__ void write_rows(const Nm24View<T>& wt, Shared<Words<T
       reinterpret_cast<Pair*>(to)[0] = two[0];
       if (2 * pair + 1 < wt.groups()) reinterpret_cast<Pair*>(to)[1] = two[1];
     }
-    wt.row_ids(row0 + r)[pair] = codes[r * kStride + lane];
+    wt.ids_of_row(row0 + r)[pair] = codes[r * kStride + lane];
   }
 }
 

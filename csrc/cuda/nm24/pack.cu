@@ -1,10 +1,10 @@
 // A dense matrix to 2:4 and back (common/nm24/groups.h), and the transpose in the same pass
 //
-//   work: a block takes 128 rows x 64 columns; a thread two tiles of 4 x 4, neighbouring lanes neighbouring tiles of the same rows.
-//   The transpose's part goes through shared memory: then both are written in runs of 64 (w) and 128 bytes (wt) of 16-bit values
+//   work: a block takes 128 rows x 64 columns; a thread two tiles of 4 x 4; neighbouring lanes take neighbouring tiles of the
+//   same rows. The transpose passes through shared memory, so both are written in runs of 64 (w) and 128 bytes (wt) of 16-bit values
 //   bytes, 16 bits: 2 read and 1 + 1/8 written per element and direction; 4096 x 4096 both ways are 71 MB, 17 us at 4.3 TB/s
 //   instructions: about 350 for the best of the 90 tiles, 22 an element: 3 us of 4096 x 4096, if all issue slots are used
-// ops/nm24.py has checked shapes, dtypes and codes.
+// ops/nm24/kernels.py has checked shapes, dtypes and codes.
 #include "common/keys.h"
 #include "cuda/device/words.cuh"
 
@@ -17,7 +17,7 @@ constexpr int kTileRows = kRows / 4, kTileCols = kCols / 4;
 constexpr int kTilesPerThread = kTileRows * kTileCols / kThreads;
 static_assert(kTileRows == kWarp, "the transpose is written a warp to a row");
 
-// |v|, as large as can be where it is not a number: so it wins, and sums can be compared.
+// |v|, and Inf for NaN: it ranks first, and sums stay comparable.
 template <class A>
 __device__ A magnitude(A v) {
   return v != v ? static_cast<A>(__builtin_huge_val()) : v < 0 ? -v : v;
@@ -62,7 +62,7 @@ __device__ __forceinline__ uint32_t chosen_tile(const Four<S> (&at)[4], const Nm
     if (choice != Nm24Choice::kGiven)
       mask = nm24_largest(magnitude_key(at[r][0]), magnitude_key(at[r][1]), magnitude_key(at[r][2]), magnitude_key(at[r][3]));
     else if (r < rows && group < w.groups())
-      mask = nm24_mask(w.row_ids(row + r)[group / 2] >> group % 2 * 4);
+      mask = nm24_mask(w.ids_of_row(row + r)[group / 2] >> group % 2 * 4);
     tile |= mask << 4 * r;
   }
   return tile;
@@ -96,12 +96,13 @@ __device__ __forceinline__ void write_rows(const Nm24View<T>& w, const Four<S> (
     Words<T, 2> pair;
     pair.set(0, stored<T>(to_acc(element_of(at[r], code & 3)), shrink, scale));
     pair.set(1, stored<T>(to_acc(element_of(at[r], code >> 2)), shrink, scale));
-    *reinterpret_cast<Words<T, 2>*>(w.row_values(row + r) + 2 * group) = pair;
-    if (choice != Nm24Choice::kGiven && group % 2 == 0) w.row_ids(row + r)[group / 2] = static_cast<uint8_t>(code | next << 4);
+    *reinterpret_cast<Words<T, 2>*>(w.values_of_row(row + r) + 2 * group) = pair;
+    if (choice != Nm24Choice::kGiven && group % 2 == 0)
+      w.ids_of_row(row + r)[group / 2] = static_cast<uint8_t>(code | next << 4);
   }
 }
 
-// The block's part of the transpose: [column][tile row], with room after a row so that neighbouring columns begin in other banks.
+// The block's part of the transpose: [column][tile row], padded so that neighbouring columns begin in different banks.
 constexpr int kStride = kTileRows + 1;
 
 template <class T, class S>
@@ -130,8 +131,8 @@ __device__ void write_columns(const Nm24View<T>& wt, Shared<Words<T, 2>> values,
     const int code = exists ? codes[c * kStride + lane] : kNm24EmptyCode;
     const int next = shfl_xor(code, 1);
     if (!exists) continue;
-    *reinterpret_cast<Words<T, 2>*>(wt.row_values(col0 + c) + 2 * group) = values[c * kStride + lane];
-    if (lane % 2 == 0) wt.row_ids(col0 + c)[group / 2] = static_cast<uint8_t>(code | next << 4);
+    *reinterpret_cast<Words<T, 2>*>(wt.values_of_row(col0 + c) + 2 * group) = values[c * kStride + lane];
+    if (lane % 2 == 0) wt.ids_of_row(col0 + c)[group / 2] = static_cast<uint8_t>(code | next << 4);
   }
 }
 
@@ -163,8 +164,8 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) nm24_unpack_kernel(DenseView<T> dense, Nm24View<const T> w) {
   for (int64_t i = global_thread(); i < w.rows * w.groups(); i += global_threads()) {
     const int64_t r = i / w.groups(), group = i % w.groups();
-    const uint32_t code = w.row_ids(r)[group / 2] >> group % 2 * 4;
-    const auto pair = *reinterpret_cast<const Words<T, 2>*>(w.row_values(r) + 2 * group);
+    const uint32_t code = w.ids_of_row(r)[group / 2] >> group % 2 * 4;
+    const auto pair = *reinterpret_cast<const Words<T, 2>*>(w.values_of_row(r) + 2 * group);
     for (int c = 0; c < 4 && 4 * group + c < w.cols; ++c) {
       const T zero = from_acc<T>(0);
       const bool first = c == static_cast<int>(code & 3), second = c == static_cast<int>(code >> 2 & 3);

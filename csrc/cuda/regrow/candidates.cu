@@ -2,38 +2,38 @@
 //
 //   mark     a bitmap of the tile's entries, with the number of entries before every word; all counters to 0
 //   count    reads the tile: at_entry, and a histogram of the keys that are no entries; its last block finds the k-th key's bin
-//   gather   reads the tile again: writes what is in that bin or above to a list, and counts the bin finely: the k-th key
+//   gather   reads the tile again: lists the keys in that bin or above, and counts the bin finely, which gives the k-th key
 //   choose   compacts the list
-// The kept candidates come before the tile in every pass: their positions are lower, so all stays in linear order. What lies
-// above the bin is less than k, and a bin, 1/32 of a power of two, has some per cent of the tile: the list has room for the
-// candidates and a 16th of the tile. Stream ties would make it longer there is none, and choose reads the tile a third time.
+// Earlier candidates come before the tile in every pass: their positions are lower, so everything stays in linear order. Fewer
+// than k keys lie above the bin, and a bin, 1/32 of a power of two, holds a few per cent of the tile, so the list's capacity is
+// the candidates' and a 16th of the tile. If ties exceed it there is no list, and choose reads the tile a third time.
 // So four launches (float64: two passes of two more, over the list).
 //
-// Prediction for 4096 x 4096 float32 on an H200, 10 % entries, 3 % wanted: the tile twice is 31 us at 4.3 TB/s; columns, bitmap
-// and at_entry, 20 MB, 5 us; the list and the candidates, in L2, 4 us; counters of 528 blocks added up and two ends of a pass
-// in one block, 4 us; four launches, 8 us. Together about 50 us. A sample of the tile in place of `count` would save 10.
-#include "common/random.h"
+// Prediction for 4096 x 4096 float32 on an H200, 10 % entries, 3 % candidates: the tile twice is 31 us at 4.3 TB/s; columns,
+// bitmap and at_entry, 20 MB, 5 us; the list and the candidates, in L2, 4 us; counters of 528 blocks added up and two ends of a
+// pass in one block, 4 us; four launches, 8 us. Together about 50 us. A sample of the tile in place of `count` would save 10.
 #include "common/keys.h"
+#include "common/random.h"
 #include "cuda/device/compact.cuh"
-#include "cuda/regrow/growth.cuh"
 #include "cuda/device/scan.cuh"
 #include "cuda/device/search.cuh"
 #include "cuda/device/select.cuh"
+#include "cuda/regrow/growth.cuh"
 
 namespace spx::cuda::regrow {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocks = 2;  // on a multiprocessor, at least: said to ptxas, which otherwise saves registers and spills
+constexpr int kBlocks = 2;  // at least, on a multiprocessor: without this bound ptxas saves registers and spills
 static_assert(kThreads == kSelectThreads && kThreads == kCompactThreads);
 template <class A>
 constexpr int kGroupsOf = 16 / sizeof(A);  // 64 bytes for every thread on their way
 
-// What the passes tell each other.
+// What one pass leaves for the next.
 struct State {
   int64_t kept;    // candidates before this tile
   int64_t listed;  // length of the list
-  bool whole;      // the list has all that can be chosen; otherwise it is a copy of the kept candidates
+  bool whole;      // the list holds everything that can be chosen; otherwise it is a copy of the earlier candidates
 };
 
 struct Workspace {
@@ -252,17 +252,17 @@ Status run(Candidates<A> best, CsrPattern<int32_t> pattern, DenseView<const A> v
   const int64_t chunks = ceil_div(tile.n, kChunkItems<kGroupsOf<A>>) + 1;
   const int64_t count_blocks = chunks < kCountBlocks ? chunks : kCountBlocks;
   const int64_t mark_blocks = blocks_for(tile.n, kThreads * kBits);
-  SPX_TRY(launch("regrow_mark", regrow_mark_kernel<A>, mark_blocks > kClearBlocks ? mark_blocks : kClearBlocks, kThreads, stream,
-                 work, best, pattern, first - lead, first, end));
+  SPX_TRY(launch("regrow_mark", regrow_mark_kernel<A>, mark_blocks > kClearBlocks ? mark_blocks : kClearBlocks, kThreads,
+                 stream, work, best, pattern, first - lead, first, end));
   SPX_TRY(launch("regrow_count", regrow_count_kernel<A, kRandom>, count_blocks, kThreads, stream, work, best, tile));
   SPX_TRY(fine_passes(work.select, kDigit, stream, [&](Digit fine, bool is_first) {
     if (is_first)
-      return launch("regrow_gather", regrow_gather_kernel<A, kRandom>, blocks_for(chunks, 1), kThreads, stream, work, best, tile,
-                    fine);
+      return launch("regrow_gather", regrow_gather_kernel<A, kRandom>, blocks_for(chunks, 1), kThreads, stream, work, best,
+                    tile, fine);
     return launch("regrow_refine", regrow_refine_kernel<A, kRandom>, count_blocks, kThreads, stream, work, tile, fine);
   }));
-  return launch("regrow_choose", regrow_choose_kernel<A, kRandom>, blocks_for(work.list, kChunkItems<1>), kThreads, stream, best,
-                work, tile);
+  return launch("regrow_choose", regrow_choose_kernel<A, kRandom>, blocks_for(work.list, kChunkItems<1>), kThreads, stream,
+                best, work, tile);
 }
 
 }  // namespace

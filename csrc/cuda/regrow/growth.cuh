@@ -1,7 +1,7 @@
-// What growth chooses from: the positions of a tile of the score, and lists of candidates; by score, or in random order.
+// The items that growth chooses from: positions of a tile of the score, and lists of candidates; with scores or random keys.
 #pragma once
-#include "common/random.h"
 #include "common/keys.h"
+#include "common/random.h"
 #include "cuda/device/compact.cuh"
 
 namespace spx::cuda::regrow {
@@ -46,7 +46,7 @@ struct Tile {
   __device__ unsigned entries(int64_t j) const { return bits[j / kBits] >> j % kBits & 15; }
 };
 
-// Some candidates and then a tile: the items of a pass. Both begin a chunk.
+// The items of a pass: candidates, then a tile. Both begin a chunk.
 template <class A, bool kRandom>
 struct Items {
   Tile<A, kRandom> tile;
@@ -93,7 +93,7 @@ struct Items {
   __device__ int64_t position_of(bool in_list, int64_t j) const { return in_list ? position[j] : tile.begin + j; }
 };
 
-// What can be grown, by its number: the entries, of which the kept do not take part, then the candidates.
+// The items that can be grown, by number: the entries, of which kept ones are skipped, then the candidates.
 template <class A, bool kRandom>
 struct Growable {
   const uint32_t* random_key;  // of the entries, where growth is random

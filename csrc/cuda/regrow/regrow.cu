@@ -2,28 +2,28 @@
 //
 //   merge   one list of entries and candidates in linear order: an item's place is its own number and that of the others below
 //   keep    radix select over |weight| (select.cuh): a histogram, then the bin of the k-th key finely
-//   drop    kept is what is above the k-th key, and of its equals the first in linear order; the histogram of all other scores
+//   drop    keeps entries above the k-th key, and the first ones equal to it; a histogram of the scores of all others
 //   grow    the bin of the k-th score finely
-//   place   compacts the merged list (compact.cuh): what is chosen, in linear order, is the new pattern
+//   place   compacts the merged list (compact.cuh): the chosen items, in linear order, are the new pattern
 //   rows    row_ptr, from where rows begin in the merged list
 // Everything is as large as the pattern and the candidates, never rows * cols. nnz is known on the device only. Seven launches
 // (float64: two passes of two more for each selection).
 //
 // Prediction for 4096 x 4096 float32 on an H200, 10 % entries, 3 % candidates: 60 MB, most of it in L2, 12 us; seven launches,
 // 14 us; loads that wait for each other (searches, look-back, the last blocks) 5 us. Together about 30 us.
-#include "common/random.h"
 #include "common/keys.h"
+#include "common/random.h"
 #include "cuda/device/compact.cuh"
-#include "cuda/regrow/growth.cuh"
 #include "cuda/device/scan.cuh"
 #include "cuda/device/search.cuh"
 #include "cuda/device/select.cuh"
+#include "cuda/regrow/growth.cuh"
 
 namespace spx::cuda::regrow {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocks = 2;  // on a multiprocessor, at least: said to ptxas, which otherwise saves registers and spills
+constexpr int kBlocks = 2;  // at least, on a multiprocessor: without this bound ptxas saves registers and spills
 static_assert(kThreads == kSelectThreads && kThreads == kCompactThreads);
 constexpr int kGroups = 1;  // a chunk has 1024 items: there are few
 constexpr int64_t kChunk = kChunkItems<kGroups>;
@@ -33,12 +33,12 @@ struct Workspace {
   Select keep, grow;  // they share the fine counters
   Counter *tickets, *drop_status, *place_status;
   Counter *clear, *clear_end;
-  int64_t* row_begin;  // [rows + 1] in the merged list
+  int64_t* row_begin;    // [rows + 1] in the merged list
   uint32_t* random_key;  // [capacity] of random growth, in place of at_entry
-  int32_t* merged;     // [capacity + candidates] an entry p as p, a candidate i as ~i
-  int32_t* rank;       // how many were chosen before every four of the merged list
-  uint8_t* chosen;     // which of the four are
-  uint8_t* kept;       // which of every four entries are
+  int32_t* merged;       // [capacity + candidates] an entry p as p, a candidate i as ~i
+  int32_t* rank;         // how many were chosen before every four of the merged list
+  uint8_t* chosen;       // which of the four are
+  uint8_t* kept;         // which of every four entries are
   int64_t bytes;
 
   Workspace(void* base, int64_t rows, int64_t capacity, int64_t candidates) {
@@ -264,8 +264,8 @@ Status run(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> best, 
   }));
   SPX_TRY(launch("regrow_drop", regrow_drop_kernel<T, kRandom>, count_blocks(items), kThreads, stream, work, old, growable));
   SPX_TRY(fine_passes(work.grow, top_digit(kGrowthBits<A, kRandom>), stream, [&](Digit digit, bool) {
-    return launch("regrow_grow_fine", regrow_grow_fine_kernel<A, kRandom>, count_blocks(items), kThreads, stream, work, growable,
-                  nnz, digit);
+    return launch("regrow_grow_fine", regrow_grow_fine_kernel<A, kRandom>, count_blocks(items), kThreads, stream, work,
+                  growable, nnz, digit);
   }));
   SPX_TRY(launch("regrow_place", regrow_place_kernel<A, kRandom>, blocks_for(items, kChunk), kThreads, stream, out, work,
                  old.pattern, growable));
