@@ -63,15 +63,18 @@ struct Nm24View {
   SPX_HOST_DEVICE uint8_t* ids_of_row(int64_t r) const { return ids + r * ((groups() + 1) / 2); }
 };
 
+// How nm24_pack chooses two of four.
+enum class Nm24Choice { kGiven, kLargest, kSoft, kTransposable };
+
 // The candidates for growth (regrow_candidates): the best positions outside a pattern. They replace the dense score.
 //
 //   at_entry  [capacity of the pattern]  the score at each entry, in case it is dropped
-//   score     [capacity]  of each candidate. For random growth it is null, as is at_entry: the position determines the score
-//   position  [capacity]  r * cols + c of each candidate, ascending
-//   count     [1]         the number of candidates; elements behind them are unspecified
+//   score     [candidates]  of each candidate. For random growth it is null, as is at_entry: the position determines the score
+//   position  [candidates]  r * cols + c of each candidate, ascending
+//   count     [1]  how many there are; elements behind them are unspecified
 template <class A>
 struct Candidates {
-  int64_t capacity;
+  int64_t candidates;  // the length of the list
   A* at_entry;
   A* score;
   int64_t* position;

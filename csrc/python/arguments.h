@@ -1,13 +1,13 @@
-// What Python passes for a view: a tuple of pointers and sizes, with the dtype, which says the type of the view.
+// The arguments of launchers as Python passes them. A view is a tuple of pointers, sizes and dtypes:
 //
-//   Matrix      (data, dtype, rows, cols)
-//   Pattern     (row_ptr, col_idx, slot, is_16_bit, rows, cols, capacity), the third last: whether col_idx is uint16
-//   Csr         (values, dtype, pattern)
-//   Nm24        (values, dtype, ids, rows, cols)
-//   CandidateList  (at_entry, score, position, count, dtype, capacity)
-// A pointer is tensor.data_ptr(), or 0 for none; a dtype is one of the codes below. ops/boundary/launch.py makes them.
+//   Matrix         (data, dtype, rows, cols)
+//   Pattern        (row_ptr, col_idx, slot, is_16_bit, rows, cols, capacity)    is_16_bit: col_idx is uint16
+//   Csr            (values, dtype, pattern)
+//   Nm24           (values, dtype, ids, rows, cols)
+//   CandidateList  (at_entry, score, position, count, dtype, candidates)        dtype: of the scores
+// A pointer is tensor.data_ptr(), or 0 for none; a dtype is one of the codes below. ops/boundary/views.py makes them.
 //
-// Each becomes any view of its kind by conversion; is(View*) tells which view its dtypes are of.
+// Each converts to the views of its kind for any T; is(View*) tells whether its dtypes are those of that view.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -16,7 +16,6 @@
 #include <tuple>
 #include <type_traits>
 
-#include "common/nm24/groups.h"
 #include "common/types.h"
 #include "common/views.h"
 
@@ -135,12 +134,12 @@ struct CandidateList {
   static constexpr auto kSignature = const_name("tuple[int, int, int, int, int, int]");
   Pointer at_entry, score, position, count;
   int dtype;
-  int64_t capacity;
+  int64_t candidates;
 
-  auto fields() { return std::tie(at_entry, score, position, count, dtype, capacity); }
+  auto fields() { return std::tie(at_entry, score, position, count, dtype, candidates); }
   template <class A>
   operator Candidates<A>() const {
-    return {capacity, at_entry, score, position, count};
+    return {candidates, at_entry, score, position, count};
   }
   template <class A>
   bool is(const Candidates<A>*) const {

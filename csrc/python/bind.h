@@ -1,5 +1,5 @@
-// bind: makes a Python function of a launcher. The launcher's type says what Python passes (arguments.h), the dtypes of what is
-// passed say which instantiation is called; a binding only adds the names of the arguments.
+// bind: makes a Python function of a launcher. The launcher's type says what Python passes (arguments.h). The dtypes of the
+// arguments choose the instantiation. A binding only adds the names of the arguments.
 #pragma once
 #include <stdexcept>
 #include <string>

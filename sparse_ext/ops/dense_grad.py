@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-from .csr.kernels import check_columns
 from .boundary.library import define
+from .csr.kernels import check_columns
 from .regrow.kernels import check_candidates, check_pattern_of, tile_rows
 
 
@@ -26,7 +26,12 @@ def _tiles(dy: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> Iterator[tu
         yield part, torch.mm(dy[:, part.start : part.stop].to(dtype).t(), x, out=memory[: len(part)])
 
 
-@define("add_outer_(Tensor(a!) total, Tensor(b!) passes, Tensor dy, Tensor x) -> ()")
+def _flops(*args: Any, **kwargs: Any) -> int:
+    *_, dy, x = args
+    return int(2 * dy[0] * dy[1] * x[1])
+
+
+@define("add_outer_(Tensor(a!) total, Tensor(b!) passes, Tensor dy, Tensor x) -> ()", flops=_flops)
 def add_outer_(total: torch.Tensor, passes: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> None:
     """total [rows, cols] += dy^T x in total's dtype, passes [1] += 1: the dense weight gradient of one backward pass."""
     if total.shape != (dy.shape[1], x.shape[1]):
@@ -43,7 +48,8 @@ def _(total, passes, dy, x):
 
 @define(
     "stream_outer_(Tensor(a!) at_entry, Tensor(b!) score, Tensor(c!) position, Tensor(d!) count, Tensor(e!) passes,"
-    " Tensor row_ptr, Tensor col_idx, Tensor dy, Tensor x) -> ()"
+    " Tensor row_ptr, Tensor col_idx, Tensor dy, Tensor x) -> ()",
+    flops=_flops,
 )
 def stream_outer_(
     at_entry: torch.Tensor,

@@ -14,8 +14,6 @@
 
 namespace spx {
 
-enum class Nm24Choice { kGiven, kLargest, kSoft, kTransposable };
-
 constexpr int kNm24EmptyCode = 4;  // of a group that does not exist: positions 0 and 1
 
 SPX_HOST_DEVICE uint32_t nm24_mask(uint32_t code) { return 1u << (code & 3) | 1u << (code >> 2 & 3); }

@@ -1,7 +1,7 @@
 // The best positions outside the pattern, from a score that passes by in tiles (contract: launchers.inc).
 //
 //   1  store the scores at the tile's entries
-//   2  find the threshold of the best.capacity largest keys among the candidates so far and the tile's positions that are no
+//   2  find the threshold of the best.candidates largest keys among the candidates so far and the tile's positions that are no
 //      entries. Once the list is full, keys below its smallest are skipped, which are most of a later tile
 //   3  shrink the list to what the threshold chooses, count the choices of the tile's rows, and append them row by row
 // Candidates have lower positions than the tile's, so ties go to the list first.
@@ -48,7 +48,7 @@ struct Work {
   int64_t first_row, tile_rows;
   int64_t* histograms;  // [threads, kBins]
   int64_t* row_counts;  // [2, tile_rows]: a row's chosen keys, then where they go; its ties, then those before them
-  K* listed;            // [best.capacity] the candidates' keys
+  K* listed;            // [best.candidates] the candidates' keys
   int threads;
 
   // visit(column, key) for the positions of the tile's row r that are no entries, in order.
@@ -67,10 +67,10 @@ struct Work {
 template <class A, class Keys>
 Threshold<Key<A>> choose(const Work<A, Keys>& work) {
   using K = Key<A>;
-  const int64_t count = *work.best.count, capacity = work.best.capacity;
+  const int64_t count = *work.best.count, candidates = work.best.candidates;
   // A key of the tile that is lower loses to the whole list.
-  const K least = count == capacity && count > 0 ? *std::min_element(work.listed, work.listed + count) : 0;
-  return select<K>(capacity, work.histograms, [&](Digit<K> digit) {
+  const K least = count == candidates && count > 0 ? *std::min_element(work.listed, work.listed + count) : 0;
+  return select<K>(candidates, work.histograms, [&](Digit<K> digit) {
 #pragma omp parallel num_threads(work.threads)
     {
       const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
@@ -145,7 +145,7 @@ void take_tile(const Work<A, Keys>& work, DenseView<const A> tile, uint64_t seed
   const CsrPattern<int32_t>& pattern = work.pattern;
   const int64_t entries = pattern.row_ptr[work.first_row + work.tile_rows] - pattern.row_ptr[work.first_row];
   const int64_t free = work.tile_rows * pattern.cols - entries, count = *work.best.count;
-  if (count + free <= work.best.capacity) return append(work, Threshold<K>{0, free}, 0, tile);
+  if (count + free <= work.best.candidates) return append(work, Threshold<K>{0, free}, 0, tile);
 #pragma omp parallel for num_threads(work.threads) schedule(static)
   for (int64_t i = 0; i < count; ++i)
     work.listed[i] =
@@ -171,7 +171,7 @@ Status regrow_candidates(Candidates<A> best, CsrPattern<int32_t> pattern, DenseV
               seed);
   };
   if (!tile.data) {
-    uint32_t* keys = reinterpret_cast<uint32_t*>(listed + best.capacity);
+    uint32_t* keys = reinterpret_cast<uint32_t*>(listed + best.candidates);
     fill_random(keys, seed, first_row * tile.cols, positions, threads);
     take(RandomKeys{keys});
     return kOk;
@@ -187,7 +187,7 @@ Status regrow_candidates(Candidates<A> best, CsrPattern<int32_t> pattern, DenseV
 template <class A>
 int64_t regrow_candidates_workspace(Candidates<A> best, DenseView<const A> tile, Threads threads) {
   const int64_t row_counts = 2 * tile.rows * static_cast<int64_t>(sizeof(int64_t));
-  const int64_t listed = best.capacity * static_cast<int64_t>(sizeof(Key<A>));
+  const int64_t listed = best.candidates * static_cast<int64_t>(sizeof(Key<A>));
   const int64_t random_keys = tile.rows * tile.cols * static_cast<int64_t>(sizeof(uint32_t));
   return threads * kHistogramBytes + row_counts + listed + random_keys;
 }

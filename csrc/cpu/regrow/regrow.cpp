@@ -129,7 +129,7 @@ Status regrow(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> bes
   int64_t* row_ties = histogram + kBins;
   K* entry_key = reinterpret_cast<K*>(row_ties + out.rows);
   K* candidate_key = entry_key + old.pattern.capacity;
-  uint8_t* keep = reinterpret_cast<uint8_t*>(candidate_key + best.capacity);
+  uint8_t* keep = reinterpret_cast<uint8_t*>(candidate_key + best.candidates);
 
   choose_kept(keep, old, nnz - drop, histogram);
   const Growable<K> growable{old.pattern, keep, best.position, *best.count, entry_key, candidate_key};
@@ -142,7 +142,7 @@ Status regrow(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> bes
 
 template <class T>
 int64_t regrow_workspace(CsrView<T, int32_t> old, Candidates<Acc<T>> best, Threads) {
-  const int64_t keys = old.pattern.capacity + best.capacity;
+  const int64_t keys = old.pattern.capacity + best.candidates;
   return kHistogramBytes + static_cast<int64_t>(sizeof(int64_t)) * (old.pattern.rows + keys) + old.pattern.capacity;
 }
 

@@ -3,7 +3,6 @@
 // Kernels that compute are compiled for every instruction set. Those that move or select are compiled once, in `baseline`: on
 // them a wider one gains nothing.
 #pragma once
-#include "common/nm24/groups.h"
 #include "common/types.h"
 #include "common/views.h"
 

@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   if (global_thread() == 0) {
     const int64_t kept = *best.count;
     const int64_t items = kept + end - first - (pattern.row_ptr[end / pattern.cols] - pattern.row_ptr[first / pattern.cols]);
-    *work.select.selection = {0, items < best.capacity ? items : best.capacity, items, 0};
+    *work.select.selection = {0, items < best.candidates ? items : best.candidates, items, 0};
     *work.state = {kept, 0, false};
   }
   for (int64_t i = begin + int64_t{blockIdx.x} * kThreads * kBits; i < end; i += int64_t{gridDim.x} * kThreads * kBits) {
@@ -246,7 +246,7 @@ template <class A, bool kRandom>
 Status run(Candidates<A> best, CsrPattern<int32_t> pattern, DenseView<const A> view, int64_t first_row, uint64_t seed,
            void* workspace, Stream stream) {
   constexpr Digit kDigit = top_digit(kGrowthBits<A, kRandom>);
-  const Workspace work(workspace, view.rows, view.cols, best.capacity, sizeof(A));
+  const Workspace work(workspace, view.rows, view.cols, best.candidates, sizeof(A));
   const int64_t first = first_row * view.cols, end = first + view.rows * view.cols, lead = kRandom ? first % kFour : 0;
   const Tile<A, kRandom> tile = {view.data, first - lead, lead, lead + end - first, seed, work.bits};
   const int64_t chunks = ceil_div(tile.n, kChunkItems<kGroupsOf<A>>) + 1;
@@ -277,7 +277,7 @@ Status regrow_candidates(Candidates<A> best, CsrPattern<int32_t> pattern, DenseV
 
 template <class A>
 int64_t regrow_candidates_workspace(Candidates<A> best, DenseView<const A> tile, Stream) {
-  return Workspace(nullptr, tile.rows, tile.cols, best.capacity, sizeof(A)).bytes;
+  return Workspace(nullptr, tile.rows, tile.cols, best.candidates, sizeof(A)).bytes;
 }
 
 SPX_INSTANTIATE(regrow_candidates, float)

@@ -251,9 +251,9 @@ template <class T, bool kRandom>
 Status run(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> best, uint64_t seed, int64_t drop, int64_t grow,
            void* workspace, Stream stream) {
   using A = Acc<T>;
-  const int64_t rows = out.rows, capacity = old.pattern.capacity, items = capacity + best.capacity;
+  const int64_t rows = out.rows, capacity = old.pattern.capacity, items = capacity + best.candidates;
   const int32_t* nnz = old.pattern.row_ptr + rows;
-  const Workspace work(workspace, rows, capacity, best.capacity);
+  const Workspace work(workspace, rows, capacity, best.candidates);
   const Growable<A, kRandom> growable = {work.random_key, work.kept, best, seed};
   const int64_t merge_blocks = blocks_for(items > rows ? items : rows, kThreads);
   SPX_TRY(launch("regrow_merge", regrow_merge_kernel<A>, merge_blocks > kClearBlocks ? merge_blocks : kClearBlocks, kThreads,
@@ -283,7 +283,7 @@ Status regrow(CsrPatternOut out, CsrView<T, int32_t> old, Candidates<Acc<T>> bes
 
 template <class T>
 int64_t regrow_workspace(CsrView<T, int32_t> old, Candidates<Acc<T>> best, Stream) {
-  return Workspace(nullptr, old.pattern.rows, old.pattern.capacity, best.capacity).bytes;
+  return Workspace(nullptr, old.pattern.rows, old.pattern.capacity, best.candidates).bytes;
 }
 
 SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, regrow)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from ..boundary import views
 from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_values
-from .kernels import check_columns, check_grad_weight, check_matmul
 from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
+from .kernels import check_columns, check_grad_weight, check_matmul
 
 PANEL_BYTES = 16 << 20
 PANEL_STEP = 16  # panels begin at multiples of so many rows or columns: whole cache lines of what they write
@@ -72,9 +72,14 @@ def _checked(
     return row_ptr, col_idx
 
 
+def _flops(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kwargs: Any) -> int:
+    return int(2 * x[0] * (row_ptr[0] - 1) * cols)
+
+
 @define(
     "densified_matmul(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False)"
-    " -> Tensor"
+    " -> Tensor",
+    flops=_flops,
 )
 def densified_matmul(
     weight: torch.Tensor,
@@ -106,7 +111,7 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 
 
-@define("densified_matmul_t(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor dy) -> Tensor")
+@define("densified_matmul_t(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor dy) -> Tensor", flops=_flops)
 def densified_matmul_t(
     weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor
 ) -> torch.Tensor:
@@ -130,7 +135,10 @@ def _(weight, row_ptr, col_idx, cols, dy):
     return dy.new_empty((dy.shape[0], cols))
 
 
-@define("densified_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+@define(
+    "densified_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor",
+    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * dy[0] * dy[1] * x[1],
+)
 def densified_grad_weight(
     row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:

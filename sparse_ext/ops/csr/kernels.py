@@ -79,7 +79,10 @@ def check_matmul(
         raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
 
 
-@define("csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor")
+@define(
+    "csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
+    flops=lambda weight, row_ptr, col_idx, cols, x, *_, **__: 2 * weight[0] * x[0],  # by the capacity: only the data knows nnz
+)
 def csr_spmm(
     weight: torch.Tensor,
     row_ptr: torch.Tensor,
@@ -104,7 +107,10 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 
 
-@define("csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor")
+@define(
+    "csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor",
+    flops=lambda weight, col_ptr, row_idx, slot, rows, dy, **_: 2 * weight[0] * dy[0],
+)
 def csr_spmm_t(
     weight: torch.Tensor,
     col_ptr: torch.Tensor,
@@ -139,7 +145,10 @@ def check_grad_weight(op: str, rows: int, cols: int, dy: torch.Tensor, x: torch.
     check_values(op, "dy", dy, x=x)
 
 
-@define("csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+@define(
+    "csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor",
+    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * col_idx[0] * dy[0],
+)
 def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
     op, rows = "csr_sddmm", row_ptr.numel() - 1

@@ -15,7 +15,7 @@ from ..boundary.checks import check_dtype, check_values
 from ..boundary.launch import DTYPES, backend_of, ready, workspace
 from ..boundary.library import define
 
-# The order of the enum Nm24Choice in csrc/common/nm24/groups.h.
+# The order of the enum Nm24Choice in csrc/common/views.h.
 CHOICES = ("given", "largest", "soft", "transposable")
 TENSOR_CORE_DTYPES = (DTYPES[torch.bfloat16], DTYPES[torch.float16])
 _LEGAL = torch.tensor([4, 8, 9, 12, 13, 14], dtype=torch.uint8)
@@ -165,7 +165,10 @@ def _check_matmul(
     return rows, cols
 
 
-@define("nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor")
+@define(
+    "nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
+    flops=lambda values, ids, x, *_, **__: 2 * values[0] * values[1] * x[0],
+)
 def nm24_gemm(
     values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
 ) -> torch.Tensor:

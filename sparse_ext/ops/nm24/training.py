@@ -9,11 +9,11 @@ import torch
 
 from ..boundary import views
 from ..boundary.checks import check_dtype
-from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
 from ..boundary.launch import DTYPES, backend_of, ready
 from ..boundary.library import define
-from .kernels import check_ids, empty, values_shape
+from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
 from ..regrow.kernels import Candidates, check_score, rebuild, score_dtype
+from .kernels import check_ids, empty, values_shape
 
 
 def _check_mvue(op: str, dy: torch.Tensor, rng: torch.Tensor) -> None:

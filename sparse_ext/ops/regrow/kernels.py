@@ -31,12 +31,12 @@ def score_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What is kept of a score [rows, cols] for growth: O(entries + wanted) numbers.
+    """What is kept of a score [rows, cols] for growth: O(entries + candidates) numbers.
 
     Attributes:
         at_entry: [capacity], the score at each of the pattern's entries (any of them may be dropped).
-        score: [wanted], the largest |score| of positions that are no entries; ties go to the lower position.
-        position: int64 [wanted], r * cols + c of these, ascending.
+        score: [candidates], the largest |score| of positions that are no entries; ties go to the lower position.
+        position: int64 [candidates], r * cols + c of these, ascending.
         count: int64 [1], how many there are; behind them all is 0.
 
     Without at_entry and score (both None) the candidates are those of random growth, whose position says it all.
@@ -48,12 +48,12 @@ class Candidates:
     count: torch.Tensor
 
     @staticmethod
-    def none_yet(like: torch.Tensor, capacity: int, wanted: int, dtype: torch.dtype | None) -> Candidates:
+    def none_yet(like: torch.Tensor, capacity: int, candidates: int, dtype: torch.dtype | None) -> Candidates:
         """Before the first tile, on the device of `like`; dtype: of the scores, or None for random growth."""
         return Candidates(
             at_entry=None if dtype is None else like.new_zeros(capacity, dtype=dtype),
-            score=None if dtype is None else like.new_zeros(wanted, dtype=dtype),
-            position=like.new_zeros(wanted, dtype=torch.int64),
+            score=None if dtype is None else like.new_zeros(candidates, dtype=dtype),
+            position=like.new_zeros(candidates, dtype=torch.int64),
             count=like.new_zeros(1, dtype=torch.int64),
         )
 
