@@ -8,9 +8,9 @@
 namespace spx::emulator {
 namespace {
 
-// An mbarrier object. Its phase ends when nobody and nothing is missing any more.
+// An mbarrier object. Its phase ends when no arrival and no byte is missing.
 struct Mbarrier {
-  int32_t missing_bytes;  // negative: bytes have come before they were announced
+  int32_t missing_bytes;  // negative: more bytes have arrived than were announced so far
   uint32_t missing : 15, arrivals : 15, phase : 1, unused : 1;
 
   void end_phase_if_complete() {
@@ -23,7 +23,7 @@ static_assert(sizeof(Mbarrier) == sizeof(uint64_t));
 
 Mbarrier& state_of(uint64_t* barrier) { return *reinterpret_cast<Mbarrier*>(barrier); }
 
-// What cuTensorMapEncodeTiled below leaves in a CUtensorMap, opaque elsewhere: a matrix of 16-bit elements.
+// The content of a CUtensorMap, which cuTensorMapEncodeTiled below writes: a matrix of 16-bit elements.
 struct TensorMap {
   const unsigned char* data;
   uint64_t cols, rows, row_bytes;
@@ -105,7 +105,7 @@ void wait_for_phase(SharedPtr<uint64_t> barrier, int parity, const char* file, i
   wait(State::kAtBarrier, file, line);
 }
 
-// The phase that runs has the other parity.
+// Ended: the current phase has the other parity.
 bool barrier_has_ended(int thread) {
   Mbarrier state;
   memcpy(&state, waits[thread].barrier, sizeof state);
@@ -123,7 +123,7 @@ void start_copy(int rank, uint32_t address, const CUtensorMap& opaque, int row, 
 
 }  // namespace spx::emulator
 
-// As the driver's, for what the kernels ask of it; refuses what that refuses.
+// The driver's function, as far as the kernels use it; it refuses the same arguments.
 CUresult CUDAAPI cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
                                         const cuuint64_t* size, const cuuint64_t* stride, const cuuint32_t* box,
                                         const cuuint32_t* every, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,

@@ -11,8 +11,8 @@ namespace {
 
 using Product = std::function<void()>;
 
-// The products that a thread has started: those of groups, oldest first, and those of no group yet. Fenced: the sums, since
-// they were last touched; operands in registers, since they were last free to be written.
+// The products that a thread has started: committed groups, oldest first, and loose ones. fenced: a wgmma_fence has followed
+// the last access to the sums; operands_fenced: one has followed the last wait, after which registers may be written.
 struct Products {
   std::deque<std::vector<Product>> groups;
   std::vector<Product> loose;
@@ -24,7 +24,7 @@ std::vector<Products> products(kMaxThreads);
 // An operand by its matrix descriptor. T = 8 elements of 16 bits are 128 bits, and in the canonical layouts element (i, step)
 // has these offsets:
 //   MN-major, 128-byte swizzle  ((T, 8, m), (8, k)) : ((1, T, LBO), (8T, SBO))
-//   K-major, 128-byte swizzle   ((8, m), (T, 2k)) : ((8T, SBO), (1, T)); it may begin inside of the 128 bytes, and ends there
+//   K-major, 128-byte swizzle   ((8, m), (T, 2k)) : ((8T, SBO), (1, T)); it begins and ends inside one row of 128 bytes
 //   K-major, 64-byte swizzle    ((8, m), (T, 2k)) : ((4T, SBO), (1, T)); the same of 64 bytes
 struct Operand {
   uint32_t start, leading, stride, width;
@@ -59,8 +59,8 @@ struct Operand {
 
 using Value = float (*)(uint16_t);
 
-// The current thread's sums, by "register fragment layout for accumulator matrix D": of its two rows 16 elements each, which
-// meet the steps `at`.
+// Adds to the current thread's sums, by "register fragment layout for accumulator matrix D": 16 elements of each of its two
+// rows, times the steps `at`.
 void add_products(float* d, const float (&rows)[2][16], const int (&at)[2][16], const Operand& b, int steps, Value value) {
   const SharedObject* memory = dynamic_of_rank(m.threads[m.current].rank);
   const int lane = m.current % kWarpSize;
@@ -89,7 +89,7 @@ void run_product(float* d, uint64_t a, uint64_t b, Value value) {
   add_products(d, rows, at, Operand(b, false), 16, value);
 }
 
-// What the four lanes of a quad have in registers for wgmma.sp: together two rows of 16 stored elements, and the codes.
+// The registers of the four lanes of a quad for wgmma.sp: together two rows of 16 stored elements, and the codes.
 struct SparseRows {
   uint32_t a[4][4];
   std::array<uint32_t, 4> codes;
@@ -126,7 +126,7 @@ void check_sparse(uint64_t b, const char* file, int line) {
   check_descriptor(b, file, line);
 }
 
-// What the four lanes of the current one's quad give.
+// The words of the four lanes of the current thread's quad.
 std::array<uint32_t, 4> of_quad(uint32_t word, const char* file, int line) {
   const uint64_t* lanes = exchange(word, file, line) + m.current % kWarpSize / 4 * 4;
   std::array<uint32_t, 4> words;
@@ -202,7 +202,7 @@ void wait_products(size_t groups, const char* file, int line) {
     for (const Product& product : own.groups.front()) product();
   if (own.groups.empty()) own.fenced = false;  // now the thread may use the sums
   own.operands_fenced = false;
-  exchange(0, file, line);  // who is past it knows it of the whole warp
+  exchange(0, file, line);  // as the whole warp waits
 }
 
 void fence_products() { products[m.current].fenced = products[m.current].operands_fenced = true; }

@@ -1,7 +1,7 @@
 // A dense matrix to 2:4 and back (common/nm24/groups.h), and the transpose in the same pass
 //
-//   work: a block takes 128 rows x 64 columns, a thread two tiles of 4 x 4; neighbouring lanes take neighbouring tiles of a row.
-//         The transpose passes through shared memory: runs of 64 bytes (w) and 128 bytes (wt) of 16-bit values are written
+//   work: a block takes 128 rows x 64 columns, a thread two tiles of 4 x 4; neighbouring lanes take neighbouring tiles of a
+//         row. The transpose passes through shared memory: runs of 64 bytes (w) and 128 bytes (wt) of 16-bit values are written
 //   bytes, 16 bits: 2 read and 1 + 1/8 written per element and direction; 4096 x 4096 both ways are 71 MB, 17 us at 4.3 TB/s
 //   instructions: about 350 for the best of the 90 tiles, 22 an element: 3 us of 4096 x 4096, if all issue slots are used
 // ops/nm24/kernels.py has checked shapes, dtypes and codes.
