@@ -25,13 +25,12 @@ def matrix(tensor: torch.Tensor) -> Matrix:
     return tensor.data_ptr(), DTYPES[tensor.dtype], *tensor.shape
 
 
-def pattern(
-    row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, slot: torch.Tensor | None = None, capacity: int | None = None
-) -> Pattern:
-    """Where the entries of a CSR matrix are; `capacity` is col_idx's length unless only a part of it is meant."""
-    capacity = col_idx.numel() if capacity is None else capacity
-    is_16_bit = col_idx.dtype is torch.uint16
-    return row_ptr.data_ptr(), col_idx.data_ptr(), address(slot), is_16_bit, row_ptr.numel() - 1, cols, capacity
+def pattern(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, slot: torch.Tensor | None = None) -> Pattern:
+    """Where the entries of a CSR matrix are; its capacity is the length of col_idx."""
+    return (
+        row_ptr.data_ptr(), col_idx.data_ptr(), 0 if slot is None else slot.data_ptr(), col_idx.dtype is torch.uint16,
+        row_ptr.numel() - 1, cols, col_idx.numel(),
+    )  # fmt: skip
 
 
 def csr(values: torch.Tensor, where: Pattern) -> Csr:

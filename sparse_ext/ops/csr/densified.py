@@ -57,7 +57,7 @@ def _pack(values: torch.Tensor, panel: torch.Tensor, row_ptr: torch.Tensor, col_
     backend, last = backend_of("csr_pack", values), first + panel.shape[0]
     # The kernel clears from the last entry to `end`: what lies there belongs to later panels, except behind the last one.
     end = col_idx.numel() if last == row_ptr.numel() - 1 else int(row_ptr[last])
-    pattern = views.pattern(row_ptr[first : last + 1], col_idx, panel.shape[1], capacity=end)
+    pattern = views.pattern(row_ptr[first : last + 1], col_idx[:end], panel.shape[1])
     backend.module.csr_pack(values.data_ptr(), pattern, views.matrix(panel), backend.stream(values))
 
 
