@@ -19,6 +19,7 @@
 //   L2              25 KB: 540 on sm_80 (5120 bytes a clock for 108)
 // So shared memory limits it, to about 70 % of the sparse peak.
 #pragma once
+#include "common/nm24/groups.h"
 #include "cuda/device/words.cuh"
 
 namespace spx::cuda::nm24 {

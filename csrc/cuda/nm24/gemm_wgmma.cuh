@@ -28,6 +28,7 @@
 // Loads of the weight are of 32 bits: what a lane needs of a row lies 16 bytes apart there, in whichever order columns are
 // taken, for x can change places by pieces of 16 bytes only. Wider loads would need a weight that is stored in another order.
 #pragma once
+#include "common/nm24/groups.h"
 #include "cuda/nm24/gemm_tiles.cuh"
 
 namespace spx::cuda::nm24 {

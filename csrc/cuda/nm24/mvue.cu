@@ -11,6 +11,7 @@
 #include "common/nm24/mvue.h"
 
 #include "common/keys.h"
+#include "common/nm24/groups.h"
 #include "cuda/device/words.cuh"
 
 namespace spx::cuda::nm24 {

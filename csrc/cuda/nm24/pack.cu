@@ -6,6 +6,7 @@
 //   instructions: about 350 for the best of the 90 tiles, 22 an element: 3 us of 4096 x 4096, if all issue slots are used
 // ops/nm24/kernels.py has checked shapes, dtypes and codes.
 #include "common/keys.h"
+#include "common/nm24/groups.h"
 #include "cuda/device/words.cuh"
 
 namespace spx::cuda::nm24 {

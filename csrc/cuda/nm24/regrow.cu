@@ -3,6 +3,7 @@
 //   work: a thread takes a byte of ids, two groups; neighbouring lanes have neighbouring bytes of a row
 //   bytes: the score once, 4 an element, and 1 + 4 for each entry, half as many; 4096 x 4096 are 109 MB, 25 us at 4.3 TB/s
 #include "common/keys.h"
+#include "common/nm24/groups.h"
 #include "common/random.h"
 #include "cuda/device/words.cuh"
 
