@@ -1,7 +1,7 @@
 # The compiled module, written by tools/stubs.py (`make stubs`). Only sparse_ext/ops imports it.
 #
-# Views are tuples of pointers and sizes (csrc/python/arguments.h), which sparse_ext/ops/boundary/views.py makes. `cuda` is absent
-# from a build without CUDA kernels (`cuda_archs` is then "").
+# Views are tuples of pointers and sizes (csrc/python/arguments.h), which sparse_ext/ops/boundary/views.py makes. A build
+# without CUDA kernels lacks `cuda`, and its `cuda_archs` is "".
 from types import ModuleType
 
 cuda_archs: str
@@ -135,3 +135,150 @@ class _Cpu(ModuleType):
         """Chooses another one; False if this CPU does not have it."""
 
 cpu: _Cpu
+
+class _Cuda(ModuleType):
+    """CUDA kernels; the last argument is (device, stream handle)."""
+
+    @staticmethod
+    def csr_from_mask(
+        out: tuple[int, int, int, bool, int, int, int], mask: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> None: ...
+    @staticmethod
+    def csr_pack(
+        values: int,
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dense: tuple[int, int, int, int],
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_sddmm(
+        dw: int,
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dy: tuple[int, int, int, int],
+        x: tuple[int, int, int, int],
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_sddmm_workspace(
+        pattern: tuple[int, int, int, bool, int, int, int], x: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def csr_spmm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        x: tuple[int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_spmm_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]], x: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def csr_transpose(
+        out: tuple[int, int, int, bool, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_transpose_workspace(pattern: tuple[int, int, int, bool, int, int, int], stream: tuple[int, int]) -> int: ...
+    @staticmethod
+    def csr_unpack(
+        dense: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        first_col: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def device_count() -> int:
+        """Number of usable devices; 0 without a driver."""
+
+    @staticmethod
+    def driver_version() -> int:
+        """13000 for CUDA 13.0; 0 without a driver."""
+
+    @staticmethod
+    def isa() -> str:
+        """Whose kernels are in use: sm_80 (portable), sm_90a or sm_90a_shared (Hopper)."""
+
+    @staticmethod
+    def nm24_gemm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, int, int, int],
+        x: tuple[int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def nm24_gemm_workspace(
+        w: tuple[int, int, int, int, int], x: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def nm24_mvue(
+        wt: tuple[int, int, int, int, int], dy: tuple[int, int, int, int], rng: int, stream: tuple[int, int]
+    ) -> None: ...
+    @staticmethod
+    def nm24_pack(
+        w: tuple[int, int, int, int, int],
+        wt: tuple[int, int, int, int, int],
+        dense: tuple[int, int, int, int],
+        choice: int,
+        scale: float,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def nm24_regrow(
+        grown: tuple[int, int, int, int, int],
+        old: tuple[int, int, int, int, int],
+        score: tuple[int, int, int, int],
+        seed: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def nm24_unpack(dense: tuple[int, int, int, int], w: tuple[int, int, int, int, int], stream: tuple[int, int]) -> None: ...
+    @staticmethod
+    def regrow(
+        out: tuple[int, int, int, bool, int, int, int],
+        old: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        best: tuple[int, int, int, int, int, int],
+        seed: int,
+        drop: int,
+        grow: int,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def regrow_candidates(
+        best: tuple[int, int, int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        tile: tuple[int, int, int, int],
+        first_row: int,
+        seed: int,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def regrow_candidates_workspace(
+        best: tuple[int, int, int, int, int, int], tile: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def regrow_workspace(
+        old: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        best: tuple[int, int, int, int, int, int],
+        stream: tuple[int, int],
+    ) -> int: ...
+    @staticmethod
+    def runtime_version() -> int:
+        """Version of the linked CUDA runtime."""
+
+    @staticmethod
+    def use_isa(name: str) -> bool:
+        """Chooses others; False if the current device does not have them."""
+
+cuda: _Cuda
