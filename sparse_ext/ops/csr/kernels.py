@@ -47,7 +47,8 @@ def _multiply(
     x_view, stream = (x.data_ptr(), dtype, tokens, cols), backend.stream(x)
     space = workspace(x, backend.module.csr_spmm_workspace(w, x_view, stream))
     y_view = (y.data_ptr(), dtype, tokens, rows)
-    backend.module.csr_spmm(y_view, w, x_view, views.address(bias), relu, views.address(space), stream)
+    bias_address = 0 if bias is None else bias.data_ptr()
+    backend.module.csr_spmm(y_view, w, x_view, bias_address, relu, views.address(space), stream)
     return y
 
 
