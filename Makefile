@@ -2,6 +2,7 @@
 #   make test     builds, with the CUDA kernels emulated on the CPU where the toolkit's headers are found, and runs the tests
 #   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--quick"
 #   make sanitize  the kernel tests under ASan and UBSan
+#   make stubs    writes sparse_ext/_C.pyi, after a change of the bindings
 #   make bench    measures the kernels                                    BENCH_ARGS="run ..."
 #   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
 # pip reads PIP_ARGS and its own PIP_* variables, such as an index with a CPU-only torch.
@@ -14,11 +15,11 @@ BENCH_ARGS ?= run
 
 BIN = $(abspath $(VENV))/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS)
-SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* tests/emulation/*.*)
-CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
+SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.*)
+CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: build test demo bench sanitize lint format gpu gpu-quick clean venv
+.PHONY: build test demo bench sanitize stubs lint format gpu gpu-quick clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -39,6 +40,10 @@ test: $(VENV)/.with-test
 
 sanitize: $(VENV)/.with-test
 	tools/sanitize.sh $(TEST_ARGS)
+
+stubs: $(VENV)/.with-lint $(VENV)/.with-test
+	$(BIN)/python tools/stubs.py "$$(ls -t build/*/_C_emulated*.so | head -1)"
+	$(BIN)/ruff format sparse_ext/_C.pyi
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.demo $(DEMO_ARGS)

@@ -1,245 +1,284 @@
-# The compiled module, as csrc/bindings.cpp declares it; tests/test_stub.py compares the two. Only sparse_ext/ops imports it.
+# The compiled module, written by tools/stubs.py (`make stubs`). Only sparse_ext/ops imports it.
 #
-# Pointers are `tensor.data_ptr()`, 0 for "none". Every launcher ends in (device, where): where is the thread count in `cpu`,
-# the stream handle in `cuda`. The `cuda` submodule is absent from builds without CUDA (`cuda_archs` is then "").
+# Views are tuples of pointers and sizes (csrc/python/arguments.h), which sparse_ext/ops/boundary/views.py makes. A build
+# without CUDA kernels lacks `cuda`, and its `cuda_archs` is "".
 from types import ModuleType
 
-version: str
 cuda_archs: str
+version: str
 
-def random_u32(seed: int, i: int) -> int: ...
+def random_u32(seed: int, i: int) -> int:
+    """Element i of the Philox stream `seed`."""
 
-class _Launchers(ModuleType):
-    @staticmethod
-    def isa() -> str: ...
-    @staticmethod
-    def use_isa(name: str) -> bool: ...
-    @staticmethod
-    def csr_spmm(
-        dtype: int,
-        index16: bool,
-        y: int,
-        values: int,
-        row_ptr: int,
-        col_idx: int,
-        slot: int,
-        x: int,
-        bias: int,
-        relu: bool,
-        rows: int,
-        cols: int,
-        capacity: int,
-        tokens: int,
-        workspace: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def csr_spmm_workspace(rows: int, cols: int, capacity: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
-    @staticmethod
-    def csr_sddmm(
-        dtype: int,
-        index16: bool,
-        dw: int,
-        row_ptr: int,
-        col_idx: int,
-        dy: int,
-        x: int,
-        rows: int,
-        cols: int,
-        capacity: int,
-        tokens: int,
-        workspace: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def csr_sddmm_workspace(rows: int, cols: int, capacity: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
-    @staticmethod
-    def csr_pack(
-        dtype: int,
-        index16: bool,
-        values: int,
-        row_ptr: int,
-        col_idx: int,
-        dense: int,
-        rows: int,
-        cols: int,
-        capacity: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def csr_unpack(
-        dtype: int,
-        index16: bool,
-        dense: int,
-        values: int,
-        row_ptr: int,
-        col_idx: int,
-        rows: int,
-        first_col: int,
-        cols: int,
-        capacity: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
+class _Cpu(ModuleType):
+    """CPU kernels; the last argument is the number of threads."""
+
     @staticmethod
     def csr_from_mask(
-        row_ptr: int,
-        col_idx: int,
-        mask: int,
-        rows: int,
-        cols: int,
-        capacity: int,
+        out: tuple[int, int, int, bool, int, int, int], mask: tuple[int, int, int, int], threads: int
+    ) -> None: ...
+    @staticmethod
+    def csr_pack(
+        values: int, pattern: tuple[int, int, int, bool, int, int, int], dense: tuple[int, int, int, int], threads: int
+    ) -> None: ...
+    @staticmethod
+    def csr_sddmm(
+        dw: int,
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dy: tuple[int, int, int, int],
+        x: tuple[int, int, int, int],
         workspace: int,
-        device: int,
-        where: int,
-        /,
+        threads: int,
     ) -> None: ...
     @staticmethod
-    def csr_from_mask_workspace(rows: int, cols: int, where: int, /) -> int: ...
+    def csr_sddmm_workspace(
+        pattern: tuple[int, int, int, bool, int, int, int], x: tuple[int, int, int, int], threads: int
+    ) -> int: ...
     @staticmethod
-    def csr_transpose(
-        col_ptr: int,
-        row_idx: int,
-        slot: int,
-        row_ptr: int,
-        col_idx: int,
-        rows: int,
-        cols: int,
-        capacity: int,
-        workspace: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def csr_transpose_workspace(rows: int, cols: int, capacity: int, where: int, /) -> int: ...
-    @staticmethod
-    def regrow_candidates(
-        dtype: int,
-        at_entry: int,
-        score: int,
-        position: int,
-        count: int,
-        row_ptr: int,
-        col_idx: int,
-        tile: int,
-        first_row: int,
-        tile_rows: int,
-        seed: int,
-        rows: int,
-        cols: int,
-        capacity: int,
-        candidates: int,
-        workspace: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def regrow_candidates_workspace(tile_rows: int, cols: int, candidates: int, acc_bytes: int, where: int, /) -> int: ...
-    @staticmethod
-    def regrow(
-        dtype: int,
-        new_row_ptr: int,
-        new_col_idx: int,
-        source: int,
-        values: int,
-        row_ptr: int,
-        col_idx: int,
-        at_entry: int,
-        score: int,
-        position: int,
-        count: int,
-        seed: int,
-        drop: int,
-        grow: int,
-        rows: int,
-        cols: int,
-        capacity: int,
-        candidates: int,
-        workspace: int,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def regrow_workspace(rows: int, capacity: int, candidates: int, where: int, /) -> int: ...
-    @staticmethod
-    def nm24_pack(
-        dtype: int,
-        from_float32: bool,
-        values: int,
-        ids: int,
-        values_t: int,
-        ids_t: int,
-        dense: int,
-        rows: int,
-        cols: int,
-        choice: int,
-        scale: float,
-        device: int,
-        where: int,
-        /,
-    ) -> None: ...
-    @staticmethod
-    def nm24_unpack(
-        dtype: int, dense: int, values: int, ids: int, rows: int, cols: int, device: int, where: int, /
-    ) -> None: ...
-    @staticmethod
-    def nm24_gemm(
-        dtype: int,
-        y: int,
-        values: int,
-        ids: int,
-        x: int,
+    def csr_spmm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        x: tuple[int, int, int, int],
         bias: int,
         relu: bool,
-        rows: int,
-        cols: int,
-        tokens: int,
         workspace: int,
-        device: int,
-        where: int,
-        /,
+        threads: int,
     ) -> None: ...
     @staticmethod
-    def nm24_gemm_workspace(rows: int, cols: int, tokens: int, acc_bytes: int, where: int, /) -> int: ...
+    def csr_spmm_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]], x: tuple[int, int, int, int], threads: int
+    ) -> int: ...
     @staticmethod
-    def nm24_mvue(
-        dtype: int, values_t: int, ids: int, dy: int, draw: int, rows: int, tokens: int, device: int, where: int, /
+    def csr_transpose(
+        out: tuple[int, int, int, bool, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def csr_transpose_workspace(pattern: tuple[int, int, int, bool, int, int, int], threads: int) -> int: ...
+    @staticmethod
+    def csr_unpack(
+        dense: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        first_col: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def isa() -> str:
+        """The instruction set in use: baseline, v3 (AVX2), v4 (AVX-512) or v4_bf16 (and AVX512-BF16)."""
+
+    @staticmethod
+    def nm24_gemm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, int, int, int],
+        x: tuple[int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def nm24_gemm_workspace(w: tuple[int, int, int, int, int], x: tuple[int, int, int, int], threads: int) -> int: ...
+    @staticmethod
+    def nm24_mvue(wt: tuple[int, int, int, int, int], dy: tuple[int, int, int, int], rng: int, threads: int) -> None: ...
+    @staticmethod
+    def nm24_pack(
+        w: tuple[int, int, int, int, int],
+        wt: tuple[int, int, int, int, int],
+        dense: tuple[int, int, int, int],
+        choice: int,
+        scale: float,
+        threads: int,
     ) -> None: ...
     @staticmethod
     def nm24_regrow(
-        dtype: int,
-        new_ids: int,
-        source: int,
-        ids: int,
-        stays: int,
-        score: int,
+        grown: tuple[int, int, int, int, int],
+        old: tuple[int, int, int, int, int],
+        score: tuple[int, int, int, int],
         seed: int,
-        rows: int,
-        cols: int,
-        device: int,
-        where: int,
-        /,
+        threads: int,
     ) -> None: ...
-
-class _Cpu(_Launchers): ...
-
-class _Cuda(_Launchers):
     @staticmethod
-    def device_count() -> int: ...
+    def nm24_unpack(dense: tuple[int, int, int, int], w: tuple[int, int, int, int, int], threads: int) -> None: ...
     @staticmethod
-    def driver_version() -> int: ...
+    def regrow(
+        out: tuple[int, int, int, bool, int, int, int],
+        old: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        best: tuple[int, int, int, int, int, int],
+        seed: int,
+        drop: int,
+        grow: int,
+        workspace: int,
+        threads: int,
+    ) -> None: ...
     @staticmethod
-    def runtime_version() -> int: ...
+    def regrow_candidates(
+        best: tuple[int, int, int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        tile: tuple[int, int, int, int],
+        first_row: int,
+        seed: int,
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def regrow_candidates_workspace(
+        best: tuple[int, int, int, int, int, int], tile: tuple[int, int, int, int], threads: int
+    ) -> int: ...
+    @staticmethod
+    def regrow_workspace(
+        old: tuple[int, int, tuple[int, int, int, bool, int, int, int]], best: tuple[int, int, int, int, int, int], threads: int
+    ) -> int: ...
+    @staticmethod
+    def use_isa(name: str) -> bool:
+        """Chooses another one; False if this CPU does not have it."""
 
 cpu: _Cpu
+
+class _Cuda(ModuleType):
+    """CUDA kernels; the last argument is (device, stream handle)."""
+
+    @staticmethod
+    def csr_from_mask(
+        out: tuple[int, int, int, bool, int, int, int], mask: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> None: ...
+    @staticmethod
+    def csr_pack(
+        values: int,
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dense: tuple[int, int, int, int],
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_sddmm(
+        dw: int,
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dy: tuple[int, int, int, int],
+        x: tuple[int, int, int, int],
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_sddmm_workspace(
+        pattern: tuple[int, int, int, bool, int, int, int], x: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def csr_spmm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        x: tuple[int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_spmm_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]], x: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def csr_transpose(
+        out: tuple[int, int, int, bool, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_transpose_workspace(pattern: tuple[int, int, int, bool, int, int, int], stream: tuple[int, int]) -> int: ...
+    @staticmethod
+    def csr_unpack(
+        dense: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        first_col: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def device_count() -> int:
+        """Number of usable devices; 0 without a driver."""
+
+    @staticmethod
+    def driver_version() -> int:
+        """13000 for CUDA 13.0; 0 without a driver."""
+
+    @staticmethod
+    def isa() -> str:
+        """Whose kernels are in use: sm_80 (portable), sm_90a or sm_90a_shared (Hopper)."""
+
+    @staticmethod
+    def nm24_gemm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, int, int, int],
+        x: tuple[int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def nm24_gemm_workspace(
+        w: tuple[int, int, int, int, int], x: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def nm24_mvue(
+        wt: tuple[int, int, int, int, int], dy: tuple[int, int, int, int], rng: int, stream: tuple[int, int]
+    ) -> None: ...
+    @staticmethod
+    def nm24_pack(
+        w: tuple[int, int, int, int, int],
+        wt: tuple[int, int, int, int, int],
+        dense: tuple[int, int, int, int],
+        choice: int,
+        scale: float,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def nm24_regrow(
+        grown: tuple[int, int, int, int, int],
+        old: tuple[int, int, int, int, int],
+        score: tuple[int, int, int, int],
+        seed: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def nm24_unpack(dense: tuple[int, int, int, int], w: tuple[int, int, int, int, int], stream: tuple[int, int]) -> None: ...
+    @staticmethod
+    def regrow(
+        out: tuple[int, int, int, bool, int, int, int],
+        old: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        best: tuple[int, int, int, int, int, int],
+        seed: int,
+        drop: int,
+        grow: int,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def regrow_candidates(
+        best: tuple[int, int, int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        tile: tuple[int, int, int, int],
+        first_row: int,
+        seed: int,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def regrow_candidates_workspace(
+        best: tuple[int, int, int, int, int, int], tile: tuple[int, int, int, int], stream: tuple[int, int]
+    ) -> int: ...
+    @staticmethod
+    def regrow_workspace(
+        old: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        best: tuple[int, int, int, int, int, int],
+        stream: tuple[int, int],
+    ) -> int: ...
+    @staticmethod
+    def runtime_version() -> int:
+        """Version of the linked CUDA runtime."""
+
+    @staticmethod
+    def use_isa(name: str) -> bool:
+        """Chooses others; False if the current device does not have them."""
+
 cuda: _Cuda

@@ -1,7 +1,7 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 //
-// random_u32(seed, i) is a pure function, so any thread can draw element i in any order and CPU, CUDA and every rank get the
-// same bits. ops/reference/random.py holds the same function in PyTorch; tests hold the Random123 known answers.
+// random_u32(seed, i) is a pure function, so any thread can compute element i in any order, and CPU, CUDA and every rank get
+// the same bits. ops/regrow/random.py holds the same function in PyTorch; tests hold the Random123 known answers.
 #pragma once
 #include <cstdint>
 

@@ -36,23 +36,16 @@ struct AccOf<double> {
 template <class T>
 using Acc = typename AccOf<T>::type;
 
-// The storage types of both devices, with both widths of column indices: M(T, Index). CUDA kernels have f16, too.
-#define SPX_FOR_EACH_TYPE(M) \
-  M(float, int32_t)          \
-  M(float, uint16_t)         \
-  M(double, int32_t)         \
-  M(double, uint16_t)        \
-  M(bf16, int32_t)           \
-  M(bf16, uint16_t)
+// Explicit instantiations of a launcher; its declaration says the rest.
+#define SPX_INSTANTIATE(launcher, ...) template decltype(launcher<__VA_ARGS__>) launcher<__VA_ARGS__>;
+// M(launcher, T): for the storage types of both devices. CUDA kernels add f16.
+#define SPX_FOR_EACH_TYPE(M, launcher) M(launcher, float) M(launcher, double) M(launcher, bf16)
+// M(launcher, T, Index): the same with both widths of column indices.
+#define SPX_FOR_EACH_INDEX(M, launcher, T) M(launcher, T, int32_t) M(launcher, T, uint16_t)
+#define SPX_FOR_EACH_TYPE_AND_INDEX(M, launcher) \
+  SPX_FOR_EACH_INDEX(M, launcher, float) SPX_FOR_EACH_INDEX(M, launcher, double) SPX_FOR_EACH_INDEX(M, launcher, bf16)
 
-// The storage types, each with what is converted to it: M(T, S).
-#define SPX_FOR_EACH_SOURCE(M) \
-  M(float, float)              \
-  M(double, double)            \
-  M(bf16, bf16)                \
-  M(bf16, float)
-
-// Internal linkage: see cpu/vec.h on weak symbols. memset(to, 0, ...) for `count` elements; nothing at a null pointer, which an empty tensor has, is fine here.
+// Clears `count` elements; `to` may be null if there are none. Internal linkage: see cpu/simd/vec.h on weak symbols.
 template <class T>
 static inline void fill_zero(T* to, int64_t count) {
   if (count > 0) memset(static_cast<void*>(to), 0, static_cast<size_t>(count) * sizeof(T));

@@ -6,40 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
-
-_ops = torch.ops.sparse_ext
-
-
-@register_flop_formula(_ops.csr_spmm)
-def _spmm_flop(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, out_shape: Any = None, **kw: Any) -> int:
-    """2 per stored entry and token; capacity stands for nnz, which only the data knows."""
-    return 2 * weight[0] * x[0]
-
-
-@register_flop_formula(_ops.csr_spmm_t)
-def _spmm_t_flop(weight: Any, col_ptr: Any, row_idx: Any, slot: Any, rows: int, dy: Any, *args: Any, **kw: Any) -> int:
-    return 2 * weight[0] * dy[0]
-
-
-@register_flop_formula(_ops.csr_sddmm)
-def _sddmm_flop(row_ptr: Any, col_idx: Any, cols: int, dy: Any, x: Any, *args: Any, **kw: Any) -> int:
-    return 2 * col_idx[0] * dy[0]
-
-
-@register_flop_formula(_ops.nm24_gemm)
-def _nm24_gemm_flop(values: Any, ids: Any, x: Any, *args: Any, **kw: Any) -> int:
-    return int(2 * values[0] * values[1] * x[0])
-
-
-@register_flop_formula([_ops.densified_matmul, _ops.densified_matmul_t])
-def _densified_flop(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kw: Any) -> int:
-    return int(2 * x[0] * (row_ptr[0] - 1) * cols)
-
-
-@register_flop_formula(_ops.densified_grad_weight)
-def _densified_grad_flop(row_ptr: Any, col_idx: Any, cols: int, dy: Any, x: Any, *args: Any, **kw: Any) -> int:
-    return int(2 * dy[0] * dy[1] * x[1])
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
 def _attention_flop(query: Any, key: Any, value: Any, *args: Any, **kw: Any) -> int:
@@ -60,8 +27,8 @@ _CPU_ATTENTION = {
 def count_flops(function: Callable[[], Any]) -> int:
     """FLOPs of matrix products, attention and convolutions in one call of `function`, forward and backward alike.
 
-    Dense products and attention count as PyTorch counts them; sparse ones 2 per stored entry and token, a dense gradient of
-    an armed step in full. Element-wise work and topology updates are not counted.
+    Dense products and attention count as PyTorch counts them; sparse ones 2 per stored entry and token, the dense gradient
+    that growth needs in full. Element-wise work and topology updates are not counted.
     """
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         function()

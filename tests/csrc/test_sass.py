@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parent.parent.parent / "csrc"
-KERNELS = sorted(path.stem for path in (CSRC / "cuda").glob("*.cu") if path.stem != "device")
+CUDA = CSRC / "cuda"
+KERNELS = sorted(path.relative_to(CUDA).with_suffix("").as_posix() for path in CUDA.glob("*/*.cu") if path.stem != "device")
 ARCHS = ("sm_80", "sm_90a")
 MAX_REGISTERS = 128  # two blocks of 256 threads fit a multiprocessor
 # Kernels of which one block fills a multiprocessor, by a part of their name.
@@ -82,8 +83,12 @@ def find_cuobjdump():
 
 @pytest.fixture(scope="module")
 def cubins(tmp_path_factory):
-    """The folder of FILE.ARCH.cubin; resources fills it."""
+    """The folder of what cubin_of names; resources fills it."""
     return tmp_path_factory.mktemp("cubin")
+
+
+def cubin_of(cubins, file, arch):
+    return cubins / f"{file.replace('/', '_')}.{arch}.cubin"
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +100,9 @@ def resources(cubins):
 
     def compile_one(case):
         file, arch = case
-        cubin = cubins / f"{file}.{arch}.cubin"
+        cubin = cubin_of(cubins, file, arch)
         command = [nvcc, "-std=c++17", f"-I{CSRC}", "-cubin", f"-arch={arch}", "-Xptxas=-v", "-o", cubin]
-        result = subprocess.run([*command, CSRC / "cuda" / f"{file}.cu"], capture_output=True, text=True)
+        result = subprocess.run([*command, CUDA / f"{file}.cu"], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         return case, parse(result.stderr)
 
@@ -136,7 +141,7 @@ def test_no_spills(resources, file, arch):
 
 def test_registers_that_warps_give_and_take(resources):
     """setmaxnreg's 40 for 128 threads and 232 for 256 are all that 384 threads begin with: with fewer they wait for ever."""
-    kernels = resources["nm24_gemm", "sm_90a"]
+    kernels = resources["nm24/gemm", "sm_90a"]
     assert {use["registers"] for name, use in kernels.items() if "wgmma" in name} == {(40 * 128 + 232 * 256) // 384}
 
 
@@ -149,7 +154,7 @@ def listings(resources, cubins):
 
     @cache
     def listed(file, arch):
-        command = [cuobjdump, "-sass", cubins / f"{file}.{arch}.cubin"]
+        command = [cuobjdump, "-sass", cubin_of(cubins, file, arch)]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         functions = re.findall(r"Function : (\w+)(.*?)(?=Function : |\Z)", listing, re.S)
         line = r"/\*(\w+)\*/ +(?:@!?U?P\w+ )?([A-Z][\w.]*)(.*?);"
@@ -175,41 +180,41 @@ def assert_made_of(instructions, kernel, wanted):
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", SPMM)
 def test_spmm_is_made_of_wide_accesses(instructions, dtype, arch):
-    assert_made_of(instructions("csr_spmm", arch), f"csr_spmm_kernelI{dtype}", SPMM[dtype][0])
+    assert_made_of(instructions("csr/spmm", arch), f"csr_spmm_kernelI{dtype}", SPMM[dtype][0])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", SDDMM)
 def test_sddmm_is_made_of_wide_accesses(instructions, dtype, arch):
-    assert_made_of(instructions("csr_sddmm", arch), f"csr_sddmm_kernelI{dtype}", SDDMM[dtype])
+    assert_made_of(instructions("csr/sddmm", arch), f"csr_sddmm_kernelI{dtype}", SDDMM[dtype])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", SDDMM_MMA)
 def test_sddmm_runs_on_tensor_cores(instructions, dtype, arch):
-    assert_made_of(instructions("csr_sddmm", arch), f"csr_sddmm_mma_kernelI{dtype}", SDDMM_MMA[dtype])
+    assert_made_of(instructions("csr/sddmm", arch), f"csr_sddmm_mma_kernelI{dtype}", SDDMM_MMA[dtype])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", GEMM_MMA)
 def test_gemm_runs_on_sparse_tensor_cores(instructions, dtype, arch):
-    assert_made_of(instructions("nm24_gemm", arch), f"nm24_gemm_mma_kernelI{dtype}Lb1E", GEMM_MMA[dtype])
+    assert_made_of(instructions("nm24/gemm", arch), f"nm24_gemm_mma_kernelI{dtype}Lb1E", GEMM_MMA[dtype])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", MVUE)
 def test_mvue_writes_pairs_of_groups(instructions, dtype, arch):
-    assert_made_of(instructions("nm24_mvue", arch), f"nm24_mvue_kernelI{dtype}", {MVUE[dtype]})
+    assert_made_of(instructions("nm24/mvue", arch), f"nm24_mvue_kernelI{dtype}", {MVUE[dtype]})
 
 
 @pytest.mark.parametrize("dtype", SDDMM_WGMMA)
 def test_sddmm_runs_on_warpgroups(instructions, dtype):
-    assert_made_of(instructions("csr_sddmm", "sm_90a"), f"csr_sddmm_wgmma_kernelI{dtype}", SDDMM_WGMMA[dtype])
+    assert_made_of(instructions("csr/sddmm", "sm_90a"), f"csr_sddmm_wgmma_kernelI{dtype}", SDDMM_WGMMA[dtype])
 
 
 @pytest.mark.parametrize("dtype", GEMM_WGMMA)
 def test_gemm_runs_on_warpgroups(instructions, dtype):
-    assert_made_of(instructions("nm24_gemm", "sm_90a"), f"nm24_gemm_wgmma_kernelI{dtype}", GEMM_WGMMA[dtype])
+    assert_made_of(instructions("nm24/gemm", "sm_90a"), f"nm24_gemm_wgmma_kernelI{dtype}", GEMM_WGMMA[dtype])
 
 
 def run_once_more(code):
@@ -248,14 +253,14 @@ def touched_while_read(code):
 
 @pytest.mark.parametrize("dtype", GEMM_WGMMA)
 def test_weights_in_registers_stay_while_products_read_them(listings, dtype):
-    (code,) = (code for name, code in listings("nm24_gemm", "sm_90a").items() if f"nm24_gemm_wgmma_kernelI{dtype}" in name)
+    (code,) = (code for name, code in listings("nm24/gemm", "sm_90a").items() if f"nm24_gemm_wgmma_kernelI{dtype}" in name)
     assert not touched_while_read(code)
     first = next(i for i, (_, used, _) in enumerate(code) if used.startswith("HGMMA"))
     codes = re.findall(r"\bR(\d+)\b", code[first][2])[-1]
     assert touched_while_read([*code[: first + 1], (0, "LDG.E", f" R{codes}, [R2.64] "), *code[first + 1 :]])
 
 
-@pytest.mark.parametrize("file", ["csr_sddmm", "nm24_gemm"])
+@pytest.mark.parametrize("file", ["csr/sddmm", "nm24/gemm"])
 def test_boxes_begin_at_multiples_of_1024_bytes(resources, file):
     """Swizzling goes by addresses: dynamic shared memory lies behind the static, which is padded for it."""
     shared = [use["shared"] for name, use in resources[file, "sm_90a"].items() if "wgmma" in name]
@@ -267,7 +272,7 @@ def test_boxes_begin_at_multiples_of_1024_bytes(resources, file):
 @pytest.mark.parametrize("dtype", SPMM)
 def test_spmm_registers(resources, dtype, arch):
     registers = [
-        use["registers"] for name, use in resources["csr_spmm", arch].items() if f"csr_spmm_kernelI{dtype}Li4E" in name
+        use["registers"] for name, use in resources["csr/spmm", arch].items() if f"csr_spmm_kernelI{dtype}Li4E" in name
     ]
     assert len(registers) == 1
     assert registers[0] <= SPMM[dtype][1]

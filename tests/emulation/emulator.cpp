@@ -56,7 +56,7 @@ void wait(State state, const char* file, int line) {
 
 namespace {
 
-// Keeps the first fault: what follows from it tells less.
+// Keeps the first fault; later ones are usually its consequences.
 void set_error(const char* format, va_list arguments) {
   if (m.failed) return;
   char text[512];
@@ -67,7 +67,7 @@ void set_error(const char* format, va_list arguments) {
   m.failed = true;
 }
 
-// Its frame is never left, so ASan must not put red zones into it.
+// Never returns, so ASan must not put red zones into its frame.
 __attribute__((no_sanitize("address"))) void fiber_main() {
 #if SPX_ASAN
   const void* stack;
@@ -100,7 +100,7 @@ bool met(int begin, int end, State state) {
   return true;
 }
 
-// The threads of blocks [rank, end_rank) have met at a barrier and go on.
+// Releases the threads of blocks [rank, end_rank), which have met at a barrier.
 void pass_barrier(int rank, int end_rank) {
   for (; rank < end_rank; ++rank) {
     ++m.epoch[rank];
@@ -108,7 +108,7 @@ void pass_barrier(int rank, int end_rank) {
   }
 }
 
-// After every thread has run to a rendezvous or its end: who may go on?
+// Once every thread has reached a rendezvous or its end: releases those that may go on.
 void release() {
   m.ready.clear();
   const int blocks = static_cast<int>(m.block.cluster), threads = static_cast<int>(m.block.threads);
@@ -136,8 +136,8 @@ std::string place(const Thread& thread) {
   return std::string("waits in ") + what + " at " + (file ? file + 1 : thread.file) + ":" + std::to_string(thread.line);
 }
 
-// Nobody can go on. Fine if all have exited; else names a thread that waits for a barrier which nobody completes, or two threads
-// that are not at the same place.
+// No thread can go on. An error unless all have exited: a thread waits for a barrier that will never complete, or two threads
+// wait at different places.
 void check_stuck() {
   const Thread& first = m.threads[0];
   for (int t = 0; t < m.count; ++t)
@@ -161,7 +161,8 @@ void run_cluster() {
   m.block_epoch = *std::max_element(m.epoch, m.epoch + kMaxCluster) + 1;
   for (uint32_t& epoch : m.epoch) epoch = m.block_epoch;
   for (Warp& warp : m.warps) warp.epoch = 1;
-  reset_async();
+  reset_copies();
+  reset_products();
   for (int t = 0; t < m.count; ++t) {
     m.threads[t].exchanges = 0;
     reset_fiber(m.threads[t].fiber, fiber_main);
@@ -174,12 +175,13 @@ void run_cluster() {
       resume(t);
       if (m.failed) return;
     }
-    while (random_below(2) && run_async(false)) continue;
+    while (random_below(2) && run_copy(false)) continue;
     release();
-    while (m.ready.empty() && !all_exited() && run_async(true)) release();
+    while (m.ready.empty() && !all_exited() && run_copy(true)) release();
   }
   check_stuck();
-  check_async();
+  check_copies();
+  check_products();
   check_canaries();
 }
 
@@ -196,7 +198,7 @@ void prepare_stacks(int count) {
   }
 }
 
-// The fibers of a failed launch are never continued: ASan's red zones on their stacks have to go.
+// The fibers of a failed launch never continue, so ASan's red zones on their stacks are removed.
 void abandon_stacks() {
 #if SPX_ASAN
   for (int t = 0; t < m.count; ++t) __asan_unpoison_memory_region(m.threads[t].fiber.stack, kStackBytes);

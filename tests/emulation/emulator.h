@@ -1,15 +1,15 @@
-// Runs CUDA kernels on the host: csrc/cuda/*.cu compiled by the host compiler find here what nvcc would give them.
+// Runs CUDA kernels on the host. It declares for the host compiler what nvcc would provide to the .cu files of csrc/cuda.
 //
 //   threads        fibers, one at a time; in a new random order after every rendezvous (SPARSE_EXT_EMULATION_SEED)
 //   blocks         one after another, in random order; nothing survives from one to the next but global memory.
 //                  The blocks of a cluster run together
 //   rendezvous     all threads of the block, or all 32 lanes, at the same file:line; anything else fails the launch
-//   asynchronous   what TMA and wgmma do happens some time later: see hopper.h
+//   asynchronous   TMA and wgmma take effect some time later: see hopper.h
 //   shared memory  heap objects of exact size, 0xFF at the start of a block (floats: NaN); every access through the array is
 //                  checked: bounds, read before written, and races (two threads, no barrier between, one of them writes).
-//                  Accesses through raw pointers are seen by ASan, or else by the canaries around the object
+//                  ASan sees accesses through raw pointers; without it, canaries before and behind the object do
 //
-// A fault fails the launch with cudaErrorLaunchFailure; cudaGetErrorString then tells what was seen.
+// A fault fails the launch with cudaErrorLaunchFailure, and cudaGetErrorString describes it.
 // Not covered: memory order between blocks, occupancy, registers, blocks that wait for each other.
 #pragma once
 #include <cuda_runtime.h>
@@ -37,11 +37,12 @@ cudaError_t launch(const char* kernel, unsigned grid, BlockShape block, const st
 void wait_cluster(const char* file, int line);
 void wait_block(const char* file, int line);
 void wait_warp(const char* file, int line);
-// Gives `v` to the warp and returns what its 32 lanes gave; valid until the lane's next exchange but one. As on the device,
-// a shuffle does not order shared memory.
+// Passes `v` to the warp and returns the values of its 32 lanes, which are valid until the lane's next exchange but one. As on
+// the device, a shuffle does not order shared memory.
 const uint64_t* exchange(uint64_t v, const char* file, int line);
 
-// Who touched an element of shared memory last, and when. Epochs count barriers. Who: a thread, kSeveral, or kLanes - warp.
+// The last accesses to an element of shared memory. Epochs count barriers. writer, reader: a thread, kSeveral, or kLanes -
+// warp.
 constexpr int16_t kSeveral = -1;  // threads of several warps
 constexpr int16_t kLanes = -2;    // several lanes of warp kLanes - who
 struct Access {
@@ -57,7 +58,7 @@ struct SharedObject {
   int64_t count, bytes;
   unsigned char *allocation, *data;
   Access* access;
-  uint32_t block_epoch;  // the epoch in which this block began: what was written before it does not count
+  uint32_t block_epoch;  // the epoch in which this block began; earlier writes do not count
 };
 SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line);
 SharedObject* dynamic_shared_object(int64_t bytes, const char* name, const char* file, int line);  // elements of `bytes` bytes
@@ -197,7 +198,8 @@ inline unsigned ballot(bool v, const char* file = __builtin_FILE(), int line = _
 }
 inline int popcount(unsigned v) { return __builtin_popcount(v); }
 
-// As on the device, where launch.cuh says which lane holds what. A lane makes the four products of its two rows and two columns.
+// As on the device; launch.cuh says which lane holds which elements. A lane computes the four sums of its two rows and two
+// columns.
 template <class T>
 void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char* file = __builtin_FILE(),
                  int line = __builtin_LINE()) {

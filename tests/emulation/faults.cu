@@ -1,10 +1,10 @@
-// Small kernels with one fault each, to prove that the emulator sees it; `none` is the correct kernel. Prints what the launch
-// says: "ok" or the fault.  usage: faults <fault>
+// Small kernels with one fault each, which the emulator must see; `none` is the correct kernel. Prints "ok" or the launch's
+// error.  usage: faults <fault>
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "launch.cuh"
+#include "cuda/device/launch.cuh"
 
 namespace spx::cuda {
 namespace {
@@ -89,7 +89,7 @@ int main_of(const char* name) {
   while (fault < kFaults && strcmp(kNames[fault], name)) ++fault;
   std::vector<float> in(kBlocks * kThreads), out(kBlocks * kThreads);
   for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 17);
-  // Two runs: a failed launch must leave nothing behind that the next one trips over.
+  // Two runs: a failed launch must not disturb the next one.
   for (int i : {fault, int{kNone}}) {
     const Status status = run(i, out.data(), in.data());
     printf("%s\n", status == kOk ? "ok" : describe_failure(status));

@@ -1,7 +1,7 @@
-// TMA, barriers, clusters and wgmma by themselves, against a plain product; then the same with one fault each, to prove that the
-// emulation sees it. Sums are read by the formulas of the PTX manual, which are written here once more.
-// usage: hopper <fault>    prints "ok", "wrong" or what the launch says
-#include "hopper.cuh"
+// TMA, barriers, clusters and wgmma, compared with a plain product; then with one fault each, which the emulation must see.
+// Sums are read by the formulas of the PTX manual, written here independently.
+// usage: hopper <fault>    prints "ok", "wrong" or the launch's error
+#include "cuda/device/hopper.cuh"
 
 #include <cstdio>
 #include <cstring>

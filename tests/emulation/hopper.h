@@ -1,11 +1,12 @@
-// csrc/cuda/hopper.cuh on the host, written from the PTX manual: "mbarrier", "Tensor Memory Access", "Swizzling modes",
-// "Asynchronous Warpgroup Level Matrix Instructions" (matrix descriptor format, strides, canonical layouts, register fragments).
+// csrc/cuda/device/hopper.cuh on the host, written from the PTX manual: "mbarrier", "Tensor Memory Access", "Swizzling modes",
+// "Asynchronous Warpgroup Level Matrix Instructions" (matrix descriptor format, strides, canonical layouts, register
+// fragments).
 //
-//   copies (TMA)   happen some time after tma_load, in random order; every second one as late as possible, when all threads wait.
-//                  Until then the target is as it was. One that is still under way at the end fails the launch
-//   products       happen in wgmma_wait and no earlier, with what the operands are by then. Registers that a product reads, and
-//                  that have changed since it was started, fail the launch
-//   barriers       are the 64-bit words of the kernel. A thread that waits for a phase which nothing can end fails the launch
+//   copies (TMA)   run some time after tma_load, in random order; every second one as late as possible, when all threads wait.
+//                  Until then the target is unchanged. A copy that is still under way at the end fails the launch
+//   products       run in wgmma_wait and no earlier, on the operands as they are then. If registers have changed that a product
+//                  reads, the launch fails
+//   barriers       are the 64-bit words of the kernel. A thread that waits for a phase that nothing can end fails the launch
 //
 // Addresses: dynamic shared memory begins at kDynamicAddress in each block; static shared memory has none.
 // Not covered: the order of ordinary and asynchronous accesses to the same memory, apart from the above (fence.proxy.async).
@@ -17,6 +18,10 @@
 namespace spx::emulator {
 
 constexpr uint32_t kDynamicAddress = 2048;
+
+// The swizzle of rows of 128 bytes replaces bits 4 to 6 of an address by their exclusive or with bits 7 to 9; that of 64 bytes
+// bits 4 and 5 by theirs with bits 7 and 8.
+inline uint32_t swizzled(uint32_t address, uint32_t width) { return address ^ (address >> 3 & (width - 16)); }
 
 uint32_t address_of(const SharedObject* object, int64_t byte);
 
@@ -106,7 +111,7 @@ void give_registers() {}
 template <int kRegisters>
 void take_registers() {}
 
-// Row 2j of a matrix is what the lanes 4 * i + j, i = 0 .. 7, have in their low halves, row 2j + 1 in their high ones.
+// Lanes 4 * i + j, i = 0 .. 7, hold row 2j of a matrix in their low halves and row 2j + 1 in their high halves.
 inline void stmatrix_x4_transposed(Shared<uint32_t> column, const uint32_t (&matrices)[4], const char* file = __builtin_FILE(),
                                    int line = __builtin_LINE()) {
   const int lane = lane_id(), matrix = lane / 8, c = lane % 8;

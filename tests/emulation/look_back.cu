@@ -1,10 +1,10 @@
-// look_back by itself, on status words as running blocks may leave them: emulated blocks come one after another, so in the
-// kernels every chunk finds a prefix right before it.
+// look_back on status words as running blocks may leave them. Emulated blocks run one after another, so in the emulated kernels
+// every chunk finds a prefix right before it.
 #include <cstdio>
 #include <random>
 #include <vector>
 
-#include "compact.cuh"
+#include "cuda/device/compact.cuh"
 
 namespace spx::cuda {
 namespace {

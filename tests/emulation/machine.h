@@ -1,4 +1,4 @@
-// What the parts of the emulator share: the threads of the running block, the epochs, the first fault.
+// Shared by the parts of the emulator: the threads of the running block, the epochs, the first fault.
 #pragma once
 #include <string>
 #include <vector>
@@ -48,17 +48,20 @@ struct Machine {
 };
 extern Machine m;
 
-// Keeps the first fault: what follows from it tells less. Unlike fail(), it returns.
+// Keeps the first fault; later ones are usually its consequences. Unlike fail(), it returns.
 void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 uint32_t random_below(uint32_t n);
 void wait(State state, const char* file, int line);
 
-// hopper.cpp: what happens without a thread.
-void reset_async();                  // for a new cluster
-bool run_async(bool late);           // one of the copies that are under way, if there is one; of the late ones, too
-bool barrier_has_ended(int thread);  // the phase that the thread waits for
-void check_async();                  // at the end of a cluster: nothing is left
+// tma.cpp. Copies happen without a thread.
+void reset_copies();                 // for a new cluster
+bool run_copy(bool late);            // runs one that is under way (`late`: or a late one); false if there is none
+bool barrier_has_ended(int thread);  // whether the phase has ended that the thread waits for
+void check_copies();                 // at the end of a cluster: none is left
+// wgmma.cpp
+void reset_products();
+void check_products();
 
 SharedObject* dynamic_of_rank(int rank);
 

@@ -1,10 +1,10 @@
-// mma_16x8x16 by itself, against a plain product. Registers are filled and read by the formulas of the PTX manual ("Matrix
-// Fragments for mma.m16n8k16 with floating point type"), which are written here once more.  usage: mma bf16|f16
+// mma_16x8x16, compared with a plain product. Registers are filled and read by the formulas of the PTX manual ("Matrix
+// Fragments for mma.m16n8k16 with floating point type"), written here independently.  usage: mma bf16|f16
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "launch.cuh"
+#include "cuda/device/launch.cuh"
 
 namespace spx::cuda {
 namespace {

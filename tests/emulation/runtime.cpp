@@ -1,4 +1,4 @@
-// The CUDA runtime, as far as csrc/cuda/device.cu needs it: one device, which is this process.
+// The part of the CUDA runtime that csrc/cuda/device/device.cu uses. The one device is this process.
 #include <cuda.h>
 
 #include "machine.h"

@@ -1,4 +1,4 @@
-// Shared memory: exact-size objects, and who may touch what when. See emulator.h.
+// Shared memory: objects of exact size, and checks of every access. See emulator.h.
 #include <algorithm>
 
 #include "machine.h"
@@ -15,8 +15,8 @@ const char kDynamic[] = "dynamic shared memory";  // the site of all declaration
 
 int warp_of(int who) { return who <= kLanes ? kLanes - who : who >= 0 ? who / kWarpSize : -1; }
 
-// Who did something last, when `who` did it before `me` in this epoch of the block. A barrier of the warp between them
-// (`ordered`) settles it for lanes of one warp.
+// Combines `who`, who accessed an element before `me` in this epoch of the block, with `me`. For lanes of one warp, a barrier
+// of the warp between the two (`ordered`) leaves only `me`.
 int16_t both(int who, int me, bool ordered) {
   const int warp = me / kWarpSize;
   if (who == me || (ordered && warp_of(who) == warp)) return static_cast<int16_t>(me);

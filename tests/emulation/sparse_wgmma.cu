@@ -1,12 +1,12 @@
-// wgmma.sp and stmatrix by themselves, against a plain product; then the same with one fault each. Registers are filled and
+// wgmma.sp and stmatrix, compared with a plain product; then with one fault each. Registers are filled and
 // read by the formulas of the PTX manual ("Register fragments for wgmma.mma_async.sp", "Sparse matrix storage", "stmatrix"),
-// which are written here once more.
-// usage: sparse_wgmma <fault>    prints "ok", "wrong" or what the launch says, for each dtype
+// written here independently.
+// usage: sparse_wgmma <fault>    prints "ok", "wrong" or the launch's error, for each dtype
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "hopper.cuh"
+#include "cuda/device/hopper.cuh"
 
 namespace spx::cuda {
 namespace {
@@ -18,7 +18,7 @@ constexpr int kFaults = sizeof kNames / sizeof *kNames;
 
 constexpr int kM = 64, kN = 256, kK = 64;  // two products of 32 steps
 
-// Of row r, group g of four columns: which two are stored.
+// Which two of the four columns of group g are stored in row r.
 __device__ __host__ inline int place(int r, int g, int i) {
   constexpr int kFirst[] = {0, 0, 0, 1, 1, 2}, kSecond[] = {1, 2, 3, 2, 3, 3};
   const int choice = (5 * r + 3 * g + r / 8) % 6;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kWarpgroup) product_kernel(T* d, const T* valu
       const int r = i / 2 % 2 == 0 ? row : row + 8, c = j * 2 + i % 2 + (i < 4 ? 0 : 8);
       set(words[step][i / 2], i % 2, values[r * kK / 2 + step * 16 + c]);
     }
-    // Of the first product lanes 0 and 1 of a quad say it, of the second lanes 2 and 3.
+    // Lanes 0 and 1 of a quad hold the codes of the first product, lanes 2 and 3 those of the second.
     const int col = step * 32 + j % 2 * 16, low = kFault == kSwappedRows ? row + 8 : row, high = low ^ 8;
     if (j / 2 == step) codes[step] = codes_of(low, col) | codes_of(high, col) << 16;
     if (kFault == kIllegalCode && step == 1) codes[step] |= 15;

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CUDA = HERE.parent.parent / "csrc" / "cuda"
+CSRC = HERE.parent.parent / "csrc"
 
 
 def cuda_include():
@@ -26,18 +26,18 @@ def cuda_include():
 
 @pytest.fixture(scope="module", params=["plain", "sanitized"])
 def build(request, tmp_path_factory):
-    """build(stem): the program made of stem.cu, the emulator and csrc/cuda/device.cu."""
+    """build(stem): the program made of stem.cu, the emulator and csrc/cuda/device/device.cu."""
     include, compiler = cuda_include(), shutil.which("g++")
     if include is None or compiler is None or os.uname().machine != "x86_64":
         pytest.skip("the emulator needs g++ on x86-64 and the CUDA toolkit's headers")
     flags = ["-O1", "-g", "-std=gnu++17", "-Wno-unknown-pragmas"]
-    flags += [f"-I{CUDA}", f"-I{CUDA.parent}", f"-I{HERE}", "-isystem", include]
+    flags += [f"-I{CSRC}", f"-I{HERE}", "-isystem", include]
     if request.param == "sanitized":
         flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
     def make(stem):
-        emulator = [HERE / f"{name}.cpp" for name in ("emulator", "shared", "hopper", "runtime")]
-        sources = [HERE / f"{stem}.cu", CUDA / "device.cu", *emulator]
+        emulator = [HERE / f"{name}.cpp" for name in ("emulator", "shared", "tma", "wgmma", "runtime")]
+        sources = [HERE / f"{stem}.cu", CSRC / "cuda" / "device" / "device.cu", *emulator]
         program = tmp_path_factory.mktemp("emulator") / stem
         subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
         return program

@@ -12,11 +12,10 @@ import torch  # before _C: both share torch's libgomp
 
 from sparse_ext import _C
 
-# The order of the enum Dtype in csrc/bindings.cpp.
+# The order of the enum Dtype in csrc/python/arguments.h; the first four are those of weights and activations.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-
-# Bytes of the type that sums are kept in.
-ACC_BYTES = {torch.float32: 4, torch.float64: 8, torch.bfloat16: 4, torch.float16: 4}
+DTYPES |= {torch.bool: 4, torch.uint8: 4, torch.int32: 5}
+FLOATING = frozenset(dtype for dtype in DTYPES if dtype.is_floating_point)
 
 # Workspaces are 64-byte aligned, and vector loads need 16 bytes.
 ALIGNMENT = 16
@@ -32,17 +31,17 @@ class Backend:
 
     Attributes:
         module: the submodule of `_C` that holds them.
-        where: tensor -> the launchers' last two arguments (device index; thread count or stream).
+        stream: tensor -> the launchers' last argument: the number of threads, or on CUDA (device, stream).
         dtypes: what its kernels accept.
     """
 
     module: ModuleType
-    where: Callable[[torch.Tensor], tuple[int, int]]
+    stream: Callable[[torch.Tensor], int | tuple[int, int]]
     dtypes: frozenset[torch.dtype]
 
 
-def _threads(tensor: torch.Tensor) -> tuple[int, int]:
-    return 0, torch.get_num_threads()
+def _threads(tensor: torch.Tensor) -> int:
+    return torch.get_num_threads()
 
 
 def _stream(tensor: torch.Tensor) -> tuple[int, int]:
@@ -53,7 +52,7 @@ def _stream(tensor: torch.Tensor) -> tuple[int, int]:
 _CPU_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
 BACKENDS = {"cpu": Backend(_C.cpu, _threads, _CPU_DTYPES)}
 if hasattr(_C, "cuda"):
-    BACKENDS["cuda"] = Backend(_C.cuda, _stream, frozenset(DTYPES))
+    BACKENDS["cuda"] = Backend(_C.cuda, _stream, FLOATING)
 
 
 def backend_of(op: str, tensor: torch.Tensor) -> Backend:
@@ -81,8 +80,3 @@ def workspace(like: torch.Tensor, size: int) -> torch.Tensor | None:
             _kept.memory = torch.empty(size, dtype=torch.uint8)
         return cast(torch.Tensor, _kept.memory)[:size]
     return torch.empty(size, dtype=torch.uint8, device=like.device) if size else None
-
-
-def address(tensor: torch.Tensor | None) -> int:
-    """The pointer, 0 for None."""
-    return 0 if tensor is None else tensor.data_ptr()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 LIBRARY = torch.library.Library("sparse_ext", "DEF")
 # The kernels read contiguous tensors; without the tag older versions of torch.compile may hand them other strides.
@@ -35,14 +36,21 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def define(schema: str) -> Callable[[Callable[..., Any]], Op]:
-    """Registers the decorated function as the CPU and CUDA kernel of `schema`."""
+def define(schema: str, flops: Callable[..., int] | None = None) -> Callable[[Callable[..., Any]], Op]:
+    """Registers the decorated function as the CPU and CUDA kernel of `schema`.
+
+    Args:
+        flops: the floating-point operations of a call, from the operator's arguments, with shapes in place of tensors, and the
+            keyword out_shape, as `torch.utils.flop_counter` passes them.
+    """
 
     def register(kernel: Callable[..., Any]) -> Op:
         name = schema.partition("(")[0]
         LIBRARY.define(schema, tags=_TAGS)
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, kernel, key)
+        if flops is not None:
+            register_flop_formula(getattr(torch.ops.sparse_ext, name))(flops)
         OPS[name] = Op(name, kernel)
         return OPS[name]
 

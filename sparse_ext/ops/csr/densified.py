@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from ..boundary import views
 from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_values
-from .kernels import check_columns, check_grad_weight, check_matmul
-from ..boundary.launch import DTYPES, backend_of, ready, workspace
+from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
+from .kernels import check_columns, check_grad_weight, check_matmul
 
 PANEL_BYTES = 16 << 20
 PANEL_STEP = 16  # panels begin at multiples of so many rows or columns: whole cache lines of what they write
@@ -46,12 +47,9 @@ def _unpack(
     first_col: int = 0,
 ) -> None:
     """The part of the matrix that the panel holds, from that row and column on."""
-    backend = backend_of("csr_unpack", weight)
-    backend.module.csr_unpack(
-        DTYPES[weight.dtype], col_idx.dtype is torch.uint16,
-        panel.data_ptr(), weight.data_ptr(), row_ptr[first_row:].data_ptr(), col_idx.data_ptr(),
-        panel.shape[0], first_col, panel.shape[1], col_idx.numel(), *backend.where(weight),
-    )  # fmt: skip
+    (rows, cols), backend = panel.shape, backend_of("csr_unpack", weight)
+    pattern = views.pattern(row_ptr[first_row : first_row + rows + 1], col_idx, first_col + cols)
+    backend.module.csr_unpack(views.matrix(panel), views.csr(weight, pattern), first_col, backend.stream(weight))
 
 
 def _pack(values: torch.Tensor, panel: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, first: int) -> None:
@@ -59,11 +57,8 @@ def _pack(values: torch.Tensor, panel: torch.Tensor, row_ptr: torch.Tensor, col_
     backend, last = backend_of("csr_pack", values), first + panel.shape[0]
     # The kernel clears from the last entry to `end`: what lies there belongs to later panels, except behind the last one.
     end = col_idx.numel() if last == row_ptr.numel() - 1 else int(row_ptr[last])
-    backend.module.csr_pack(
-        DTYPES[values.dtype], col_idx.dtype is torch.uint16,
-        values.data_ptr(), row_ptr[first:].data_ptr(), col_idx.data_ptr(), panel.data_ptr(),
-        *panel.shape, end, *backend.where(values),
-    )  # fmt: skip
+    pattern = views.pattern(row_ptr[first : last + 1], col_idx[:end], panel.shape[1])
+    backend.module.csr_pack(values.data_ptr(), pattern, views.matrix(panel), backend.stream(values))
 
 
 def _checked(
@@ -77,9 +72,14 @@ def _checked(
     return row_ptr, col_idx
 
 
+def _flops(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kwargs: Any) -> int:
+    return int(2 * x[0] * (row_ptr[0] - 1) * cols)
+
+
 @define(
     "densified_matmul(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False)"
-    " -> Tensor"
+    " -> Tensor",
+    flops=_flops,
 )
 def densified_matmul(
     weight: torch.Tensor,
@@ -111,7 +111,7 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 
 
-@define("densified_matmul_t(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor dy) -> Tensor")
+@define("densified_matmul_t(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor dy) -> Tensor", flops=_flops)
 def densified_matmul_t(
     weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor
 ) -> torch.Tensor:
@@ -135,7 +135,10 @@ def _(weight, row_ptr, col_idx, cols, dy):
     return dy.new_empty((dy.shape[0], cols))
 
 
-@define("densified_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+@define(
+    "densified_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor",
+    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * dy[0] * dy[1] * x[1],
+)
 def densified_grad_weight(
     row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:

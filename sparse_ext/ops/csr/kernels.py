@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 
+from ..boundary import views
 from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
-from ..boundary.launch import ACC_BYTES, address, backend_of, ready, workspace
+from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
@@ -36,20 +37,18 @@ def _multiply(
     """The kernel behind both products; slot None is the weight itself, otherwise its transposed view."""
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x" if slot is None else "dy", x)
-    (tokens, cols), rows, capacity = x.shape, row_ptr.numel() - 1, col_idx.numel()
+    (tokens, cols), rows = x.shape, row_ptr.numel() - 1
     row_ptr, col_idx, slot = row_ptr.contiguous(), col_idx.contiguous(), slot if slot is None else slot.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     x, weight = ready(x), ready(weight)
     bias = None if bias is None else ready(bias)
     y = x.new_empty(tokens, rows)  # a tuple would cost a third of a microsecond
-    device, where = backend.where(x)
-    space = workspace(x, backend.module.csr_spmm_workspace(rows, cols, capacity, tokens, ACC_BYTES[x.dtype], where))
-    backend.module.csr_spmm(
-        dtype, col_idx.dtype is torch.uint16,
-        y.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), 0 if slot is None else slot.data_ptr(),
-        x.data_ptr(), 0 if bias is None else bias.data_ptr(), relu,
-        rows, cols, capacity, tokens, address(space), device, where,
-    )  # fmt: skip
+    w = (weight.data_ptr(), dtype, views.pattern(row_ptr, col_idx, cols, slot))
+    x_view, stream = (x.data_ptr(), dtype, tokens, cols), backend.stream(x)
+    space = workspace(x, backend.module.csr_spmm_workspace(w, x_view, stream))
+    y_view = (y.data_ptr(), dtype, tokens, rows)
+    bias_address = 0 if bias is None else bias.data_ptr()
+    backend.module.csr_spmm(y_view, w, x_view, bias_address, relu, views.address(space), stream)
     return y
 
 
@@ -81,7 +80,10 @@ def check_matmul(
         raise ValueError(f"{op}: expected bias of shape ({row_ptr.numel() - 1},), got {tuple(bias.shape)}")
 
 
-@define("csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor")
+@define(
+    "csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
+    flops=lambda weight, row_ptr, col_idx, cols, x, *_, **__: 2 * weight[0] * x[0],  # by the capacity: only the data knows nnz
+)
 def csr_spmm(
     weight: torch.Tensor,
     row_ptr: torch.Tensor,
@@ -106,7 +108,10 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
 
 
-@define("csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor")
+@define(
+    "csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor",
+    flops=lambda weight, col_ptr, row_idx, slot, rows, dy, **_: 2 * weight[0] * dy[0],
+)
 def csr_spmm_t(
     weight: torch.Tensor,
     col_ptr: torch.Tensor,
@@ -141,7 +146,10 @@ def check_grad_weight(op: str, rows: int, cols: int, dy: torch.Tensor, x: torch.
     check_values(op, "dy", dy, x=x)
 
 
-@define("csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor")
+@define(
+    "csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor",
+    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * col_idx[0] * dy[0],
+)
 def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
     op, rows = "csr_sddmm", row_ptr.numel() - 1
@@ -151,16 +159,12 @@ def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch
     check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x", x)
-    tokens, capacity = x.shape[0], col_idx.numel()
     dy, x = ready(dy), ready(x)
-    dw = x.new_empty((capacity,))
-    device, where = backend.where(x)
-    space = workspace(x, backend.module.csr_sddmm_workspace(rows, cols, capacity, tokens, ACC_BYTES[x.dtype], where))
-    backend.module.csr_sddmm(
-        dtype, col_idx.dtype is torch.uint16,
-        dw.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dy.data_ptr(), x.data_ptr(),
-        rows, cols, capacity, tokens, address(space), device, where,
-    )  # fmt: skip
+    dw = x.new_empty((col_idx.numel(),))
+    pattern, stream, tokens = views.pattern(row_ptr, col_idx, cols), backend.stream(x), x.shape[0]
+    x_view, dy_view = (x.data_ptr(), dtype, tokens, cols), (dy.data_ptr(), dtype, tokens, rows)
+    space = workspace(x, backend.module.csr_sddmm_workspace(pattern, x_view, stream))
+    backend.module.csr_sddmm(dw.data_ptr(), pattern, dy_view, x_view, views.address(space), stream)
     return dw
 
 
@@ -181,14 +185,11 @@ def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) 
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, dense.shape[1])
     backend = backend_of(op, dense)
-    dtype = check_dtype(op, backend, "dense", dense)
+    check_dtype(op, backend, "dense", dense)
     dense = ready(dense)
     values = dense.new_empty((col_idx.numel(),))
-    backend.module.csr_pack(
-        dtype, col_idx.dtype is torch.uint16,
-        values.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), dense.data_ptr(),
-        *dense.shape, col_idx.numel(), *backend.where(dense),
-    )  # fmt: skip
+    pattern = views.pattern(row_ptr, col_idx, dense.shape[1])
+    backend.module.csr_pack(values.data_ptr(), pattern, views.matrix(dense), backend.stream(dense))
     return values
 
 
@@ -204,18 +205,14 @@ def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tenso
     op, rows = "csr_unpack", row_ptr.numel() - 1
     check_index(op, weight, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
-    capacity = col_idx.numel()
-    check_entries(op, "col_idx", capacity, weight=weight)
+    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
     check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, weight)
-    dtype = check_dtype(op, backend, "weight", weight)
+    check_dtype(op, backend, "weight", weight)
     weight = ready(weight)
     dense = weight.new_empty((rows, cols))
-    backend.module.csr_unpack(
-        dtype, col_idx.dtype is torch.uint16,
-        dense.data_ptr(), weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
-        rows, 0, cols, capacity, *backend.where(weight),
-    )  # fmt: skip
+    w = views.csr(weight, views.pattern(row_ptr, col_idx, cols))
+    backend.module.csr_unpack(views.matrix(dense), w, 0, backend.stream(weight))
     return dense
 
 
@@ -240,11 +237,7 @@ def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torc
     rows, cols = mask.shape
     row_ptr = torch.empty(rows + 1, dtype=torch.int32, device=mask.device)
     col_idx = torch.empty(capacity, dtype=torch.int32, device=mask.device)
-    device, where = backend.where(mask)
-    space = workspace(mask, backend.module.csr_from_mask_workspace(rows, cols, where))
-    backend.module.csr_from_mask(
-        row_ptr.data_ptr(), col_idx.data_ptr(), mask.data_ptr(), rows, cols, capacity, address(space), device, where
-    )
+    backend.module.csr_from_mask(views.pattern(row_ptr, col_idx, cols), views.matrix(mask), backend.stream(mask))
     return row_ptr, col_idx
 
 
@@ -269,15 +262,12 @@ def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tu
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
     check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, row_ptr)
-    rows, capacity = row_ptr.numel() - 1, col_idx.numel()
     col_ptr = row_ptr.new_empty((cols + 1,))
     row_idx, slot = torch.empty_like(col_idx), torch.empty_like(col_idx)
-    device, where = backend.where(row_ptr)
-    space = workspace(row_ptr, backend.module.csr_transpose_workspace(rows, cols, capacity, where))
-    backend.module.csr_transpose(
-        col_ptr.data_ptr(), row_idx.data_ptr(), slot.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(),
-        rows, cols, capacity, address(space), device, where,
-    )  # fmt: skip
+    pattern, stream = views.pattern(row_ptr, col_idx, cols), backend.stream(row_ptr)
+    space = workspace(row_ptr, backend.module.csr_transpose_workspace(pattern, stream))
+    out = views.pattern(col_ptr, row_idx, row_ptr.numel() - 1, slot)
+    backend.module.csr_transpose(out, pattern, views.address(space), stream)
     return col_ptr, row_idx, slot
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import torch
 
-from ..boundary import checks
+from ..boundary import checks, views
 from ..boundary.checks import check_dtype, check_values
-from ..boundary.launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
+from ..boundary.launch import DTYPES, backend_of, ready, workspace
 from ..boundary.library import define
 
-# The order of the enum Nm24Choice in csrc/common/nm24.h.
+# The order of the enum Nm24Choice in csrc/common/views.h.
 CHOICES = ("given", "largest", "soft", "transposable")
 TENSOR_CORE_DTYPES = (DTYPES[torch.bfloat16], DTYPES[torch.float16])
 _LEGAL = torch.tensor([4, 8, 9, 12, 13, 14], dtype=torch.uint8)
@@ -67,16 +67,14 @@ def _pack(
     """values, ids and, where asked for, values_t and ids_t."""
     backend = backend_of(op, dense)
     check_dtype(op, backend, "dense", dense)
-    code = check_dtype(op, backend, "the values", torch.empty(0, dtype=dtype))
+    check_dtype(op, backend, "the values", torch.empty(0, dtype=dtype))
     (rows, cols), dense = dense.shape, ready(dense)
     values = dense.new_empty(values_shape(rows, cols), dtype=dtype)
     ids = dense.new_empty(ids_shape(rows, cols), dtype=torch.uint8) if ids is None else check_ids(op, ids, rows, cols, dense)
     values_t = dense.new_empty(values_shape(cols, rows), dtype=dtype) if transposed else None
     ids_t = dense.new_empty(ids_shape(cols, rows), dtype=torch.uint8) if transposed else None
-    backend.module.nm24_pack(
-        code, dense.dtype is torch.float32, values.data_ptr(), ids.data_ptr(), address(values_t), address(ids_t),
-        dense.data_ptr(), rows, cols, CHOICES.index(choice), scale, *backend.where(dense),
-    )  # fmt: skip
+    w, wt = views.nm24(values, ids, rows, cols), (views.address(values_t), DTYPES[dtype], views.address(ids_t), cols, rows)
+    backend.module.nm24_pack(w, wt, views.matrix(dense), CHOICES.index(choice), scale, backend.stream(dense))
     return (values, ids) if values_t is None or ids_t is None else (values, ids, values_t, ids_t)
 
 
@@ -143,10 +141,8 @@ def nm24_unpack(values: torch.Tensor, ids: torch.Tensor, cols: int) -> torch.Ten
     ids, values = check_ids(op, ids, rows, cols, values), ready(values)
     backend = backend_of(op, values)
     dense = values.new_empty((rows, cols))
-    code = check_dtype(op, backend, "values", values)
-    backend.module.nm24_unpack(
-        code, dense.data_ptr(), values.data_ptr(), ids.data_ptr(), rows, cols, *backend.where(values)
-    )  # fmt: skip
+    check_dtype(op, backend, "values", values)
+    backend.module.nm24_unpack(views.matrix(dense), views.nm24(values, ids, rows, cols), backend.stream(values))
     return dense
 
 
@@ -169,7 +165,10 @@ def _check_matmul(
     return rows, cols
 
 
-@define("nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor")
+@define(
+    "nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
+    flops=lambda values, ids, x, *_, **__: 2 * values[0] * values[1] * x[0],
+)
 def nm24_gemm(
     values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
 ) -> torch.Tensor:
@@ -185,13 +184,10 @@ def nm24_gemm(
         raise TypeError(f"{op}: expected x of dtype bfloat16, float16 (what tensor cores multiply 2:4), got {x.dtype}")
     ids, values, x = check_ids(op, ids, rows, cols, x), ready(values), ready(x)
     bias = None if bias is None else bias.contiguous()
-    tokens, (device, where) = x.shape[0], backend.where(x)
-    y = x.new_empty((tokens, rows))
-    space = workspace(x, backend.module.nm24_gemm_workspace(rows, cols, tokens, ACC_BYTES[x.dtype], where))
-    backend.module.nm24_gemm(
-        dtype, y.data_ptr(), values.data_ptr(), ids.data_ptr(), x.data_ptr(), address(bias), relu,
-        rows, cols, tokens, address(space), device, where,
-    )  # fmt: skip
+    y = x.new_empty((x.shape[0], rows))
+    w, x_view, stream = views.nm24(values, ids, rows, cols), views.matrix(x), backend.stream(x)
+    space = workspace(x, backend.module.nm24_gemm_workspace(w, x_view, stream))
+    backend.module.nm24_gemm(views.matrix(y), w, x_view, views.address(bias), relu, views.address(space), stream)
     return y
 
 

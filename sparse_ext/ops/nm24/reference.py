@@ -116,7 +116,7 @@ def _sum_others(fours):
     return torch.stack([fours[..., i] + fours[..., j] + fours[..., k] for i, j, k in others], -1)
 
 
-def _drawn(fours, at):
+def _chosen(fours, at):
     """The position [...] into whose part of the sum `at` in [0, 1) falls, and the sum."""
     ends = [fours[..., 0]]
     for i in (1, 2, 3):
@@ -124,15 +124,15 @@ def _drawn(fours, at):
     return sum((at * ends[-1] >= end).long() for end in ends[:3]), ends[-1]
 
 
-def _numbers(rows, groups, draw, dtype):
+def _numbers(rows, groups, rng, dtype):
     """The two numbers in [0, 1) of each group: [rows, groups, 2]."""
-    key, count = draw.tolist()
+    seed, offset = rng.tolist()
     pairs = torch.arange(rows)[:, None] << 32 | torch.arange(-(-groups // 2))
-    bits = philox4x32(key, pairs, count).view(rows, -1, 2)[:, :groups]
+    bits = philox4x32(seed, pairs, offset).view(rows, -1, 2)[:, :groups]
     return bits.to(dtype) * 2.0**-32 if dtype == torch.float64 else (bits >> 8).to(dtype) * 2.0**-24
 
 
-def nm24_mvue(dy, draw):
+def nm24_mvue(dy, rng):
     fours = _fours(dy.t())
     magnitude = fours.to(sum_dtype(dy.dtype)).abs()
     largest = magnitude.amax(-1, keepdim=True)
@@ -140,16 +140,16 @@ def nm24_mvue(dy, draw):
     a = torch.where(a < 2.0**-64, 0.0, a)
     as_they_are = ((a > 0).sum(-1) < 3) | ~magnitude.isfinite().all(-1)
 
-    numbers = _numbers(*a.shape[:2], draw, a.dtype)
-    first, total = _drawn(a, numbers[..., 0])
-    second, _ = _drawn(a.scatter(-1, first[..., None], 0.0), numbers[..., 1])
+    numbers = _numbers(*a.shape[:2], rng, a.dtype)
+    first, total = _chosen(a, numbers[..., 0])
+    second, _ = _chosen(a.scatter(-1, first[..., None], 0.0), numbers[..., 1])
     positions = torch.where(as_they_are[..., None], _largest(fours), torch.stack([first, second], -1).sort(-1).values)
 
     odds = a / _sum_others(a)
     estimate = largest * (total[..., None] / (1 + _sum_others(odds)))
     estimate = torch.where(fours < 0, -estimate, estimate).to(dy.dtype)
     values = torch.where(as_they_are[..., None], fours, estimate).gather(-1, positions)
-    draw[1] += 1
+    rng[1] += 1
     return values.flatten(1), _ids(positions)
 
 

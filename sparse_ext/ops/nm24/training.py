@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import torch
 
+from ..boundary import views
 from ..boundary.checks import check_dtype
-from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
-from ..boundary.launch import DTYPES, address, backend_of, ready
+from ..boundary.launch import DTYPES, backend_of, ready
 from ..boundary.library import define
-from .kernels import check_ids, empty, values_shape
-from ..regrow.candidates import Candidates, check_score
+from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
+from ..regrow.candidates import Candidates, check_score, score_dtype
 from ..regrow.kernels import rebuild
+from .kernels import check_ids, empty, values_shape
 
 
-def _check_mvue(op: str, dy: torch.Tensor, draw: torch.Tensor) -> None:
+def _check_mvue(op: str, dy: torch.Tensor, rng: torch.Tensor) -> None:
     if dy.dim() != 2:
         raise ValueError(f"{op}: expected dy with 2 dimensions, got shape {tuple(dy.shape)}")
-    if draw.dtype is not torch.int64:
-        raise TypeError(f"{op}: expected draw of dtype torch.int64, got {draw.dtype}")
-    if draw.shape != (2,) or draw.device != dy.device:
-        raise ValueError(f"{op}: expected draw (2,) on {dy.device} (as dy), got {tuple(draw.shape)} on {draw.device}")
+    if rng.dtype is not torch.int64:
+        raise TypeError(f"{op}: expected rng of dtype torch.int64, got {rng.dtype}")
+    if rng.shape != (2,) or rng.device != dy.device:
+        raise ValueError(f"{op}: expected rng (2,) on {dy.device} (as dy), got {tuple(rng.shape)} on {rng.device}")
 
 
-@define("nm24_mvue(Tensor dy, Tensor(a!) draw) -> (Tensor, Tensor)")
-def nm24_mvue(dy: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+@define("nm24_mvue(Tensor dy, Tensor(a!) rng) -> (Tensor, Tensor)")
+def nm24_mvue(dy: torch.Tensor, rng: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """values_t and ids_t: the transpose of an output gradient, estimated without bias by two of every four tokens.
 
-    Of four neighbouring tokens with magnitudes a_i two are drawn, without replacement, each in proportion to a_i. With p_i the
+    Of four neighbouring tokens with magnitudes a_i two are chosen, without replacement, each in proportion to a_i. With p_i the
     probability that i is among them, x_i / p_i is stored: its mean is x_i (Chmiel et al. 2022, "Minimum Variance Unbiased N:M
     Sparsity for the Neural Gradients", https://arxiv.org/abs/2203.10991: the approximate estimator of 2:4; in training, Hu et
     al. 2024, https://arxiv.org/abs/2404.01847). It is up to twice the largest of the four, and so may overflow to Inf.
@@ -40,29 +41,28 @@ def nm24_mvue(dy: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, torch
 
     Args:
         dy: [tokens, rows].
-        draw: int64 [2], (key, count), on the device of dy. What is drawn in a group is a pure function of these two, the
-            group's numbers and its place: the same bits on every device. Afterwards count is one more.
+        rng: int64 [2], (seed, offset), on the device of dy. What is chosen in a group is a pure function of these two, the
+            group's numbers and its place: the same bits on every device. Afterwards offset is one more.
 
     Returns:
         values_t [rows, 2 * ceil(tokens / 4)] of the dtype of dy, computed in float32 (float64 for float64), and
         ids_t uint8 [rows, ceil(ceil(tokens / 4) / 2)].
     """
     op = "nm24_mvue"
-    _check_mvue(op, dy, draw)
+    _check_mvue(op, dy, rng)
     backend = backend_of(op, dy)
-    dtype = check_dtype(op, backend, "dy", dy)
-    (tokens, rows), dy, numbers = dy.shape, ready(dy), ready(draw)
+    check_dtype(op, backend, "dy", dy)
+    (tokens, rows), dy, state = dy.shape, ready(dy), ready(rng)
     values_t, ids_t = empty(dy, rows, tokens, dy.dtype)
-    backend.module.nm24_mvue(
-        dtype, values_t.data_ptr(), ids_t.data_ptr(), dy.data_ptr(), numbers.data_ptr(), rows, tokens, *backend.where(dy)
-    )
-    draw[1] += 1
+    wt = views.nm24(values_t, ids_t, rows, tokens)
+    backend.module.nm24_mvue(wt, views.matrix(dy), state.data_ptr(), backend.stream(dy))
+    rng[1] += 1
     return values_t, ids_t
 
 
 @nm24_mvue.fake
-def _(dy, draw):
-    _check_mvue("nm24_mvue", dy, draw)
+def _(dy, rng):
+    _check_mvue("nm24_mvue", dy, rng)
     return empty(dy, dy.shape[1], dy.shape[0], dy.dtype)
 
 
@@ -129,10 +129,9 @@ def nm24_regrow(
     stays = _stays(op, values, ids, cols, drop)
     score = None if score is None else ready(score)
     new_ids, source = torch.empty_like(ids), torch.empty(values.numel(), dtype=torch.int32, device=values.device)
-    backend.module.nm24_regrow(
-        DTYPES[values.dtype], new_ids.data_ptr(), source.data_ptr(), ids.data_ptr(), stays.data_ptr(), address(score),
-        seed & (2**64 - 1), rows, cols, *backend.where(values),
-    )  # fmt: skip
+    score_view = (views.address(score), DTYPES[score_dtype(values.dtype)], rows, cols)
+    grown, old = views.nm24(source, new_ids, rows, cols), views.nm24(stays, ids, rows, cols)
+    backend.module.nm24_regrow(grown, old, score_view, seed, backend.stream(values))
     return new_ids, source
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..boundary.launch import ACC_BYTES, DTYPES, address, backend_of, ready, workspace
+from ..boundary import views
+from ..boundary.launch import DTYPES, backend_of, ready, workspace
 from ..product import Product
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ class Candidates:
         at_entry, score = (None if t is None else ready(t) for t in (self.at_entry, self.score))
         return Candidates(at_entry, score, ready(self.position), ready(self.count))
 
-    def pointers(self) -> tuple[int, int, int, int]:
-        """In the order of the fields, as launchers take them."""
-        return address(self.at_entry), address(self.score), address(self.position), address(self.count)
+    def view(self, dtype: torch.dtype) -> tuple[int, ...]:
+        """As launchers take them; dtype: of the score."""
+        pointers = map(views.address, (self.at_entry, self.score, self.position, self.count))
+        return *pointers, DTYPES[dtype], self.position.numel()
 
     def take_(
         self, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, tile: torch.Tensor | None, rows: range, seed: int = 0
@@ -68,16 +70,12 @@ class Candidates:
         """Takes what is best of these rows: `tile` [len(rows), cols], or the random stream. Rows come in ascending order."""
         dtype = torch.float32 if self.score is None else self.score.dtype
         backend = backend_of("regrow_candidates", self.position)
-        device, where = backend.where(self.position)
-        candidates = self.position.numel()
-        size = backend.module.regrow_candidates_workspace(len(rows), cols, candidates, ACC_BYTES[dtype], where)
-        space = workspace(self.position, size)
+        stream = backend.stream(self.position)
         best, tile = self.ready(), None if tile is None else ready(tile)
-        backend.module.regrow_candidates(
-            DTYPES[dtype], *best.pointers(), row_ptr.data_ptr(), col_idx.data_ptr(), address(tile),
-            rows.start, len(rows), seed & (2**64 - 1), row_ptr.numel() - 1, cols, col_idx.numel(), candidates,
-            address(space), device, where,
-        )  # fmt: skip
+        list_view, tile_view = best.view(dtype), (views.address(tile), DTYPES[dtype], len(rows), cols)
+        space = workspace(self.position, backend.module.regrow_candidates_workspace(list_view, tile_view, stream))
+        pattern = views.pattern(row_ptr, col_idx, cols)
+        backend.module.regrow_candidates(list_view, pattern, tile_view, rows.start, seed, views.address(space), stream)
         for own, filled in zip(self.tensors, best.tensors, strict=True):
             if filled is not own:
                 own.copy_(filled)

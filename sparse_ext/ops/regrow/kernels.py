@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 
+from ..boundary import views
 from ..boundary.checks import check_dtype, check_index, check_positions, check_range
-from ..boundary.launch import address, backend_of, ready, workspace
+from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
 from ..product import tile_rows
-from .candidates import Candidates, check_candidates, check_score
+from .candidates import Candidates, check_candidates, check_score, score_dtype
 
 def check_pattern_of(
     op: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int
@@ -52,18 +53,15 @@ def rebuild(
     grow: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The new pattern from the candidates of all rows."""
-    rows, capacity, candidates = row_ptr.numel() - 1, col_idx.numel(), best.position.numel()
     backend = backend_of(op, weight)
-    dtype = check_dtype(op, backend, "weight", weight)
+    check_dtype(op, backend, "weight", weight)
     weight, best = ready(weight), best.ready()
     new_row_ptr, new_col_idx, source = torch.empty_like(row_ptr), torch.empty_like(col_idx), torch.empty_like(col_idx)
-    device, where = backend.where(weight)
-    space = workspace(weight, backend.module.regrow_workspace(rows, capacity, candidates, where))
-    backend.module.regrow(
-        dtype, new_row_ptr.data_ptr(), new_col_idx.data_ptr(), source.data_ptr(),
-        weight.data_ptr(), row_ptr.data_ptr(), col_idx.data_ptr(), *best.pointers(),
-        seed & (2**64 - 1), drop, grow, rows, cols, capacity, candidates, address(space), device, where,
-    )  # fmt: skip
+    old, list_view = views.csr(weight, views.pattern(row_ptr, col_idx, cols)), best.view(score_dtype(weight.dtype))
+    stream = backend.stream(weight)
+    space = workspace(weight, backend.module.regrow_workspace(old, list_view, stream))
+    out = views.pattern(new_row_ptr, new_col_idx, cols, source)
+    backend.module.regrow(out, old, list_view, seed, drop, grow, views.address(space), stream)
     return new_row_ptr, new_col_idx, source
 
 

@@ -160,16 +160,16 @@ def test_non_finite_values_stay_in_their_group(device, dtype):
 BAD = {
     "a vector": (lambda: mvue(torch.zeros(4), rng_at("cpu")), ValueError, r"dy with 2 dimensions, got shape \(4,\)"),
     "integers": (lambda: mvue(torch.zeros(4, 4).int(), rng_at("cpu")), TypeError, "dy of dtype .*, got torch.int32"),
-    "an rng of floats": (lambda: mvue(torch.zeros(4, 4), torch.zeros(2)), TypeError, "draw .*int64, got torch.float32"),
+    "an rng of floats": (lambda: mvue(torch.zeros(4, 4), torch.zeros(2)), TypeError, "rng .*int64, got torch.float32"),
     "an rng of one": (
         lambda: mvue(torch.zeros(4, 4), rng_at("cpu")[:1]),
         ValueError,
-        r"draw \(2,\) on cpu .*got \(1,\) on cpu",
+        r"rng \(2,\) on cpu .*got \(1,\) on cpu",
     ),
     "an rng elsewhere": (
         lambda: mvue(torch.zeros(4, 4), rng_at("meta")),
         ValueError,
-        r"draw \(2,\) on cpu .*got \(2,\) on meta",
+        r"rng \(2,\) on cpu .*got \(2,\) on meta",
     ),
 }
 

@@ -1,0 +1,122 @@
+// Devices, versions, the choice of kernels, and the message for a failed launch. Nothing here raises or initialises a device by
+// itself.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "cuda/device/hopper.cuh"
+
+#ifndef SPX_CUDA_ARCHS
+#define SPX_CUDA_ARCHS "unknown"
+#endif
+
+namespace spx::cuda {
+namespace {
+
+// sm_90a_shared is sm_90a with the second form of a kernel that has two, for comparison (nm24/gemm_wgmma.cuh).
+enum Isa { kSm80, kSm90a, kSm90aShared, kIsas };
+constexpr const char* kNames[] = {"sm_80", "sm_90a", "sm_90a_shared"};
+
+// Kernels for sm_80 run everywhere; those for sm_90a on compute capability 9.0 alone.
+bool available(int isa) {
+  if (isa == kSm80) return true;
+  int device = 0, major = 0, minor = 0;
+  const bool known = strstr(SPX_CUDA_ARCHS, "90a") && cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
+  cudaGetLastError();
+  return known && major == 9 && minor == 0;
+}
+
+int find_available(const char* name) {
+  int isa = 0;
+  while (isa < kIsas && (strcmp(name, kNames[isa]) != 0 || !available(isa))) ++isa;
+  return isa;
+}
+
+// sm_80 until a GPU has compared the two.
+Isa& chosen() {
+  static Isa isa = [] {
+    const char* name = getenv("SPARSE_EXT_CUDA_ISA");
+    const int isa = name ? find_available(name) : kIsas;
+    return isa < kIsas ? static_cast<Isa>(isa) : kSm80;
+  }();
+  return isa;
+}
+
+}  // namespace
+
+const char* isa() { return kNames[chosen()]; }
+
+bool use_isa(const char* name) {
+  const int isa = find_available(name);
+  if (isa < kIsas) chosen() = static_cast<Isa>(isa);
+  return isa < kIsas;
+}
+
+bool uses_sm_90a() { return chosen() != kSm80 && available(kSm90a); }
+bool weight_in_shared_memory() { return chosen() == kSm90aShared; }
+
+// The runtime answers this without asking the device.
+int64_t shared_bytes_per_block() {
+  constexpr int kOfEvery = 49152;  // device
+  int device = 0, bytes = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  cudaGetLastError();
+  return known ? bytes : kOfEvery;
+}
+
+LaunchRecord& last_launch() {
+  static thread_local LaunchRecord record = {"(none)", dim3(0), dim3(0)};
+  return record;
+}
+
+DeviceGuard::DeviceGuard(int device) : previous_(-1) {
+  int current = device;
+  // Without a usable device there is nothing to restore, and the launch reports the error. The device is set even if it is the
+  // current one: a thread's first call creates its context, which cuTensorMapEncodeTiled needs.
+  if (cudaGetDevice(&current) == cudaSuccess && cudaSetDevice(device) == cudaSuccess && current != device) previous_ = current;
+  cudaGetLastError();
+}
+
+DeviceGuard::~DeviceGuard() {
+  if (previous_ >= 0) cudaSetDevice(previous_);
+}
+
+const char* describe_failure(Status status) {
+  static thread_local std::string text;
+  const auto error = static_cast<cudaError_t>(status);
+  const LaunchRecord& launch = last_launch();
+  text = std::string(cudaGetErrorString(error)) + " (kernel " + launch.kernel + ", grid " + std::to_string(launch.grid.x) +
+         ", block " + std::to_string(launch.block.x) + ", built for " SPX_CUDA_ARCHS ")";
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion ||
+      error == cudaErrorInvalidDeviceFunction)
+    text += "; this binary has no code for the device: rebuild with SPARSE_EXT_CUDA_ARCHS set to its compute capability";
+  else if (error == cudaErrorInsufficientDriver)
+    text += "; CUDA 13 binaries need driver >= 580: update the driver (nvidia-smi shows its version)";
+  else if (error == cudaErrorIllegalAddress || error == cudaErrorLaunchFailure)
+    text += "; an earlier kernel may be the cause: run with CUDA_LAUNCH_BLOCKING=1 or under compute-sanitizer";
+  return text.c_str();
+}
+
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+  cudaGetLastError();
+  return count;
+}
+
+int driver_version() {
+  int version = 0;
+  if (cudaDriverGetVersion(&version) != cudaSuccess) version = 0;
+  return version;
+}
+
+int runtime_version() {
+  int version = 0;
+  if (cudaRuntimeGetVersion(&version) != cudaSuccess) version = 0;
+  return version;
+}
+
+}  // namespace spx::cuda
