@@ -210,6 +210,9 @@ class Pattern(ABC):
         used = (at >= 0).nonzero().squeeze(1)
         if not 0 <= drop <= used.numel():
             raise ValueError(f"expected drop between 0 and nnz = {used.numel()}, got {drop}")
+        free = self.rows * self.cols - used.numel() + drop
+        if not 0 <= count <= free:
+            raise ValueError(f"expected grow between 0 and {free} (positions that are not kept), got {count}")
         kept = torch.zeros(self.rows * self.cols, dtype=torch.bool, device=at.device)
         kept[at[used[largest(keep[used], used.numel() - drop)]]] = True
         score = grow
