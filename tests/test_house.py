@@ -71,6 +71,63 @@ def test_only_ops_imports_the_binary():
     assert not [relative(path) for path in outside if any(name.partition(".")[0] == "_C" for name in imports(path))]
 
 
+# What all rooms share, and the only files of it that list the rooms.
+SHARED_PYTHON = [
+    *sorted((PACKAGE / "ops").glob("*.py")),
+    *(path for floor in ("nn", "train") for path in sorted((PACKAGE / floor).rglob("*.py"))),
+    PACKAGE / "methods" / "base.py",
+]
+LISTS_OF_ROOMS = ("sparse_ext/ops/__init__.py", "sparse_ext/ops/reference.py")
+
+
+def without_words(path):
+    """A Python file's code: no comments, no documentation."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if ast.get_docstring(node) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def test_what_is_shared_knows_no_room():
+    """What differs between layouts is a row or an override."""
+    for path in SHARED_PYTHON:
+        if relative(path) not in LISTS_OF_ROOMS:
+            assert not re.findall(r"nm24|Nm24|2:4|Csr|row_ptr|col_idx", without_words(path)), relative(path)
+
+
+def test_layouts_are_not_told_apart_by_isinstance():
+    names = {kind.__name__ for layout in LAYOUTS.values() for kind in (layout, layout.pattern, layout.operands)}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+                assert not names & set(re.findall(r"\w+", ast.unparse(node.args[1]))), f"{relative(path)}:{node.lineno}"
+
+
+def test_rooms_of_operators_have_the_same_files():
+    """Who looks for a room's pattern, layout, operators or twins finds them under the same name in each."""
+    rooms = [path for path in sorted((PACKAGE / "ops").iterdir()) if path.is_dir() and path.name[0] not in "_b"]
+    assert [room.name for room in rooms] == ["csr", "dense", "nm24", "regrow"]
+    for room in rooms:
+        own = {path.stem for path in room.glob("*.py")}
+        assert ({"pattern", "layout"} <= own) == any(
+            layout.__module__ == f"sparse_ext.ops.{room.name}.layout" for layout in LAYOUTS.values()
+        )
+        assert ("kernels" in own) == ("reference" in own)
+
+
+# Words that have others in their place: dense weight, rng (seed, offset), sync, empty, from_checkpoint.
+OLD_WORDS = r"\bmaster\b|\bdraws?\b|catch_up|none_yet|\badopted\b"
+# They read what version 1 wrote, or name a random stream that it began.
+READS_VERSION_1 = ("sparse_ext/train/state.py", "sparse_ext/train/sparsifier.py")
+
+
+def test_old_words_are_gone():
+    texts = [*CODE, *sorted(PACKAGE.rglob("*.py*")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+    texts = [path for path in texts if path.suffix != ".pyc" and relative(path) not in READS_VERSION_1]
+    assert not [relative(path) for path in texts if re.search(OLD_WORDS, path.read_text(), re.I)]
+
+
 def test_floor_0_is_torch_and_python_free():
     for path in CODE:
         includes = re.findall(r'#\s*include\s*[<"]([^>"]+)', path.read_text())

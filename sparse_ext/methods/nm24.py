@@ -66,8 +66,8 @@ class FST(DenseWeight):
     """Fully sparse training (Hu et al. 2024, https://arxiv.org/abs/2404.01847): transposable tiles, then a dense tail.
 
     All three products are sparse. The report's flip rate tells whether the decay fits: in a run that learns it rises and then
-    falls, and lies somewhat below that of a dense run; without decay it stays high. The dense tail switches the layout: compiled
-    code is compiled anew by itself, a captured CUDA graph has to be captured anew.
+    falls, and lies somewhat below that of a dense run; without decay it stays high. The dense tail switches the layout:
+    compiled code is compiled anew by itself, a captured CUDA graph has to be captured anew.
 
     Args:
         decay: lambda_W, masked decay on gradients.

@@ -18,9 +18,9 @@ Entries = dict[str, torch.Tensor]
 def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tuple[dict[str, Any], type[Layout]]:
     """The state dict with the layer's entries as it stores them, and the layout that it has to have; missing ones stay missing.
 
-    A dense checkpoint keeps the largest magnitudes at the layer's nnz. One of another layout or capacity keeps its positions, if
-    the layer can hold them. The layout is another one only where both weights hold every position: then the products take from
-    it what those of the checkpoint took.
+    A dense checkpoint keeps the largest magnitudes at the layer's nnz. One of another layout or capacity keeps its positions,
+    if the layer can hold them. The layout is another one only where both weights hold every position: then products take of it
+    what those of the checkpoint took.
 
     Raises:
         ValueError: it cannot be held, or is corrupt; the sentence names the entry.
@@ -40,7 +40,9 @@ def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entrie
     product, weight = layer.product, given.get("weight")
     if weight is not None and weight.dim() != 1:
         if weight.shape != product.weight_shape:
-            raise ValueError(f"{prefix}weight: expected a dense weight of shape {product.weight_shape}, got {tuple(weight.shape)}")
+            raise ValueError(
+                f"{prefix}weight: expected a dense weight of shape {product.weight_shape}, got {tuple(weight.shape)}"
+            )
         return {**given, **_pruned(weight, layer)}, layer._kind
     kind = next((layout for layout in (layer._kind, *LAYOUTS.values()) if _describes(layout, given)), None)
     if kind is not None:

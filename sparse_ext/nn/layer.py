@@ -9,7 +9,7 @@ from torch import nn
 
 from sparse_ext.ops import Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
 from sparse_ext.ops.dense_grad import Sink
-from sparse_ext.ops.pattern import count_bits, taken
+from sparse_ext.ops.pattern import taken
 
 from .weight import SparseWeight
 
@@ -219,22 +219,19 @@ class SparseLayer(SparseWeight):
         return source
 
     @torch.no_grad()
-    def choose_(self, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chooses anew what products take of a dense weight; how many positions are new, and how many left, each int64 [].
+    def choose_(self, rule: str) -> None:
+        """Chooses anew what products take of a dense weight.
 
         A rule keeps the scale that was chosen with it. Waits for no device, unless the rule is another one than before.
         """
         if self._rule is None or rule not in self._pattern.RULES:
             known = ", ".join(map(repr, self._pattern.RULES))
             raise ValueError(f"choose_: expected a layer with a dense weight and one of the rules {known}, got {rule!r}")
-        dense, before = self.weight.detach().view(self.product.rows, self.product.cols), self._pattern.bits()
-        count = self._initial_nnz
+        dense, count = self.weight.detach().view(self.product.rows, self.product.cols), self._initial_nnz
         if rule == self._rule.name:
             self.write_pattern_(self._pattern.select(dense, count, capacity=self._pattern.capacity, rule=rule))
         else:
             self.write_pattern_(*self._chosen(dense, count, rule))
-        now = self._pattern.bits()
-        return count_bits(now & ~before), count_bits(before & ~now)
 
     # ---- the weight gradient --------------------------------------------------------------------------------------------
 

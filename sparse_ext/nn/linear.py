@@ -104,8 +104,8 @@ class SparseLinear(SparseLayer):
         """The `nn.Linear` whose weight is PyTorch's own semi-structured tensor (two of four), for inference on CUDA.
 
         Raises:
-            ValueError: the layer's blocks are not 1 x 4. RuntimeError: `torch.sparse.to_sparse_semi_structured` cannot take this
-                shape, dtype or device.
+            ValueError: the layer's blocks are not 1 x 4. RuntimeError: `torch.sparse.to_sparse_semi_structured` cannot take
+                this shape, dtype or device.
         """
         if self.pattern.block != (1, 4):
             raise ValueError(f"expected a layer whose blocks are 1 x 4, got {self.layout!r} with {self.pattern.block}")

@@ -1,8 +1,8 @@
 """The dense weight gradient as it is accumulated into `weight.grad`: what growth sees, and nothing else.
 
 A backward pass through a watched layer reports its output gradient and input. They count only if and when autograd accumulates
-the weight's gradient: `torch.autograd.grad` with respect to inputs never does, and recomputation by activation checkpointing does
-it once. What is thrown away afterwards (`zero_grad` before the optimizer has stepped) is forgotten, and what comes after the
+the weight's gradient. `torch.autograd.grad` with respect to inputs never does; recomputation by activation checkpointing does
+it once. What is thrown away afterwards (`zero_grad` before the optimizer has stepped) is forgotten. What comes after the
 optimizer's step does not belong to that step.
 """
 
@@ -63,7 +63,7 @@ class Watch:
         self._product = product
         self._closed = False
         self._weight = weakref.ref(weight)
-        # weight.grad right after the last accumulation that counted: how often it was written, and whether it was not all zeros.
+        # weight.grad right after the last accumulation that counted: how often it was written, and whether it had a non-zero.
         self._version, self._any = 0, torch.ones((), dtype=torch.bool)
         # By the number of the backward call: calls nest where activation checkpointing is reentrant.
         self._pending: dict[int, list[Pair]] = {}

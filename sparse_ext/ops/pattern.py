@@ -210,9 +210,6 @@ class Pattern(ABC):
         used = (at >= 0).nonzero().squeeze(1)
         if not 0 <= drop <= used.numel():
             raise ValueError(f"expected drop between 0 and nnz = {used.numel()}, got {drop}")
-        free = self.rows * self.cols - used.numel() + drop
-        if not 0 <= count <= free:
-            raise ValueError(f"expected grow between 0 and {free} (positions that are not kept), got {count}")
         kept = torch.zeros(self.rows * self.cols, dtype=torch.bool, device=at.device)
         kept[at[used[largest(keep[used], used.numel() - drop)]]] = True
         score = grow
@@ -231,7 +228,10 @@ class Pattern(ABC):
             score: float64 [rows, cols]; below 0 where nothing may grow.
         """
         score = score.masked_fill(mask, -1.0)
-        return mask | (largest(score.flatten(), count, signed=True).view_as(mask) & (score >= 0))
+        free = int((score >= 0).sum())
+        if not 0 <= count <= free:
+            raise ValueError(f"expected grow between 0 and {free} (positions that are free, with room for them), got {count}")
+        return mask | largest(score.flatten(), count, signed=True).view_as(mask)
 
     @staticmethod
     def growth_sink(weight: torch.Tensor, pattern: Callable[[], Any], count: int) -> Sink | None:

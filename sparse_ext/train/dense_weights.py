@@ -37,7 +37,8 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
         assert isinstance(action, Choose)
         known = ", ".join(repr(name) for name, layout in LAYOUTS.items() if action.rule in layout.pattern.RULES)
         raise ValueError(
-            f"{kind} chooses {action.rule!r} of dense weights: expected layers of layout {known}, got others: {', '.join(others)}"
+            f"{kind} chooses {action.rule!r} of dense weights: expected layers of layout {known}, got others: "
+            f"{', '.join(others)}"
         )
 
 

@@ -50,7 +50,7 @@ class ManagedLayer:
         )
 
     def make_room(self, model: nn.Module) -> None:
-        """Gives the weight the length that the method needs; ValueError where it is inside DDP already, which knows the old one."""
+        """Gives the weight the length that the method needs; ValueError inside DDP, which knows the old one."""
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         needed = positions if makes_dense else round(self.method.max_density(layer.density) * positions)
@@ -70,24 +70,26 @@ class ManagedLayer:
         return isinstance(action, Choose) and self.layer.chosen_by is not None and self.layer.chosen_by.name == action.rule
 
     def settle(self, action: Action) -> None:
-        """Brings the layer to the action's layout or rule, as after loading a state; it is left alone where it is so already."""
+        """Brings the layer to the action's layout or rule, as after loading a state, unless it is there already."""
         if isinstance(action, Regrow) or self.is_so(action):
             return
         self.carry_out(action, 0)
 
     def carry_out(self, action: Action, seed: int) -> Change:
         """Changes the layer, its copies and the optimizer's state; seed: of random growth."""
-        before = self.layer.pattern.bits()
         if isinstance(action, Regrow):
-            self._regrow(action, seed)
-        elif isinstance(action, Switch):
+            new = self._regrow(action, seed)
+            return self.layer.pattern.bits(), new, new + action.drop - action.grow
+        before = self.layer.pattern.bits()
+        if isinstance(action, Switch):
             self._resize(lambda one: one.switch_(action.layout))
         else:
             self._choose(action.rule)
         now = self.layer.pattern.bits()
         return now, count_bits(now & ~before), count_bits(before & ~now)
 
-    def _regrow(self, action: Regrow, seed: int) -> None:
+    def _regrow(self, action: Regrow, seed: int) -> torch.Tensor:
+        """How many positions are new, int64 []."""
         layer = self.layer
         keep = layer.weight.detach()
         if action.keep_by != "magnitude":
@@ -102,6 +104,10 @@ class ManagedLayer:
             copy.write_pattern_(pattern)
             take_(copy.weight.data, source)
         self.observation.clear()
+        grown = source < 0
+        if layer.pattern.nnz < layer.pattern.capacity:  # unused slots have no source either
+            grown &= layer.pattern.positions() >= 0
+        return grown.sum()
 
     def _choose(self, rule: str) -> None:
         if self.layer.chosen_by is None:  # back from another layout

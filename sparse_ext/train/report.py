@@ -137,8 +137,7 @@ class History:
 
 def _flat(coverage: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Coverage as `Pattern.bits` has it; version 1 of the state held that of "2:4" row by row, [rows, ceil(cols / 8)]."""
-    rows, cols = shape
     if coverage.dim() == 1:
         return coverage
-    bits = np.unpackbits(coverage.cpu().numpy(), axis=1, bitorder="little")[:, :cols]
+    bits = np.unpackbits(coverage.cpu().numpy(), axis=1, bitorder="little")[:, : shape[1]]
     return torch.from_numpy(np.packbits(bits.reshape(-1), bitorder="little"))

@@ -1,4 +1,4 @@
-"""`Sparsifier`: runs a method on a model. Observe, plan, carry out, move the optimizer state along; one call per training step."""
+"""`Sparsifier`: runs a method on a model. One call per training step observes, plans and carries out."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Sparsifier:
     weights keep their value and optimizer state bit for bit, new ones start at 0 with zero state, and nnz is exact. Tensors
     keep their shape and address, so CUDA graphs and compiled code stay valid, except where a method switches the layout.
 
-    Growth sees the gradient that `weight.grad` sees: what is accumulated into it by the passes whose gradient the optimizer's step
-    uses. Other passes through the layer, `torch.autograd.grad`, and what `zero_grad` discards do not count.
+    Growth sees the gradient that `weight.grad` sees: what is accumulated into it by the passes whose gradient the optimizer's
+    step uses. Other passes through the layer, `torch.autograd.grad`, and what `zero_grad` discards do not count.
 
     Args:
         model: holds the sparse layers (also inside DDP or `torch.compile`).
         optimizer: holds their weights; its state must have one value per weight (no Adafactor, Muon, Shampoo).
-        method: `RigL(...)`, `SET(...)`, `Static()`, ...; or {name pattern: method}, of which the first that matches a layer's name
-            counts: `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
+        method: `RigL(...)`, `SET(...)`, `Static()`, ...; or {name pattern: method}, of which the first that matches a layer's
+            name counts: `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
         total_steps: length of the run; schedules are shares of it.
         replace_step: the paper's variant, in which an update takes the place of the optimizer step: call `step()` *before* the
             optimizer and write `if not sparsifier.step(): optimizer.step()`. An update then also discards the gradients.

@@ -1,4 +1,4 @@
-"""Layers of layout "2:4" for the tests of this folder: packed, and with a dense weight of which products take a part by each rule."""
+"""Layers of layout "2:4" for the tests of this folder: packed, and with a dense weight, for each rule that chooses of it."""
 
 import torch
 

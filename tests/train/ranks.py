@@ -78,7 +78,7 @@ def non_finite_on_one_rank(rank):
 
 
 def two_of_four(rank):
-    """Every method of 2:4 on batches of its own for each rank, with micro-batches; {method: patterns}, and the seeds of samples."""
+    """Every method of 2:4 on batches of its own for each rank, with micro-batches; {method: patterns}, and seeds of samples."""
     found, seeds = {}, []
     for method in ("rigl", "set", *DENSE_WEIGHT):
         inner = mlp(layout="2:4", method=method)
@@ -265,8 +265,9 @@ SCENARIOS = {
     f.__name__: f
     for f in (
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
-        two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds, no_room_after_wrapping,
-        no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl, fsdp_set, fsdp_afterwards,
+        two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds,
+        no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl,
+        fsdp_set, fsdp_afterwards,
     )
 }  # fmt: skip
 

@@ -7,19 +7,11 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from training import DENSE_WEIGHT, OPTIMIZERS, backward, everything, method_named, mlp, run
+from training import DENSE_WEIGHT, OPTIMIZERS, backward, dense_weight_trainer, everything, method_named, mlp, run
 
 import sparse_ext as sx
-from sparse_ext.methods import Choose, Time
 from sparse_ext.nn import sparse_layers
 from sparse_ext.ops import reference
-
-
-def trainer(method, optimizer="sgd", total_steps=100, **kwargs):
-    model = mlp(layout="2:4", method="fst")
-    optimizer = OPTIMIZERS[optimizer](model.parameters())
-    return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps, **kwargs)
-
 
 # ---- from packed to dense ---------------------------------------------------------------------------------------------
 
@@ -76,7 +68,7 @@ def test_methods_and_layouts_that_do_not_fit(case):
 @pytest.mark.parametrize("method", DENSE_WEIGHT)
 def test_no_step_can_be_replaced(method):
     with pytest.raises(ValueError, match="between optimizer steps: expected replace_step=False, got True"):
-        trainer(method_named(method), replace_step=True)
+        dense_weight_trainer(method_named(method), replace_step=True)
 
 
 @pytest.mark.parametrize(("kind", "choices"), [
@@ -98,7 +90,7 @@ def left_out(layer):
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_decay_is_added_once_and_behind_clipping(micro_batches):
-    model, optimizer, sparsifier = trainer(sx.SRSTE(decay=0.5))
+    model, optimizer, sparsifier = dense_weight_trainer(sx.SRSTE(decay=0.5))
     layers = list(sparse_layers(model).values())
     for step in range(micro_batches):
         backward(model, step)
@@ -131,7 +123,7 @@ def test_decay_is_not_divided_by_the_loss_scale(fused):
 
 
 def test_decay_ends_with_its_sparsifier():
-    model, optimizer, sparsifier = trainer(sx.SRSTE(decay=0.5))
+    model, optimizer, sparsifier = dense_weight_trainer(sx.SRSTE(decay=0.5))
     del sparsifier
     gc.collect()
     backward(model, 1)
@@ -142,7 +134,7 @@ def test_decay_ends_with_its_sparsifier():
 
 
 def test_a_copied_run_goes_on_alike():
-    model, optimizer, sparsifier = trainer(sx.FST(decay=0.1, refresh_interval=3), "adamw")
+    model, optimizer, sparsifier = dense_weight_trainer(sx.FST(decay=0.1, refresh_interval=3), "adamw")
     run(model, optimizer, sparsifier, range(1, 8))
     others = copy.deepcopy((model, optimizer, sparsifier))
     for one in ((model, optimizer, sparsifier), others):
@@ -152,7 +144,7 @@ def test_a_copied_run_goes_on_alike():
 
 
 def test_a_closure_gets_its_decay():
-    model, optimizer, _sparsifier = trainer(sx.SRSTE(decay=0.5))
+    model, optimizer, _sparsifier = dense_weight_trainer(sx.SRSTE(decay=0.5))
     layer, calls = model[0], []
 
     def closure():
@@ -168,52 +160,11 @@ def test_a_closure_gets_its_decay():
     assert len(calls) == 4
 
 
-# ---- the dense tail --------------------------------------------------------------------------------------------------
-
-
-def test_the_tail_is_dense():
-    model, optimizer, sparsifier = trainer(sx.FST(refresh_interval=4, dense_tail=0.25, decay=0.5), total_steps=12)
-    layers = list(sparse_layers(model).values())
-    changed = [step for step in range(1, 13) if run(model, optimizer, sparsifier, range(step, step + 1))]
-    assert changed == [4, 8, 9]  # 9 is the last sparse step
-    for layer in layers:
-        assert layer.layout == "dense"
-        assert layer.nnz == layer.capacity == int(layer.mask().sum())
-        assert torch.equal(layer.dense_weight().flatten(), layer.weight)
-    backward(model, 13)
-    before = [layer.weight.grad.clone() for layer in layers]
-    optimizer.step()
-    assert all(torch.equal(layer.weight.grad, grad) for layer, grad in zip(layers, before, strict=True))
-
-
-def test_a_tail_too_short_for_a_step_is_none():
-    method = sx.FST(dense_tail=0.1)
-    assert [method.plan({"a": None}, Time(step, 4))["a"] for step in range(5)] == [Choose("transposable")] * 5
-    assert not any(method.is_update(Time(step, 4)) for step in range(1, 5))
-
-
-def test_a_run_resumes_in_its_tail():
-    method = sx.FST(refresh_interval=4, dense_tail=0.25)
-    model, optimizer, sparsifier = trainer(method, total_steps=20)
-    run(model, optimizer, sparsifier, range(1, 18))
-    states = copy.deepcopy([thing.state_dict() for thing in (model, optimizer, sparsifier)])
-    for order in ((0, 1, 2), (2, 1, 0)):  # the model first, or last
-        things = trainer(method, total_steps=20)
-        for i in order:
-            things[i].load_state_dict(copy.deepcopy(states[i]))  # an optimizer takes over the tensors themselves
-        assert all(layer.layout == "dense" for layer in sparse_layers(things[0]).values())
-        run(*things, range(18, 21))
-        last = everything(*things[:2])
-        if order == (0, 1, 2):
-            first = last
-    assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(last[key])) for key, value in first.items())
-
-
 # ---- what else follows ------------------------------------------------------------------------------------------------
 
 
 def test_flip_rate():
-    model, optimizer, sparsifier = trainer(sx.FST(refresh_interval=4))
+    model, optimizer, sparsifier = dense_weight_trainer(sx.FST(refresh_interval=4))
     assert all(row.flip_rate is None for row in sparsifier.report().layers)
     layers = sparse_layers(model)
     run(model, optimizer, sparsifier, range(1, 8))
@@ -225,16 +176,9 @@ def test_flip_rate():
         assert row.replaced_last == pytest.approx(float(flipped))  # half of the flips, over half of the positions
 
 
-def test_flip_rate_of_the_switch_to_dense():
-    model, optimizer, sparsifier = trainer(sx.FST(refresh_interval=4, dense_tail=0.5), total_steps=10)
-    run(model, optimizer, sparsifier, range(1, 6))
-    for row in sparsifier.report().layers:
-        assert row.flip_rate == pytest.approx(0.5 / 1)  # one step after the update in step 4
-
-
 @pytest.mark.parametrize("method", DENSE_WEIGHT)
 def test_a_tracked_copy_takes_the_same_positions(method):
-    model, optimizer, sparsifier = trainer(method_named(method, refresh_interval=2))
+    model, optimizer, sparsifier = dense_weight_trainer(method_named(method, refresh_interval=2))
     average = AveragedModel(model)
     sparsifier.track(average)
     run(model, optimizer, sparsifier, range(1, 6))
@@ -244,7 +188,7 @@ def test_a_tracked_copy_takes_the_same_positions(method):
 
 
 def test_sampled_gradients_are_right_on_average():
-    model, _, sparsifier = trainer(sx.FST())
+    model, _, sparsifier = dense_weight_trainer(sx.FST())
     layer = model[0]
     x, dy = torch.randn(16, 12), torch.randn(16, 20)
     gradients = []
@@ -261,7 +205,7 @@ def test_sampled_gradients_are_right_on_average():
 
 def test_state_dict_is_a_snapshot_and_every_ranks():
     """How many numbers were used, not which: these follow from the seed, the layer and the rank."""
-    model, optimizer, sparsifier = trainer(sx.FST())
+    model, optimizer, sparsifier = dense_weight_trainer(sx.FST())
     run(model, optimizer, sparsifier, range(1, 4))
     state = sparsifier.state_dict()
     assert state["offsets"] == {"0": 3, "2": 3}
@@ -286,7 +230,7 @@ def test_a_state_goes_on_in_another_layout():
 
 
 def test_the_next_method_need_not_sample():
-    model, optimizer, _sparsifier = trainer(sx.FST())
+    model, optimizer, _sparsifier = dense_weight_trainer(sx.FST())
     assert all(layer.rng is not None for layer in sparse_layers(model).values())
     sx.Sparsifier(model, optimizer, sx.SRSTE(), total_steps=10)
     assert all(layer.rng is None for layer in sparse_layers(model).values())
@@ -296,7 +240,7 @@ def test_the_next_method_need_not_sample():
 def test_every_layer_and_rank_samples_for_itself():
     seeds = set()
     for seed in (0, 1):
-        model, _, sparsifier = trainer(sx.FST(), seed=seed)
+        model, _, sparsifier = dense_weight_trainer(sx.FST(), seed=seed)
         seeds |= {int(layer.rng[0]) for layer in sparse_layers(model).values()}
         seeds.add(sparsifier._stream("draw/1/0"))  # of the second rank's first layer
     assert len(seeds) == 6

@@ -74,7 +74,10 @@ def test_2_4_agrees_and_samples_apart(outcomes):
 
 def test_a_packed_weight_cannot_become_dense_under_ddp(outcomes):
     refused(
-        outcomes, "a_dense_weight_after_ddp", "ValueError", "0: expected capacity for 240 entries before the model is wrapped, got 120"
+        outcomes,
+        "a_dense_weight_after_ddp",
+        "ValueError",
+        "0: expected capacity for 240 entries before the model is wrapped, got 120",
     )
 
 

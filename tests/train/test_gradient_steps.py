@@ -68,7 +68,9 @@ def test_a_sum_of_the_wrong_shape_is_refused():
     push_all(model, sparsifier, [at(3, 9.0), at(2, 2.0)])
     state = sparsifier.state_dict()
     state["signals"]["0"]["gradient"]["total"] = torch.zeros(4, 2)
-    with pytest.raises(ValueError, match=r"expected signals of shapes \{'0': \[2, 4\]\}, got 'gradient' of '0' with .*\[4, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"expected signals of shapes \{'0': \[2, 4\]\}, got 'gradient' of '0' with .*\[4, 2\]"
+    ):
         sparsifier.load_state_dict(state)
     assert push_all(model, sparsifier, [at(7, 1.0)]) == [True]
     assert positions(model[0]).tolist() == [1, 2, 4, 5]

@@ -1,8 +1,8 @@
 """Checkpoints of version 1 (tests/fixtures/v1): they load, and training goes on as it did then.
 
 Made by the last commit before version 2: `mlp` of training.py, AdamW, `Sparsifier(total_steps=100, seed=5)`, saved after `step`
-steps; "expected" is what 30 more steps gave there. Files named model-* are bare state dicts. Positions have to be the same; values
-may round otherwise on another machine.
+steps; "expected" is what 30 more steps gave there. Files named model-* are bare state dicts. Positions have to be the same;
+sums may round otherwise on another machine.
 """
 
 from pathlib import Path

@@ -91,7 +91,10 @@ def test_a_state_goes_with_its_patterns():
     [
         ({"2": RIGL}, "a method for every sparse layer, got none for 0; add '*': Static()"),
         ({"*": RIGL, "encoder.*": sx.SET()}, "patterns that match sparse layers, got 'encoder.*', which match none"),
-        ({"0": RIGL, "*": sx.FST()}, "FST chooses 'transposable' of dense weights: expected layers of layout '2:4', got others: 2"),
+        (
+            {"0": RIGL, "*": sx.FST()},
+            "FST chooses 'transposable' of dense weights: expected layers of layout '2:4', got others: 2",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_get_a_sentence(parts, sentence):

@@ -5,8 +5,8 @@ import torch
 from training import (
     CHANGING,
     OPTIMIZERS,
-    REGROWING,
     PACKED,
+    REGROWING,
     active,
     backward,
     chosen_layer,
@@ -208,6 +208,8 @@ def test_a_frozen_layer_stays(method, layout):
     method = method_named(method, update_interval=2, refresh_interval=2, t_end=1.0)
     sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=STEPS)
     frozen, other = model[0].mask(), model[2].mask()
-    assert run(model, optimizer, sparsifier, range(1, 7)) == sum(method.is_update(Time(step, STEPS)) for step in range(1, 7)) >= 3
+    assert (
+        run(model, optimizer, sparsifier, range(1, 7)) == sum(method.is_update(Time(step, STEPS)) for step in range(1, 7)) >= 3
+    )
     assert torch.equal(model[0].mask(), frozen)
     assert not torch.equal(model[2].mask(), other)

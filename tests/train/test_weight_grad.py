@@ -1,7 +1,7 @@
 """Growth sees exactly what `weight.grad` sees: every scenario once more on a masked dense model that looks at `weight.grad`.
 
-The scenarios are loops of users: adversarial networks, adversarial inputs, saliency maps, gradient penalties, in-place activations,
-discarded micro-batches, activation checkpointing. float64, so that sums in another order decide no position.
+The scenarios are loops of users: adversarial networks, adversarial inputs, saliency maps, gradient penalties, discarded
+micro-batches, activation checkpointing, in-place activations. float64, so that sums in another order decide no position.
 """
 
 import copy
@@ -110,7 +110,7 @@ def plain(arm, step):
 
 
 def generator_trains_through_it(arm, step, between):
-    """A discriminator: the generator's loss passes through it, too, before or after `sparsifier.step()`, and is discarded later."""
+    """A discriminator: the generator's loss passes through it, too, around `sparsifier.step()`, and is discarded later."""
     torch.manual_seed(step)
     generator = nn.Linear(3, WIDTHS[0]).double()
     z, (x, y) = torch.randn(6, 3).double(), batch(step)

@@ -57,7 +57,9 @@ def method_named(name: str, **choices: Any) -> Any:
 DENSE_WEIGHT = [name for name, kind in sx.METHODS.items() if kind.dense_weight]
 PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for layout in ("csr", "2:4")]
 # Those whose patterns change at all.
-REGROWING = [(name, layout) for name, layout in PACKED if method_named(name, update_interval=1, t_end=1.0).is_update(Time(1, 10))]
+REGROWING = [
+    (name, layout) for name, layout in PACKED if method_named(name, update_interval=1, t_end=1.0).is_update(Time(1, 10))
+]
 CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT]
 
 
@@ -224,6 +226,13 @@ def rigl(model, kind="sgd", interval=3, **kwargs):
     optimizer = OPTIMIZERS[kind](model.parameters())
     method = sx.RigL(drop_fraction=0.4, update_interval=interval, t_end=1.0)
     return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
+
+
+def dense_weight_trainer(method, optimizer="sgd", total_steps=100, **kwargs):
+    """2:4 layers with a dense weight."""
+    model = mlp(layout="2:4", method="fst")
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps, **kwargs)
 
 
 # ---- other processes -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The layouts "csr" (compressed sparse rows: any pattern; pays at 80 % zeros and more) and "auto" (the same, kernels free to choose)."""
+"""The layouts "csr" (compressed sparse rows: any pattern; pays at 80 % zeros and more) and "auto" (the same, any kernel)."""
 
 from __future__ import annotations
 

@@ -48,9 +48,7 @@ class CsrPattern(Pattern):
         return nothing.regrown(nothing.col_idx.float(), seed, 0, nnz)[0].resized(nnz if capacity is None else capacity)
 
     @classmethod
-    def select(
-        cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest"
-    ) -> CsrPattern:
+    def select(cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> CsrPattern:
         """By regrowth from nothing: a selection in linear time, without a sort."""
         score = score.detach() if score.dtype == torch.float64 else score.detach().float()
         nothing = cls.empty(*score.shape, count, score.device)

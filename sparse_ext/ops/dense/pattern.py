@@ -31,7 +31,8 @@ class DensePattern(Pattern):
     def sizes(cls, rows: int, cols: int, sparsity: float, capacity: float | None) -> Sizes:
         if sparsity != 0.0 or capacity not in (None, 1, 1.0):
             raise ValueError(
-                f"expected sparsity 0 and capacity 1.0 (or None) for layout 'dense', got sparsity {sparsity}, capacity {capacity}"
+                f"expected sparsity 0 and capacity 1.0 (or None) for layout 'dense', got sparsity {sparsity} and capacity "
+                f"{capacity}"
             )
         return Sizes(rows * cols, rows * cols)
 
@@ -57,9 +58,7 @@ class DensePattern(Pattern):
         return cls(rows, cols, device)
 
     @classmethod
-    def select(
-        cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest"
-    ) -> DensePattern:
+    def select(cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> DensePattern:
         return cls(score.shape[0], score.shape[1], score.device)
 
     @property

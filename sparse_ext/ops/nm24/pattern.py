@@ -77,9 +77,7 @@ class Nm24Pattern(Pattern):
         return first.regrown(torch.zeros(first.capacity, device=device), seed, nnz, nnz)[0]
 
     @classmethod
-    def select(
-        cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest"
-    ) -> Nm24Pattern:
+    def select(cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> Nm24Pattern:
         """Always two of four, whatever the count is."""
         _, ids, *_ = kernels.nm24_prune(score.detach(), "transposable" if rule == "transposable" else "largest")
         return cls(*score.shape, ids)

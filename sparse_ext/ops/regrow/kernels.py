@@ -1,7 +1,8 @@
 """Replacing the weakest connections, with exact counts and a slot map: `torch.ops.sparse_ext.regrow*`.
 
-The growth score comes in tiles of whole rows, of which the best positions are kept (`Candidates`); from these the new pattern is
-made. So a dense score is never needed whole: `regrow` takes one that is there, `regrow_streamed` the candidates of one that is not.
+The growth score comes in tiles of whole rows, of which the best positions are kept (`Candidates`). From these the new pattern
+is made, so a dense score is never needed whole: `regrow` takes one that is there, `regrow_streamed` the candidates of one that
+is not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
 from ..product import tile_rows
 from .candidates import Candidates, check_candidates, check_score, score_dtype
+
 
 def check_pattern_of(
     op: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int
@@ -142,7 +144,7 @@ def regrow_candidates_(
     tile: torch.Tensor,
     first_row: int,
 ) -> None:
-    """Takes the best of rows first_row, ... of a dense score, which `tile` holds. See `Candidates`; rows come in ascending order."""
+    """Takes the best of rows first_row, ... of a dense score, which `tile` holds. Rows come in ascending order."""
     op = "regrow_candidates_"
     best = check_candidates(op, score, col_idx.numel(), at_entry, score, position, count)
     if tile.dim() != 2 or not 0 <= first_row <= row_ptr.numel() - 1 - tile.shape[0]:
