@@ -123,6 +123,11 @@ def test_regrowth_takes_the_best_that_rows_have_room_for(drop, grow):
     assert kept == set(new_at[source >= 0].tolist()) & kept
 
 
+def test_growth_without_room_is_refused():
+    with pytest.raises(ValueError, match=r"expected grow between 0 and 18 \(positions that are free, with room .*, got 19"):
+        new().pattern.regrown(torch.randn(45), 0, 5, 19)
+
+
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 
@@ -160,25 +165,26 @@ def test_own_checkpoints(make, assign):
     assert torch.equal(other.mask(), layer.mask())
 
 
-def sources():
-    yield "dense", nn.Linear(12, 9), None
-    yield "csr", sx.SparseLinear(12, 9, sparsity=0.7), "same"
-    yield "2:4", sx.SparseLinear(12, 9, layout="2:4"), "same"
-    yield "packed ell", new((12, 9), 0.7, None), "same"
-    yield "chosen ell", chosen(), "same"
+SOURCES = {
+    "dense": lambda: nn.Linear(12, 9),
+    "csr": lambda: sx.SparseLinear(12, 9, sparsity=0.7),
+    "2:4": lambda: sx.SparseLinear(12, 9, layout="2:4"),
+    "packed ell": lambda: new((12, 9), 0.7, None),
+    "chosen ell": chosen,
+}
+TARGETS = {
+    "ell": lambda: new(sparsity=0.3, capacity=1.0),
+    "chosen ell": lambda: chosen(sparsity=0.0),
+    "csr": lambda: sx.SparseLinear(12, 9, sparsity=0.3, capacity=1.0),
+    "dense": lambda: sx.SparseLinear(12, 9, layout="dense"),
+}
 
 
-@pytest.mark.parametrize("name", [name for name, *_ in sources()])
-@pytest.mark.parametrize("target", ["ell", "chosen ell", "csr", "dense"])
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_converted_checkpoints(name, target):
     """A layer that can hold the positions takes all of them."""
-    source, positions = next((layer, positions) for key, layer, positions in sources() if key == name)
-    layer = {
-        "ell": lambda: new(sparsity=0.3, capacity=1.0),
-        "chosen ell": lambda: chosen(sparsity=0.0),
-        "csr": lambda: sx.SparseLinear(12, 9, sparsity=0.3, capacity=1.0),
-        "dense": lambda: sx.SparseLinear(12, 9, layout="dense"),
-    }[target]()
+    source, layer, positions = SOURCES[name](), TARGETS[target](), name != "dense"
     layer.load_state_dict(source.state_dict(), strict=True)
     matrix = source.dense_weight() if positions else source.weight.detach()
     if name == target == "chosen ell":
