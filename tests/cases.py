@@ -61,7 +61,7 @@ SMALL = (
     Shape(1, 50, 4, 0.3),  # one row
     Shape(50, 1, 4, 0.3),  # one column, empty rows
     Shape(6, 8, 5, 0.0),  # nnz = 0, capacity = 0
-    Shape(6, 8, 5, 0.0, spare=3),  # nnz = 0 with room
+    Shape(6, 8, 5, 0.0, spare=3),  # nnz = 0, spare capacity
     Shape(9, 17, 33, 1.0),  # full
     Shape(33, 70, 65, 0.1, spare=7),
 )
