@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
@@ -79,4 +79,4 @@ def spmm(weight: torch.Tensor, pattern: CsrPattern, x: torch.Tensor) -> torch.Te
 
 def sddmm(pattern: CsrPattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """values [capacity] = (A B) at the pattern, 0 behind it, for dense A [rows, k] and B [k, cols]."""
-    return cast(torch.Tensor, sampled(pattern, a.t(), b))
+    return sampled(pattern, a.t(), b)

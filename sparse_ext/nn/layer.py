@@ -68,48 +68,6 @@ class SparseLayer(SparseWeight):
             self._rule, self._rng, self._handle, self._token,
         )  # fmt: skip
 
-    # ---- reading --------------------------------------------------------------------------------------------------------
-
-    @property
-    def pattern(self) -> Pattern:
-        """The positions that products take: a view of this layer's buffers."""
-        return self._pattern
-
-    @property
-    def chosen_by(self) -> Rule | None:
-        """How these positions are chosen of a dense weight; None: the weight is packed."""
-        return self._rule
-
-    @property
-    def capacity(self) -> int:
-        """The length of `weight`, gradients and optimizer state."""
-        return self.weight.shape[0]
-
-    @property
-    def nnz(self) -> int:
-        """Number of positions that products take (reads elements: synchronises on CUDA)."""
-        return self._initial_nnz if self.weight.is_meta else self._pattern.nnz
-
-    @property
-    def density(self) -> float:
-        """nnz over the number of positions."""
-        return self.nnz / max(1, self.product.rows * self.product.cols)
-
-    def mask(self) -> torch.Tensor:
-        """Boolean, of the dense weight's shape: True at the positions that products take."""
-        return self._pattern.mask().view(self.product.weight_shape)
-
-    @torch.no_grad()
-    def dense_weight(self) -> torch.Tensor:
-        """A detached dense copy of what products multiply by."""
-        return self._kind.matrix(self.weight.detach(), self._pattern, self._rule).view(self.product.weight_shape)
-
-    def slots(self) -> torch.Tensor:
-        """int64 [capacity]: the linear position of every element of `weight`, -1 where it is unused."""
-        if self._rule is None:
-            return self._pattern.positions()
-        return torch.arange(self.capacity, device=self.weight.device)
-
     # ---- values ---------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -92,8 +93,11 @@ class Watch:
             self._forget_if_discarded()
             self._pending[call] = []
             # autograd.grad with respect to inputs ends without an accumulation.
-            Variable._execution_engine.queue_callback(lambda: self._pending.pop(call, None))
+            Variable._execution_engine.queue_callback(partial(self._end, call))
         self._pending[call].append((dy, x))
+
+    def _end(self, call: int) -> None:
+        self._pending.pop(call, None)
 
     @torch.no_grad()
     def _accumulated(self, weight: torch.Tensor) -> None:

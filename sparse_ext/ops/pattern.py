@@ -145,7 +145,8 @@ class Pattern(ABC):
     @classmethod
     def select(cls: type[P], score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> P:
         """The `count` positions of largest |score| [rows, cols]; ties go to the lower linear index, NaN counts as Inf."""
-        nothing = cls.empty(*score.shape, count if capacity is None else capacity, score.device)
+        rows, cols = score.shape
+        nothing = cls.empty(rows, cols, count if capacity is None else capacity, score.device)
         mask = nothing.grown(torch.zeros_like(score, dtype=torch.bool), _magnitude(score), count)
         return cls.from_mask(mask, nothing.capacity)
 

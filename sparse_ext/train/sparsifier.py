@@ -103,13 +103,13 @@ class Sparsifier:
         if any(managed.method.masked_decay for managed in self._layers):
             dense_weights.decay_with(optimizer, self._layers, self)
         if not self.replace_step:
-            me = weakref.ref(self)
-            hook = optimizer.register_step_post_hook(lambda *_: None if me() is None else me()._optimizer_has_stepped())
-            weakref.finalize(self, hook.remove)
+            layers = self._layers  # without the Sparsifier, which ends the hook as it ends
 
-    def _optimizer_has_stepped(self) -> None:
-        for managed in self._layers:
-            managed.observation.close()
+            def optimizer_has_stepped(*_: Any) -> None:
+                for managed in layers:
+                    managed.observation.close()
+
+            weakref.finalize(self, optimizer.register_step_post_hook(optimizer_has_stepped).remove)
 
     def _sample(self, offsets: dict[str, int]) -> None:
         """Has layers sample their output gradients, if the method wants that and the layout can."""

@@ -51,7 +51,8 @@ class CsrPattern(Pattern):
     def select(cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> CsrPattern:
         """By regrowth from nothing: a selection in linear time, without a sort."""
         score = score.detach() if score.dtype == torch.float64 else score.detach().float()
-        nothing = cls.empty(*score.shape, count, score.device)
+        rows, cols = score.shape
+        nothing = cls.empty(rows, cols, count, score.device)
         chosen, _ = nothing.regrown(score.new_zeros(count), score, 0, count)
         return chosen.resized(count if capacity is None else capacity)
 

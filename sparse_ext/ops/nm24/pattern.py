@@ -80,7 +80,7 @@ class Nm24Pattern(Pattern):
     def select(cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> Nm24Pattern:
         """Always two of four, whatever the count is."""
         _, ids, *_ = kernels.nm24_prune(score.detach(), "transposable" if rule == "transposable" else "largest")
-        return cls(*score.shape, ids)
+        return cls(score.shape[0], score.shape[1], ids)
 
     def rule_for(self, dense: torch.Tensor, name: str) -> Rule:
         """The scale of "soft" is <W, S(W)> / <S(W), S(W)>, the one that brings S(W) nearest to W (Hu et al. 2024,

@@ -82,14 +82,14 @@ class Candidates:
 
 
 class CandidateSink:
-    """A sink (`dense_grad`) that keeps only the best `size` positions. Exactly one accumulation may come, and no other pattern.
+    """A sink (`dense_grad`) that keeps the best `count` positions only. One accumulation may come, and no other pattern.
 
     Attributes:
         candidates: of the one accumulation; None before it, and where another one or another pattern came.
     """
 
-    def __init__(self, weight: torch.Tensor, pattern: Callable[[], CsrPattern], size: int) -> None:
-        self._weight, self._pattern, self._size = weight, pattern, size
+    def __init__(self, weight: torch.Tensor, pattern: Callable[[], CsrPattern], count: int) -> None:
+        self._weight, self._pattern, self._size = weight, pattern, count
         self.clear_()
 
     def clear_(self) -> None:
