@@ -33,8 +33,9 @@ class EllPattern(Pattern):
         width = pattern.columns.shape[1]
         if longest > width:
             raise ValueError(f"expected a mask with at most {width} positions in each row, got {longest} in one")
-        every = torch.arange(cols, dtype=torch.int32, device=mask.device)
-        return cls(rows, cols, torch.where(mask, every, cols).sort(1).values[:, :width].contiguous())
+        columns = torch.where(mask, torch.arange(cols, dtype=torch.int32, device=mask.device), cols)
+        pattern.columns[:, :cols] = columns.sort(1).values[:, :width]
+        return pattern
 
     @property
     def capacity(self):
@@ -116,5 +117,6 @@ class Ell(Layout):
         by_column, slot = pattern.columns.flatten().sort(stable=True)
         operands.columns.copy_(pattern.columns)
         operands.slot.copy_(slot)
-        every = torch.arange(pattern.cols + 1, dtype=torch.int32, device=slot.device)
-        operands.begin.copy_(torch.searchsorted(by_column, every))
+        operands.begin.copy_(
+            torch.searchsorted(by_column, torch.arange(pattern.cols + 1, dtype=torch.int32, device=slot.device))
+        )
