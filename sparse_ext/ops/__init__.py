@@ -11,9 +11,10 @@ from .dense_grad import GradientTotal, Watch, new_handle
 from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
-from .pattern import Pattern, Rule, Sizes, slot_map
+from .pattern import Pattern, Sizes, slot_map
 from .product import Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
+from .rule import Rule
 
 for _layout in (Csr, Auto, Nm24, Dense):
     register_layout(_layout)

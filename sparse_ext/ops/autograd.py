@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from .dense_grad import observe
 from .layout import Layout
-from .pattern import Rule
+from .rule import Rule
 
 
 class ProductFunction(torch.autograd.Function):

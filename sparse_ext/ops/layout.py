@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from .pattern import Pattern, Rule
+from .pattern import Pattern
 from .product import Kernels
+from .rule import Rule
 
 
 class Layout(ABC):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .pattern import Rule
+from .rule import Rule
 
 # Positions of a tile: what stays in the last-level cache of a CPU, or fills a GPU and stays in its second-level cache.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 22}

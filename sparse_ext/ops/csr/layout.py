@@ -9,8 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from ..auto import dense_is_faster
 from ..layout import Layout, check_matrix, operands_of
-from ..pattern import Rule
 from ..product import Kernels, Linear
+from ..rule import Rule
 from . import densified, kernels
 from .pattern import CsrPattern
 

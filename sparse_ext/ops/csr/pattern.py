@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..boundary.checks import check_pattern
-from ..pattern import Pattern, Rule
+from ..pattern import Pattern
 from ..regrow.candidates import Candidates, CandidateSink
 from ..regrow.kernels import regrow, regrow_streamed
+from ..rule import Rule
 from .kernels import csr_from_mask, csr_unpack
 
 

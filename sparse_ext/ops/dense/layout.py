@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from ..layout import Layout, check_matrix
-from ..pattern import Rule
 from ..product import Kernels, Linear
+from ..rule import Rule
 from .pattern import DensePattern
 
 

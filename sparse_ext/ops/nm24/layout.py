@@ -13,8 +13,8 @@ import torch
 
 from ..auto import dense_is_faster
 from ..layout import Layout
-from ..pattern import Rule
 from ..product import Kernels, Linear
+from ..rule import Rule
 from . import kernels, training
 from .pattern import Nm24Pattern
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..pattern import Pattern, Rule, Sizes, count_bits
+from ..pattern import Pattern, Sizes, count_bits
+from ..rule import Rule
 from . import kernels, training
 
 # What version 1 of a layer's checkpoint numbered.
