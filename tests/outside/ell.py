@@ -117,6 +117,4 @@ class Ell(Layout):
         by_column, slot = pattern.columns.flatten().sort(stable=True)
         operands.columns.copy_(pattern.columns)
         operands.slot.copy_(slot)
-        operands.begin.copy_(
-            torch.searchsorted(by_column, torch.arange(pattern.cols + 1, dtype=torch.int32, device=slot.device))
-        )
+        operands.begin.copy_(torch.searchsorted(by_column, torch.arange(pattern.cols + 1).to(by_column)))
