@@ -5,6 +5,7 @@ A CPU's AVX-512 kernels run in instructions of AVX2 where it has no others.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from dataclasses import replace
@@ -21,6 +22,12 @@ from sparse_ext.ops import BACKENDS
 from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
+
+# A layout and a method from outside: what runs over LAYOUTS or METHODS runs over these, too.
+sys.path.append(str(ROOT / "tests" / "outside"))
+for module in ("ell", "momentum"):
+    importlib.import_module(module)
+
 CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
 ISAS = ("baseline", "v3", "v4", "v4_bf16")
 KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfloat16,)}

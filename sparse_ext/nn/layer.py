@@ -62,7 +62,10 @@ class SparseLayer(SparseWeight):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias."""
         if not torch.compiler.is_compiling():
-            self.sync()
+            for tensor, version in self._seen:  # here and not in `sync`: a call takes as long as a fiftieth of a tiny product
+                if tensor._version != version:
+                    self.sync()
+                    break
         return multiply(
             self._kind, self.product, x, self.weight, self.bias, self._operands,
             self._rule, self._rng, self._handle, self._token,

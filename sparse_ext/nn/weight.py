@@ -143,18 +143,18 @@ class SparseWeight(nn.Module):
             stored[name].copy_(tensor)
 
     def _pattern_changed(self) -> None:
-        self._seen = self._versions()
+        self._look()
         if self._watch is not None and self._watch.sink is not None:
             self._watch.sink.pattern_changed_()
 
-    def _versions(self) -> tuple[int, ...]:
-        """How often the buffers were written in place, as autograd counts."""
-        return tuple([self._buffers[name]._version for name in self._names])  # type: ignore[union-attr]
+    def _look(self) -> None:
+        """Remembers how often the buffers were written in place until now, as autograd counts."""
+        self._seen = tuple((tensor, tensor._version) for tensor in self._stored().values())
 
     def sync(self) -> None:
         """Follows what others wrote into the buffers in place (DDP, a checkpoint); ValueError if that is no pattern."""
         # DDP broadcasts before every forward, nearly always what is there: comparing costs less than preparing.
-        if self._seen == (now := self._versions()):
+        if all(tensor._version == version for tensor, version in self._seen):
             return
         pattern, rule = self._pattern, self._rule
         if rule is not None:
@@ -164,7 +164,7 @@ class SparseWeight(nn.Module):
             self._rule = rule
             self._kind.prepare_(self._operands, pattern)
             self._pattern_changed()
-        self._seen = now
+        self._look()
 
     @torch.no_grad()
     def write_pattern_(self, pattern: Pattern, rule: Rule | None = None) -> None:

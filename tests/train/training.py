@@ -8,12 +8,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import ell  # noqa: F401
+import momentum  # noqa: F401  (both register themselves, also in child processes)
 import torch
 from torch import nn
 
 import sparse_ext as sx
 from sparse_ext.methods import Time
 from sparse_ext.nn import SparseLayer, sparse_layers
+from sparse_ext.ops import LAYOUTS
 
 
 class Lion(torch.optim.Optimizer):
@@ -55,12 +58,13 @@ def method_named(name: str, **choices: Any) -> Any:
 
 # Methods that train a dense weight, and the others, with the layouts that they train.
 DENSE_WEIGHT = [name for name, kind in sx.METHODS.items() if kind.dense_weight]
-PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for layout in ("csr", "2:4")]
+PATTERNS = list({kind.pattern: name for name, kind in reversed(LAYOUTS.items()) if kind.pattern.REGROWS}.values())
+PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for layout in PATTERNS]
 # Those whose patterns change at all.
 REGROWING = [
     (name, layout) for name, layout in PACKED if method_named(name, update_interval=1, t_end=1.0).is_update(Time(1, 10))
 ]
-CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT]
+CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
 
 
 IN, HIDDEN, CLASSES, BATCH = 12, 20, 6, 16
@@ -122,6 +126,9 @@ def positions(layer: SparseLayer) -> torch.Tensor:
     """int64 [nnz]: the linear index of every entry, read from the buffers alone."""
     if layer.layout == "dense":
         return torch.arange(layer.weight.numel())
+    if "row_ptr" not in layer.state_dict() and layer.layout != "2:4":  # from outside
+        at = layer.pattern.positions()
+        return at[at >= 0]
     if layer.layout == "2:4":
         codes = torch.stack([layer.ids & 15, layer.ids >> 4], 2).flatten(1).long()[:, : -(-layer.pattern.cols // 4)]
         places = torch.stack([codes & 3, codes >> 2], 2) + 4 * torch.arange(codes.shape[1])[:, None]
@@ -137,7 +144,7 @@ def spread(layer: SparseLayer, values: torch.Tensor) -> torch.Tensor:
         return values.clone()
     at = positions(layer)
     flat = values.new_zeros(layer.pattern.rows * layer.pattern.cols)
-    flat[at] = values[: at.numel()]
+    flat[at] = values[layer.slots() >= 0]
     return flat
 
 
@@ -240,5 +247,10 @@ def dense_weight_trainer(method, optimizer="sgd", total_steps=100, **kwargs):
 
 def environment() -> dict[str, str]:
     """For a child process: it imports this sparse_ext and these helpers."""
-    folders = [str(Path(sx.__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    here = Path(__file__).parent
+    folders = [
+        str(Path(sx.__file__).parent.parent),
+        *map(str, (here, here.parent / "outside")),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}
