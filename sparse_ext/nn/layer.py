@@ -84,11 +84,11 @@ class SparseLayer(SparseWeight):
             if given is not None and given.shape != shape:
                 raise ValueError(f"expected a {name} of shape {shape}, got {tuple(given.shape)}")
         flat = (self.product.rows, self.product.cols)
-        dense = dense.to(self.weight).view(flat)
+        dense = dense.to(self.weight).reshape(flat)
         if mask is None:
             pattern, rule = self._chosen(dense, self._initial_nnz)
         else:
-            mask = mask.to(dense.device).view(flat)
+            mask = mask.to(dense.device).reshape(flat)
             pattern, rule = self._pattern.from_mask(mask, self._pattern.capacity), self._rule
             dense = dense.masked_fill(pattern.mask() & ~mask, 0)  # a pattern may have more than the mask
         self.write_pattern_(pattern, rule)

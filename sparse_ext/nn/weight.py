@@ -90,8 +90,8 @@ class SparseWeight(nn.Module):
 
     def _register(self, pattern: Pattern, rule: Rule | None) -> None:
         """Makes a pattern's tensors, and the text of the rule, the buffers of this layer."""
-        for name in getattr(self, "_names", ()):
-            delattr(self, name)
+        for name in (*getattr(self, "_names", ()), "_no_pattern"):
+            self._buffers.pop(name, None)
         buffers = dict(pattern.buffers)
         if rule is not None:
             buffers["rule"] = rule.encoded(self.weight.device)

@@ -102,7 +102,7 @@ class Sparsifier:
         optimizer = innermost(self.optimizer)
         if any(managed.method.masked_decay for managed in self._layers):
             dense_weights.decay_with(optimizer, self._layers, self)
-        if not self.replace_step:
+        if not self.replace_step and hasattr(optimizer, "_optimizer_step_post_hooks"):  # not of every wrapper
             layers = self._layers  # without the Sparsifier, which ends the hook as it ends
 
             def optimizer_has_stepped(*_: Any) -> None:
