@@ -1,4 +1,4 @@
-"""The products as plain functions, for people who build their own layers. Differentiable once, in x, weight and bias."""
+"""The products as plain functions, for layers of your own. They have first derivatives only; `regrow` has none."""
 
 from __future__ import annotations
 
@@ -20,18 +20,29 @@ def csr_linear(
     layout: str = "csr",
     activation: Literal["relu"] | None = None,
 ) -> torch.Tensor:
-    """y [..., rows] = x [..., cols] W^T + bias for the sparse matrix (weight [capacity], pattern).
+    """`torch.nn.functional.linear` with a sparse weight matrix: y = x W^T + bias.
 
-    As `torch.nn.functional.linear`: any number of leading dimensions, any strides, zero tokens. What the kernels read of a
-    pattern is made at its first use and kept with it.
+    The pattern's operands (what the kernels read) are built at the first call and cached on the pattern.
 
     Args:
-        layout: "csr" or "auto".
-        activation: "relu" is applied by the kernel that makes y: y is written once and not read again.
+        x: [..., cols], any strides; it may be empty.
+        weight: [capacity], the values of W in CSR order, of x's dtype. Slots behind the last entry are ignored.
+        bias: [rows], of x's dtype, or None.
+        pattern: the positions of the values in W [rows, cols].
+        layout: "csr", or "auto", which multiplies densely where that was measured to be faster.
+        activation: "relu" or None. The kernel applies it as it writes y, which saves a pass over y.
+
+    Returns:
+        y [..., rows], of x's dtype (under autocast: of autocast's).
 
     Raises:
-        ValueError: x's last dimension is not `pattern.cols`, devices differ, or there is no such layout or activation.
-        TypeError: dtypes differ.
+        ValueError: x's last dimension is not `pattern.cols`, devices differ, or the layout or activation is unknown.
+        TypeError: dtypes differ, or the device has no kernels for them.
+
+    Example:
+        pattern = CsrPattern.from_mask(torch.rand(64, 32) < 0.1)  # of sparse_ext.ops
+        weight = torch.randn(pattern.capacity, requires_grad=True)
+        y = csr_linear(torch.randn(8, 32), weight, None, pattern)  # [8, 64]
     """
     return _linear(layout, x, weight, bias, pattern, None, activation)
 
@@ -44,14 +55,24 @@ def nm24_linear(
     activation: Literal["relu"] | None = None,
     rule: Rule | None = None,
 ) -> torch.Tensor:
-    """`csr_linear` for a 2:4 matrix: weight is packed [rows * 2 * ceil(cols / 4)] or dense [rows * cols].
+    """`csr_linear` with a 2:4 sparse weight matrix: at most two non-zeros in every four neighbours of a row.
 
-    Of a dense weight the product takes what the pattern and the rule say (None: `Rule("largest")`, the values at the pattern as
-    they are), and its gradient reaches every position (straight-through). A float32 dense weight multiplies 16-bit tokens.
-    `ops.Nm24Pattern.from_mask(mask)` makes a pattern.
+    The weight may be dense. Then the product uses only the positions of the pattern, and the gradient reaches all positions
+    (straight-through).
+
+    Args:
+        x: [..., cols]. On CUDA bfloat16 or float16.
+        weight: 1-D; packed [rows * 2 * ceil(cols / 4)], of x's dtype, or dense [rows * cols], of x's dtype or float32.
+        bias: [rows], of x's dtype, or None.
+        pattern: the positions that are used, for example `ops.Nm24Pattern.from_mask(mask)`.
+        activation: "relu" or None, as in `csr_linear`.
+        rule: how the dense weight was pruned. None: a dense weight's values are used unchanged, as `Rule("largest")` does.
+
+    Returns:
+        y [..., rows], of x's dtype.
 
     Raises:
-        ValueError, TypeError: as csr_linear; CUDA's kernels take bfloat16 and float16 tokens.
+        ValueError, TypeError: as `csr_linear`.
     """
     if rule is None and weight.numel() == pattern.rows * pattern.cols:
         rule = Rule("largest")
@@ -73,10 +94,34 @@ def _linear(
 
 
 def spmm(weight: torch.Tensor, pattern: CsrPattern, x: torch.Tensor) -> torch.Tensor:
-    """Y [rows, k] = W X for sparse W [rows, cols] and dense X [cols, k]: a graph's adjacency times its node features."""
+    """Sparse times dense, Y = W X; for example a graph's adjacency matrix times its node features.
+
+    Args:
+        weight: [capacity], the values of W.
+        pattern: their positions in W [rows, cols].
+        x: dense [cols, k], of the weight's dtype.
+
+    Returns:
+        Y [rows, k].
+
+    Raises:
+        ValueError, TypeError: as `csr_linear`.
+    """
     return csr_linear(x.t(), weight, None, pattern).t()
 
 
 def sddmm(pattern: CsrPattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """values [capacity] = (A B) at the pattern, 0 behind it, for dense A [rows, k] and B [k, cols]."""
+    """Sampled dense-dense product: A B, computed only at the pattern's positions.
+
+    Args:
+        pattern: the positions to compute, of a [rows, cols] matrix.
+        a, b: dense [rows, k] and [k, cols], of one dtype. Gradients reach both.
+
+    Returns:
+        values [capacity], in CSR order; 0 in unused slots.
+
+    Raises:
+        ValueError: shapes do not fit, or devices differ.
+        TypeError: dtypes differ, or the device has no kernels for them.
+    """
     return sampled(pattern, a.t(), b)

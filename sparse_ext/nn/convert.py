@@ -18,13 +18,13 @@ from .distributions import densities
 from .layer import SparseLayer, check_sparsity
 from .linear import SparseLinear, keep_frozen
 
-# Dense class -> sparse class: a row for every layer that can be replaced.
+# Dense class -> the sparse class that replaces it.
 REPLACEMENTS: dict[type[nn.Module], type[SparseLinear]] = {nn.Linear: SparseLinear}
 INITS = ("variance", "masked")
 
 
 def _obstacles(model: nn.Module) -> dict[str, str]:
-    """{name: why not} for the layers that look replaceable but are not."""
+    """{name: reason} of the `nn.Linear` layers that cannot be replaced."""
     uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     attention = {
@@ -55,7 +55,7 @@ def _obstacles(model: nn.Module) -> dict[str, str]:
 
 
 def _candidates(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.Linear]:
-    """The layers that `sparsify_` replaces, by name; a warning names each that it cannot."""
+    """The layers that `sparsify_` can replace, by name; warns of each that it cannot."""
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     reasons = _obstacles(model)
     found: dict[str, nn.Linear] = {}
@@ -72,11 +72,20 @@ def _candidates(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.Linear
 def layer_densities(
     model: nn.Module, sparsity: float, distribution: str = "erk", exclude: Iterable[str] = ()
 ) -> dict[str, float]:
-    """{name: density} that `sparsify_` would give the layers it can replace, before converting.
+    """The density that `sparsify_` would give each layer, without converting anything.
 
     Args:
-        distribution: "uniform", "er" (Mocanu et al. 2018) or "erk" (Evci et al. 2020).
-        exclude: names, or glob patterns of names, of layers left alone and out of the count.
+        model: a dense model.
+        sparsity: share of zeros over all layers together, in [0, 1).
+        distribution: how the sparsity is divided among the layers: "uniform" (the same in each), "er" (Erdos-Renyi, Mocanu et
+            al. 2018) or "erk" (Erdos-Renyi-Kernel, Evci et al. 2020). The last two keep small layers denser.
+        exclude: names, or glob patterns of names, of layers to leave out.
+
+    Returns:
+        {layer name: density in [0, 1]}, for the layers that `sparsify_` can replace.
+
+    Raises:
+        ValueError: sparsity is out of range, or the distribution is unknown.
     """
     shapes = {name: tuple(layer.weight.shape) for name, layer in _candidates(model, exclude).items()}
     return densities(shapes, sparsity, distribution)
@@ -92,20 +101,31 @@ def sparsify_(
     init: str = "variance",
     exclude: Iterable[str] = (),
 ) -> nn.Module:
-    """Replaces the model's `nn.Linear` layers by sparse ones, in place, and returns the model.
+    """Replaces the `nn.Linear` layers of a model by `SparseLinear` layers, in place.
+
+    Build the optimizer afterwards: the layers have new parameters. A layer that cannot be replaced stays dense, with a warning:
+    one inside `nn.MultiheadAttention`, a tied or parametrized one, one with hooks, or a subclass of `nn.Linear`.
 
     Args:
-        sparsity: share of zeros over all replaced layers, in [0, 1); None: the layout's default, 0.9 for "csr".
-        distribution: how it is shared among them; see `layer_densities`. A layer whose share is 1 stays `nn.Linear`. A layout
-            with a fixed sparsity has equal shares.
-        layout: the layers' layout; see `SparseLinear`.
-        method: the method that will train the model: layers get the capacity, or the dense weight, that it needs.
-        init: "variance": fresh values for the sparse fan-in; "masked": the dense values at the (random) mask, of a dense weight
-            all of them.
+        model: contains the layers; a bare `nn.Linear` is refused.
+        sparsity: share of zeros over all layers together, in [0, 1). None: the layout's default, 0.9 for "csr".
+        distribution: how the sparsity is divided among the layers, see `layer_densities`. A layer that gets density 1 stays
+            `nn.Linear`. Layouts with a fixed sparsity ignore it.
+        layout: see `SparseLinear`.
+        method: the method that will train the model, if known: layers get the capacity, or the dense weight, that it needs.
+        init: "variance": new random values, scaled for the sparse fan-in. "masked": the model's own values at a random mask; a
+            dense weight takes all of them.
         exclude: names, or glob patterns of names, of layers to leave alone.
 
-    A layer that cannot be replaced (inside `nn.MultiheadAttention`, tied, parametrized, a subclass) stays dense, with a
-    warning. Nothing is changed if an argument is wrong (ValueError).
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: an argument is wrong; the model is unchanged.
+
+    Example:
+        model = sparsify_(model, 0.9, exclude=["head"])
+        optimizer = torch.optim.AdamW(model.parameters())
     """
     kind = layout_named(layout).pattern
     sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
@@ -157,7 +177,17 @@ def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, ini
 
 
 def densify_(model: nn.Module) -> nn.Module:
-    """The way back: every sparse layer becomes its dense twin with the same function, in place."""
+    """Replaces every `SparseLinear` of a model by an `nn.Linear` that computes the same function, in place.
+
+    Args:
+        model: contains the layers; for a bare `SparseLinear` use `to_dense`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: the model is itself a `SparseLinear`.
+    """
     if isinstance(model, SparseLinear):
         raise ValueError("densify_: expected a model that contains layers, got a bare layer; use to_dense")
     twins: dict[SparseLinear, nn.Linear] = {}
@@ -170,7 +200,7 @@ def densify_(model: nn.Module) -> nn.Module:
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
-    """{name: layer} of the model's sparse layers."""
+    """{name: layer}, all sparse layers of the model, named as `model.named_modules()` names them."""
     return {name: module for name, module in model.named_modules() if isinstance(module, SparseLayer)}
 
 
@@ -178,6 +208,6 @@ def _use_slow_paths(model: nn.Module) -> None:
     """Switches off fused inference code that would read a sparse weight as a dense matrix."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and sparse_layers(module):
-            module.activation_relu_or_gelu = 0  # the layer's own test for its fused path
+            module.activation_relu_or_gelu = 0  # the layer takes its fused path only if this is not 0
         elif isinstance(module, nn.TransformerEncoder) and sparse_layers(module):
-            module.use_nested_tensor = False  # padded batches would become nested tensors, for that path only
+            module.use_nested_tensor = False  # only the fused path can read nested tensors

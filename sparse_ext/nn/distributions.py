@@ -14,9 +14,10 @@ def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
 
 def _in_proportion(shapes: Shapes, sparsity: float, raw: Mapping[str, float]) -> dict[str, float]:
-    """density = epsilon * raw, epsilon such that the total is exact; layers that would exceed 1 become dense, largest first.
+    """density = epsilon * raw, with the epsilon that gives the requested total.
 
-    google-research/rigl, `sparse_utils.get_mask_random` family: every layer that attains the maximum joins the dense set.
+    Where a density would exceed 1, the layers of largest `raw` become dense and epsilon is computed again for the others, as in
+    `sparse_utils` of google-research/rigl.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     zeros = {name: math.floor(sparsity * size) for name, size in sizes.items()}
@@ -47,7 +48,7 @@ DISTRIBUTIONS: dict[str, Callable[[Shapes, float], dict[str, float]]] = {"unifor
 
 
 def densities(shapes: Shapes, sparsity: float, distribution: str) -> dict[str, float]:
-    """{name: density in [0, 1]} whose mean over all positions is 1 - sparsity."""
+    """{name: density in [0, 1]}, whose mean, weighted by layer size, is 1 - sparsity; ValueError for a wrong argument."""
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"expected sparsity in [0, 1), got {sparsity}")
     if distribution not in DISTRIBUTIONS:

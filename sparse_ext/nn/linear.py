@@ -12,23 +12,33 @@ from .layer import SparseLayer, check_sparsity
 
 
 class SparseLinear(SparseLayer):
-    """y = x W^T + b with a sparse W [out_features, in_features]; forward and both gradients skip the zeros.
+    """`nn.Linear` with a sparse weight: y = x W^T + b, where the forward pass and both gradients skip the zeros of W.
+
+    The input is [..., in_features], the output [..., out_features], as in `nn.Linear`. Second derivatives raise a
+    RuntimeError. A new layer has random positions.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
-        sparsity: share of zeros, in [0, 1). nnz = round((1 - sparsity) * in_features * out_features). None: 0.9; of "2:4" 0.5
-            and of "dense" 0, which allow no other.
-        layout: "csr" (any positions), "auto" (the same, free to choose the kernel), "2:4" (two of every four neighbours of a
-            row), "dense" (all positions), or one of `register_layout`.
-        capacity: the density up to which the layer can grow; None: its own. Of "2:4" 0.5 (packed), or 1.0: the weight is dense,
-            and products take two of four as a method chooses.
+        sparsity: share of zeros in W, in [0, 1). nnz = round((1 - sparsity) * in_features * out_features). None: the layout's
+            default: 0.9 for "csr" and "auto", 0.5 for "2:4", 0 for "dense". The last two allow no other value.
+        layout: "csr": any positions. "auto": the same, but multiplied densely where that was measured to be faster. "2:4": two
+            of every four neighbours of a row. "dense": all positions. Or a name from `register_layout`.
+        capacity: the length of `weight` as a share of W's elements, in [1 - sparsity, 1]: how far the layer can grow. None:
+            just enough for nnz. For "2:4": 0.5 stores the weight packed; 1.0 stores a dense weight, of which products use two
+            of every four.
 
     Attributes:
-        weight: Parameter, 1-D [capacity]: the non-zeros, row by row. grad and optimizer state have the same shape.
+        weight: Parameter [capacity], 1-D: the non-zeros, row by row. Its gradient and optimizer state have the same shape.
         bias: Parameter [out_features] or None.
-        pattern: where the non-zeros are. `mask()` and `dense_weight()` show it as a matrix [out_features, in_features].
+        pattern: the positions of the non-zeros. `mask()` and `dense_weight()` return [out_features, in_features].
 
-    x has any number of leading dimensions, as in `nn.Linear`. Second derivatives raise a RuntimeError.
+    Raises:
+        ValueError: unknown layout, or a sparsity, capacity or shape that the layout does not allow.
+
+    Example:
+        layer = SparseLinear(512, 256, sparsity=0.9)
+        y = layer(torch.randn(32, 512))  # [32, 256]
+        layer.weight.shape  # [13107]: a tenth of 512 * 256
     """
 
     def __init__(
@@ -63,13 +73,20 @@ class SparseLinear(SparseLayer):
         layout: str = "csr",
         capacity: float | None = None,
     ) -> SparseLinear:
-        """A sparse layer with the dense one's values at `mask`, or at its largest magnitudes (default sparsity 0.9).
+        """Prunes an `nn.Linear`: a new sparse layer that keeps its values at `mask`, or its largest magnitudes.
 
-        The dense weight may be one of `torch.sparse.to_sparse_semi_structured`.
+        Args:
+            linear: stays as it is. Its weight may come from `torch.sparse.to_sparse_semi_structured`.
+            sparsity: share of zeros, as in the constructor; not together with `mask`.
+            mask: bool [out_features, in_features], True where a value is kept; None: the largest magnitudes are.
+            layout, capacity: as in the constructor.
+
+        Returns:
+            A layer on the same device, with the same dtype, bias, training mode and frozen parameters.
 
         Raises:
-            ValueError: the mask has another shape than the weight or no ones, or more than the layout can hold; or sparsity and
-                mask are both given.
+            ValueError: sparsity and mask are both given; or the mask has a wrong shape, no True, or more than the layout can hold.
+            TypeError: the mask is not boolean.
         """
         dense = linear.weight.detach()
         if isinstance(dense, SparseSemiStructuredTensor):
@@ -90,7 +107,7 @@ class SparseLinear(SparseLayer):
         return layer.train(linear.training)
 
     def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` with the same function."""
+        """A new `nn.Linear` that computes the same function; its weight holds zeros at the unused positions."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype)
         if not self.weight.is_meta:
             linear.to_empty(device=self.weight.device)
@@ -101,11 +118,11 @@ class SparseLinear(SparseLayer):
         return linear.train(self.training)
 
     def to_semi_structured(self) -> nn.Linear:
-        """The `nn.Linear` whose weight is PyTorch's own semi-structured tensor (two of four), for inference on CUDA.
+        """A new `nn.Linear` whose weight is PyTorch's own semi-structured (2:4) tensor, for inference on CUDA.
 
         Raises:
-            ValueError: the layer's blocks are not 1 x 4. RuntimeError: `torch.sparse.to_sparse_semi_structured` cannot take
-                this shape, dtype or device.
+            ValueError: the layer's layout is not 2:4.
+            RuntimeError: `torch.sparse.to_sparse_semi_structured` does not support this shape, dtype or device.
         """
         if self.pattern.block != (1, 4):
             raise ValueError(f"expected a layer whose blocks are 1 x 4, got {self.layout!r} with {self.pattern.block}")
@@ -115,13 +132,13 @@ class SparseLinear(SparseLayer):
 
 
 def keep_frozen(new: nn.Module, old: nn.Module) -> None:
-    """Parameters of the same name require a gradient in `new` as they do in `old`."""
+    """Copies `requires_grad` from the parameters of `old` to those of the same name in `new`."""
     for name, parameter in old.named_parameters(recurse=False):
         new.get_parameter(name).requires_grad_(parameter.requires_grad)
 
 
 def _sparsity_of(mask: torch.Tensor, dense: torch.Tensor, sparsity: float | None) -> float:
-    """What the mask leaves out, after checking that it is one for this weight."""
+    """The sparsity of a mask for this dense weight; ValueError or TypeError if the mask does not fit."""
     if sparsity is not None:
         raise ValueError(f"expected sparsity or mask, got both (sparsity={sparsity})")
     if mask.shape != dense.shape:
