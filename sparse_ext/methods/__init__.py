@@ -1,4 +1,4 @@
-"""Floor 3: methods of sparse training. METHODS is the table that users, tests and benches go through."""
+"""Floor 3: sparse training methods. METHODS maps names to classes, for users, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,25 @@ METHODS: dict[str, type[Method]] = {}
 
 
 def register_method(name: str, method: type[Method] | None = None) -> Callable[[type[Any]], type[Any]] | type[Any]:
-    """Adds a method to METHODS under this name; without a method a decorator: `@register_method("name")`, above `@dataclass`.
+    """Adds a method class to METHODS.
+
+    Args:
+        name: the key in METHODS.
+        method: a frozen dataclass derived from `Method`. Without it the call returns a class decorator.
+
+    Returns:
+        The class, or the decorator.
 
     Raises:
-        TypeError: it is no frozen dataclass derived from Method. ValueError: the name is taken by another class.
+        TypeError: the class is not a dataclass of its own, or does not derive from `Method`.
+        ValueError: another class has this name.
+
+    Example:
+        @register_method("mine")
+        @dataclass(frozen=True)
+        class Mine(DropAndGrow):
+            grow_by = "gradient"
+            signals = ("gradient",)
     """
     if method is None:
         return lambda decorated: register_method(name, decorated)  # type: ignore[return-value]

@@ -1,4 +1,7 @@
-"""What a method is: choices, never tensors. It says when a pattern may change, and what happens then to each layer."""
+"""`Method`: the hyper-parameters of a sparse training method, and its decisions: when patterns change, and how.
+
+A method holds no tensors. It returns actions, and the `Sparsifier` carries them out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from .schedules import SCHEDULES
 
 
 class Time(NamedTuple):
-    """Where a run is. Steps count from 1: step s is the s-th call of `Sparsifier.step()`; step 0 is the start."""
+    """Progress of a run. Step s is the s-th call of `Sparsifier.step()`; step 0 is the start, before the first call."""
 
     step: int
     total_steps: int
@@ -19,12 +22,15 @@ class Time(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerNumbers:
-    """A layer as methods see it.
+    """What a method knows of a layer.
 
     Attributes:
-        rows, cols: of its matrix. capacity: length of its weight.
-        layout: its name. dense_weight: whether the weight is dense, and products take a part of it.
-        count: () -> nnz, and total: signal name -> sum of the magnitudes of its scores. Both may wait for the device.
+        rows, cols: shape of the weight matrix.
+        capacity: length of the layer's weight.
+        layout: name of the layer's layout.
+        dense_weight: whether the layer stores a dense weight, of which products use a part.
+        count: () -> nnz. May synchronise with the device.
+        total: signal name -> sum of the signal's |score|. May synchronise with the device.
     """
 
     rows: int
@@ -37,7 +43,7 @@ class LayerNumbers:
 
     @property
     def nnz(self) -> int:
-        """Positions that products take."""
+        """Number of positions that products use. May synchronise with the device."""
         return self.count()
 
 
@@ -46,11 +52,12 @@ class LayerNumbers:
 
 @dataclass(frozen=True)
 class Regrow:
-    """Drop the `drop` stored positions that rank lowest, then grow the `grow` others that rank highest.
+    """Drop the lowest-ranked stored positions, then grow the highest-ranked of the others.
 
     Attributes:
-        keep_by: "magnitude" of the weight, or the name of one of the method's signals.
-        grow_by: "random" (a counter-based stream), or the name of one of the method's signals.
+        drop, grow: how many positions to drop and to grow.
+        keep_by: ranks the stored positions: "magnitude" (of the weight), or one of the method's signals.
+        grow_by: ranks the other positions: "random", or one of the method's signals.
     """
 
     drop: int
@@ -61,14 +68,14 @@ class Regrow:
 
 @dataclass(frozen=True)
 class Choose:
-    """Choose anew, by this rule, which part of its dense weight the layer's products take."""
+    """Prune a dense weight again: choose by this rule which of its positions products use."""
 
     rule: str
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Store the weight in another layout from now on; nothing where it is in that layout already."""
+    """Store the weight in this layout from now on. Does nothing if it already is."""
 
     layout: str
 
@@ -81,15 +88,17 @@ Action = Regrow | Choose | Switch
 
 @dataclass(frozen=True)
 class Method:
-    """A method of sparse training. The base class is the one that never changes anything.
+    """A sparse training method. This base class never changes anything.
 
-    A subclass is a frozen dataclass whose fields are the paper's hyper-parameters. It overrides `plan`, and `is_update`.
+    A subclass is a frozen dataclass whose fields are the paper's hyper-parameters. It overrides `plan` and `is_update`.
 
     Attributes:
-        signals: what it needs to know of the dense gradient: names in `train.SIGNALS`, or classes derived from `train.Signal`.
-        dense_weight: whether it trains a dense weight of which products take a part; layers are converted.
-        masked_decay: times the weights that products leave out, what is added to their gradient right before optimizer steps.
-        samples_gradient: whether weight gradients are estimated from a sample of the output gradient.
+        signals: statistics of the dense gradient that the method ranks positions by: names in `train.SIGNALS`, or subclasses
+            of `train.Signal`.
+        dense_weight: whether the method trains a dense weight, of which products use a part. Packed layers are converted.
+        masked_decay: lambda_W of SR-STE. Before every optimizer step, masked_decay * w is added to the gradient of each weight
+            w that products leave out.
+        samples_gradient: whether the weight gradient is estimated from a random sample of the output gradient.
     """
 
     signals: ClassVar[tuple[str | type[Any], ...]] = ()
@@ -108,14 +117,22 @@ class Method:
         return False
 
     def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
-        """What happens to which layer at this step, by name; layers that are not named stay as they are.
+        """The actions of this step.
 
-        Called at updates, and at steps 0 and `load_state_dict` for what should be so then: `Choose` and `Switch`.
+        Called at updates. Also called at step 0 and after `load_state_dict`, to learn which layout and rule layers should have
+        then; only `Choose` and `Switch` count there.
+
+        Args:
+            layers: {name: numbers} of the layers that this method trains.
+            time: the present step.
+
+        Returns:
+            {name: action}; layers that are not named stay as they are.
         """
         return {}
 
     def observed_steps(self) -> int:
-        """Over how many steps up to an update, its own the last of them, its signals observe the dense gradient."""
+        """How many steps the signals observe before an update, the update's own step included."""
         return 1 if self.signals else 0
 
     def observes(self, time: Time) -> bool:
@@ -123,19 +140,22 @@ class Method:
         return any(self.is_update(Time(time.step + later, time.total_steps)) for later in range(self.observed_steps()))
 
     def max_density(self, density: float) -> float:
-        """The largest density that a layer of this density will have: the capacity that it needs."""
+        """The largest density that a layer, now of this density, will reach: it needs that capacity."""
         return density
 
 
 @dataclass(frozen=True)
 class DropAndGrow(Method):
-    """Replace a falling share of each layer's connections every `update_interval` steps, nnz constant.
+    """Replaces a share of each layer's connections every `update_interval` steps. nnz is constant; the share falls with time.
 
     Args:
-        drop_fraction: share of a layer's connections replaced at the first update, in [0, 1].
-        update_interval: steps between updates (Delta T).
-        t_end: no update at or after this point: a share of total_steps (float in (0, 1]) or a step number (int).
-        schedule: how the share falls until t_end; a name in SCHEDULES.
+        drop_fraction: initial share of a layer's connections that an update replaces, in [0, 1].
+        update_interval: steps between updates (Delta T), at least 1.
+        t_end: updates stop before this step: a share of total_steps (float in (0, 1]), or a step number (int).
+        schedule: how the share falls until t_end: a name in SCHEDULES ("constant", "cosine").
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     grow_by: ClassVar[str] = "random"
@@ -165,7 +185,7 @@ class DropAndGrow(Method):
 
     def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
         if not 0 < time.step < self.last_step(time.total_steps):
-            return {}  # a postponed update may come this late
+            return {}  # a postponed update may fall behind t_end
         share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
         counts = {name: math.floor(share * layer.nnz) for name, layer in layers.items()}
         return {name: Regrow(count, count, grow_by=self.grow_by) for name, count in counts.items() if count}

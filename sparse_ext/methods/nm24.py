@@ -1,12 +1,13 @@
-"""Training 2:4 with a dense weight: products take two of every four, and gradients reach all of them (straight-through).
+"""2:4 training with a dense weight: products use two of every four weights, and gradients reach all (straight-through).
 
-Weights, gradients and optimizer state stay dense; what is saved is FLOPs. As shares of the dense FLOPs, of the forward product,
-the input gradient and the weight gradient:
+Weight, gradient and optimizer state stay dense, so these methods save FLOPs, not memory. RigL and SET train 2:4 layers too, with
+a packed weight, at half of the memory. FLOPs as shares of a dense layer's:
 
-    SRSTE           1/2   1     1, with mvue 1/2
-    FST             1/2   1/2   1/2, without mvue 1; its dense tail 1 1 1
-    SSTE            1/2   1     1/2, without mvue 1
-    RigL, SET       1/2   1     1: these train 2:4 layers, too, with a packed weight, at half of the memory
+                    forward   input gradient   weight gradient
+    SRSTE           1/2       1                1 (with mvue 1/2)
+    FST             1/2       1/2              1/2 (without mvue 1); in the dense tail all are 1
+    SSTE            1/2       1                1/2 (without mvue 1)
+    RigL, SET       1/2       1                1
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .base import Action, Choose, LayerNumbers, Method, Switch, Time
 
 @dataclass(frozen=True)
 class DenseWeight(Method):
-    """What these methods share: at every update products choose their part of the weight anew, by the same rule."""
+    """What these methods share: every update prunes the dense weight again, by the class's `rule`."""
 
     dense_weight = True
     rule: ClassVar[str] = "largest"
@@ -39,11 +40,14 @@ class DenseWeight(Method):
 class SRSTE(DenseWeight):
     """Sparse-refined straight-through estimator (Zhou et al. 2021, https://arxiv.org/abs/2102.04010).
 
-    The two largest magnitudes of every four neighbours of a row, chosen after every step.
+    Products use the two largest magnitudes of every four neighbours of a row, chosen again after every step.
 
     Args:
-        decay: lambda_W, what pulls the weights that are left out towards 0.
-        mvue: sample the output gradient for a sparse weight gradient, as in FST.
+        decay: lambda_W: pulls the weights that products leave out towards 0. Finite, at least 0.
+        mvue: estimate the weight gradient from a 2:4 sample of the output gradient, as FST does.
+
+    Raises:
+        ValueError: decay is out of range.
     """
 
     decay: float = 2e-4
@@ -63,18 +67,21 @@ class SRSTE(DenseWeight):
 
 @dataclass(frozen=True)
 class FST(DenseWeight):
-    """Fully sparse training (Hu et al. 2024, https://arxiv.org/abs/2404.01847): transposable tiles, then a dense tail.
+    """Fully sparse training (Hu et al. 2024, https://arxiv.org/abs/2404.01847): transposable masks, then a dense tail.
 
-    All three products are sparse. The report's flip rate tells whether the decay fits: in a run that learns it rises and then
-    falls, and lies somewhat below that of a dense run; without decay it stays high. The dense tail switches the layout:
-    compiled code is compiled anew by itself, a captured CUDA graph has to be captured anew.
+    The masks are 2:4 in rows and columns, so all three products are sparse. The report's flip rate shows whether the decay
+    fits: in a healthy run it rises, then falls, and stays somewhat below that of a dense run; without decay it stays high. The
+    dense tail switches the layout: `torch.compile` recompiles by itself, but a CUDA graph must be captured again.
 
     Args:
-        decay: lambda_W, masked decay on gradients.
-        refresh_interval: steps between two choices of the tiles.
-        dense_tail: share of the run, at its end, that trains all weights densely.
-        mvue: the weight gradient from an unbiased 2:4 sample of the output gradient (Chmiel et al. 2022,
+        decay: lambda_W: pulls the weights that products leave out towards 0. Finite, at least 0.
+        refresh_interval: steps between two updates of the masks, at least 1.
+        dense_tail: the last share of the run, in [0, 1], which trains all weights densely.
+        mvue: estimate the weight gradient from an unbiased 2:4 sample of the output gradient (Chmiel et al. 2022,
             https://arxiv.org/abs/2203.10991).
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     rule = "transposable"
@@ -100,7 +107,7 @@ class FST(DenseWeight):
         return self.mvue
 
     def last_sparse_step(self, total_steps: int) -> int:
-        """The steps behind this one are dense."""
+        """The last step before the dense tail."""
         return total_steps - round(self.dense_tail * total_steps)
 
     def is_update(self, time: Time) -> bool:
@@ -117,11 +124,11 @@ class FST(DenseWeight):
 class SSTE(DenseWeight):
     """Smooth straight-through estimator (Hu et al. 2024, https://arxiv.org/abs/2409.09099): a soft threshold, continuous in W.
 
-    Of every four neighbours of a row the two largest remain, moved towards 0 by the third largest magnitude and
-    scaled by a factor that is chosen at the start and then stays.
+    Of every four neighbours of a row the two largest magnitudes remain. They are moved towards 0 by the third largest, then
+    multiplied by a scale that is fixed at the start.
 
     Args:
-        mvue: the weight gradient from an unbiased 2:4 sample of the output gradient.
+        mvue: estimate the weight gradient from an unbiased 2:4 sample of the output gradient, as FST does.
     """
 
     rule = "soft"

@@ -1,4 +1,4 @@
-"""RigL, SET and the static pattern: drop the smallest magnitudes, grow as many, nnz constant."""
+"""RigL and SET drop the smallest magnitudes and grow as many connections; Static changes nothing. nnz is constant."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from .base import DropAndGrow, Method
 
 @dataclass(frozen=True)
 class Static(Method):
-    """The pattern stays as it was initialised."""
+    """Static sparse training: the pattern never changes."""
 
 
 @dataclass(frozen=True)
 class SET(DropAndGrow):
     """Sparse Evolutionary Training: grows at random positions (Mocanu et al. 2018, https://arxiv.org/abs/1707.04780).
 
-    As the field uses it: magnitude drop over both signs, new weights 0, updates counted in steps. No dense gradient ever.
+    Needs no dense gradient. As in later work, and unlike the paper: positive and negative weights are ranked together by
+    magnitude, new weights are 0, and updates are counted in steps.
+
+    Args:
+        drop_fraction, update_interval, t_end, schedule: see `DropAndGrow`.
     """
 
 
@@ -24,12 +28,16 @@ class SET(DropAndGrow):
 class RigL(DropAndGrow):
     """Grows where the dense gradient is largest (Evci et al. 2020, https://arxiv.org/abs/1911.11134, Algorithm 1).
 
-    The gradient is that of the update's own step, summed over micro-batches and ranks before its magnitude is taken.
+    The dense gradient is summed over micro-batches, ranks and `gradient_steps` before its magnitude is taken.
 
     Args:
-        gradient_steps: the last steps up to an update over which that sum runs, from 1 (the paper) to update_interval. The
-            gradient of one small batch is mostly noise, and growth by it can be worse than random growth; each step more costs
-            one dense weight gradient, and the sum is held in memory until the update.
+        gradient_steps: how many steps, the update's own the last, the gradient is summed over; from 1 (the paper) to
+            update_interval. With small batches one step's gradient is mostly noise, and growth by it can be worse than random
+            growth. Every further step costs one dense weight gradient; the sum [rows, cols] is held until the update.
+        drop_fraction, update_interval, t_end, schedule: see `DropAndGrow`.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     signals = ("gradient",)

@@ -1,4 +1,4 @@
-"""How a value falls over the updates of a run: SCHEDULES maps a name to progress in [0, 1] -> factor."""
+"""Schedules of the drop fraction. SCHEDULES maps a name to a function from progress in [0, 1] to a factor."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class SparseLinear(SparseLayer):
             A layer on the same device, with the same dtype, bias, training mode and frozen parameters.
 
         Raises:
-            ValueError: sparsity and mask are both given; or the mask has a wrong shape, no True, or more than the layout can hold.
+            ValueError: sparsity and mask are both given; or the mask has a wrong shape, no True, or more than the layout holds.
             TypeError: the mask is not boolean.
         """
         dense = linear.weight.detach()

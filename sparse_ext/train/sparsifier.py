@@ -1,4 +1,4 @@
-"""`Sparsifier`: runs a method on a model. One call per training step observes, plans and carries out."""
+"""`Sparsifier`: runs a method on a model. One call per training step asks the method for actions and carries them out."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from .state import check_state, described, methods_by_name, plain, upgraded
 
 Group = list[ManagedLayer]  # the layers that one method trains
 
-VERIFIED = 100  # ranks compare what rules chose in one of so many updates
+VERIFIED = 100  # updates by rules, which may come every step, are compared across ranks once in so many
 
 
 class Sparsifier:
-    """Changes the patterns of a model's sparse layers as a method says, and keeps every optimizer honest about it.
+    """Runs a method on a model: changes the patterns of its sparse layers, and moves the optimizer's state along.
 
-    Call `step()` once per training step, after `optimizer.step()`, as a learning-rate scheduler is called. A layer's surviving
-    weights keep their value and optimizer state bit for bit, new ones start at 0 with zero state, and nnz is exact. Tensors
-    keep their shape and address, so CUDA graphs and compiled code stay valid, except where a method switches the layout.
-
-    Growth sees the gradient that `weight.grad` sees: what is accumulated into it by the passes whose gradient the optimizer's
-    step uses. Other passes through the layer, `torch.autograd.grad`, and what `zero_grad` discards do not count.
+    Surviving weights keep their value and optimizer state bit for bit; new ones start at 0 with zero state. Tensors keep their
+    shape and address, so CUDA graphs and compiled code stay valid unless a method switches the layout. Growth uses the gradient
+    that the optimizer's step uses; what `zero_grad` discards or `torch.autograd.grad` computes does not count.
 
     Args:
-        model: holds the sparse layers (also inside DDP or `torch.compile`).
-        optimizer: holds their weights; its state must have one value per weight (no Adafactor, Muon, Shampoo).
-        method: `RigL(...)`, `SET(...)`, `Static()`, ...; or {name pattern: method}, of which the first that matches a layer's
-            name counts: `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
-        total_steps: length of the run; schedules are shares of it.
-        replace_step: the paper's variant, in which an update takes the place of the optimizer step: call `step()` *before* the
-            optimizer and write `if not sparsifier.step(): optimizer.step()`. An update then also discards the gradients.
+        model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
+        optimizer: holds their weights; its state must have one value per weight (not Adafactor, Muon, Shampoo).
+        method: such as `RigL()`; or {name pattern: method}, where the first pattern that matches a layer's name counts, such as
+            `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
+        total_steps: length of the run in training steps; schedules are shares of it.
+        replace_step: as in the RigL paper, an update replaces the optimizer step and discards the gradients. Call `step()`
+            *before* the optimizer then: `if not sparsifier.step(): optimizer.step()`.
         seed: of random growth; the same on all ranks.
-        process_group: the ranks that train one model together; None: all, where torch.distributed is initialised. They add
-            up their gradients, so they agree on the pattern without sending it, and compare a hash of it after each update.
+        process_group: the ranks that train one model together (None: all). They sum gradients and compare pattern hashes.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
+
+    Example:
+        sparsifier = Sparsifier(model, optimizer, RigL(), total_steps=10_000)
+        loss.backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()  # in every training step
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Sparsifier:
         return Time(self._step + later, self.total_steps)
 
     def _attach(self, offsets: dict[str, int]) -> None:
-        """Hands the layers random numbers, gone on from `offsets`, and follows the optimizer's steps."""
+        """Gives the layers their rng, continued from `offsets`, and registers the optimizer's hooks."""
         self._sample(offsets)
         optimizer = innermost(self.optimizer)
         if any(managed.method.masked_decay for managed in self._layers):
             dense_weights.decay_with(optimizer, self._layers, self)
-        if not self.replace_step and hasattr(optimizer, "_optimizer_step_post_hooks"):  # not of every wrapper
-            layers = self._layers  # without the Sparsifier, which ends the hook as it ends
+        if not self.replace_step and hasattr(optimizer, "_optimizer_step_post_hooks"):  # some wrappers lack it
+            layers = self._layers  # the hook must not hold the Sparsifier: it is removed when the Sparsifier is freed
 
             def optimizer_has_stepped(*_: Any) -> None:
                 for managed in layers:
@@ -116,7 +116,7 @@ class Sparsifier:
         for managed in self._layers:
             layer = managed.layer
             if managed.method.samples_gradient and layer.can_sample:
-                # The text names the stream: runs of earlier versions go on with the same numbers.
+                # This text determines the seed: do not change it, or resumed runs of earlier versions get other numbers.
                 seed = self._stream(f"draw/{distributed.rank(self._process_group)}/{managed.name}")
                 layer.sample_gradient(torch.tensor([seed, offsets.get(managed.name, 0)], device=layer.weight.device))
             elif layer.rng is not None:  # of a method before this one
@@ -126,7 +126,7 @@ class Sparsifier:
         return {**self.__dict__, "offsets": self._offsets()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy: copied layers are not watched, and the optimizer's hooks are not ours."""
+        """A copy watches its layers and registers its hooks anew: neither is copied."""
         offsets = state.pop("offsets")
         self.__dict__.update(state)
         self._attach(offsets)
@@ -137,10 +137,10 @@ class Sparsifier:
     @torch.compiler.disable
     @torch.no_grad()
     def step(self) -> bool:
-        """Counts a step and updates the patterns if it is time. True when they changed.
+        """Call once per training step, after `optimizer.step()`. Returns True if an update changed anything.
 
-        A non-finite gradient (as on a step that AMP skips) postpones the update until as many steps as it needs are observed
-        anew. A layer whose gradient nobody accumulated keeps its pattern.
+        A non-finite gradient, as on a step that AMP skips, postpones the update until its gradient steps have been observed
+        again. A layer that got no gradient keeps its pattern. Raises RuntimeError if ranks have different patterns.
         """
         self._step += 1
         for managed in self._layers:
@@ -150,10 +150,10 @@ class Sparsifier:
         return changed
 
     def track(self, model: nn.Module) -> None:
-        """Moves the layers of a copy (an EMA, `torch.optim.swa_utils.AveragedModel`) along with every update.
+        """Also changes the patterns of a copy of the model (an EMA, `torch.optim.swa_utils.AveragedModel`) at every update.
 
         Raises:
-            ValueError: a layer is missing there or has another pattern.
+            ValueError: the copy lacks a layer, or has it with another pattern.
         """
         copies = {plain(name): layer for name, layer in sparse_layers(model).items()}
         for managed in self._layers:
@@ -166,7 +166,7 @@ class Sparsifier:
             managed.copies.append(copies[managed.name])
 
     def _arm(self) -> None:
-        """Has the next step's gradient observed where an update needs it, and its accumulations counted the step before."""
+        """Observes the next step's dense gradient if an update needs it; counts accumulations in the step before that."""
         time = self._time(1)
         for (method, group), postponed_to in zip(self._groups, self._postponed_to, strict=True):
             if method.signals and (time.step <= postponed_to or method.observes(time)):
@@ -196,7 +196,7 @@ class Sparsifier:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
             self._history.add(managed.name, *change)
         self._updates += 1
-        # Rules choose anew in every step: looked at now and then.
+        # Rules may choose in every step, and a comparison synchronises: those are compared now and then only.
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
             distributed.verify_agreement(self._layers, self._step, self._process_group)
         if self.replace_step:
@@ -204,7 +204,7 @@ class Sparsifier:
         return True
 
     def _orders(self, number: int, method: Method, group: Group) -> list[tuple[ManagedLayer, Action]]:
-        """What the method orders for its layers now; nothing, and later, if what it ranks positions by cannot be used."""
+        """The method's actions for its layers now; none, and the update is postponed, if a signal it needs is unusable."""
         actions = method.plan(_numbers(group), self._time())
         orders, usable = [], True
         for managed in group:
@@ -224,7 +224,7 @@ class Sparsifier:
         return []
 
     def _settle(self) -> None:
-        """Brings layouts and rules to what the methods want at this step."""
+        """Gives layers the layout and rule that their methods want at this step."""
         for method, group in self._groups:
             actions = method.plan(_numbers(group), self._time())
             for managed in group:
@@ -239,11 +239,11 @@ class Sparsifier:
     # ---- state and report -------------------------------------------------------------------------------------------------
 
     def _offsets(self) -> dict[str, int]:
-        """How often the layers have sampled their output gradient."""
+        """{layer name: rng offset}, how often it has sampled its output gradient."""
         return {m.name: int(m.layer.rng[1]) for m in self._layers if m.layer.rng is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs beside the model's and the optimizer's state: plain values and tensors."""
+        """What resuming needs in addition to the model's and optimizer's state: plain values and tensors, for `torch.save`."""
         observations = {managed.name: managed.observation for managed in self._layers}
         return {
             "version": 2,
@@ -262,10 +262,10 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues where `state_dict()` was taken; load the model's and the optimizer's state too.
+        """Resumes from a `state_dict()`. Load the model's and the optimizer's state too.
 
         Raises:
-            ValueError: it belongs to other layers or another method; nothing is changed then.
+            ValueError: the state belongs to other layers or another method; nothing has changed.
         """
         state = upgraded(state_dict)
         check_state(state, self.state_dict())
@@ -282,7 +282,7 @@ class Sparsifier:
         self._arm()
 
     def report(self) -> Report:
-        """Density, replaced connections and coverage of every layer."""
+        """nnz, density, replaced connections, coverage and flip rate of every layer; `print` shows a table."""
         return Report(self._step, self._updates, tuple(self._history.of(m.name, m.layer) for m in self._layers))
 
 
