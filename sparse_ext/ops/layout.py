@@ -1,4 +1,4 @@
-"""`Layout`: a pattern class, what its kernels read of a pattern, and the kernels of each product. LAYOUTS has them all."""
+"""`Layout`: a storage format: a pattern class, its operands (what kernels read), and the kernels. LAYOUTS lists them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from .rule import Rule
 
 
 class Layout(ABC):
-    """How a matrix is stored and multiplied. Never instantiated; a subclass defines the attributes, `allocate` and `prepare_`.
+    """How a matrix is stored and multiplied. A subclass defines the attributes, `allocate` and `prepare_`.
+
+    The class itself is used; it is never instantiated.
 
     Attributes:
-        name: of `layer.layout`. stem: of operators and error messages; the name, unless it is set.
-        pattern: the class of its patterns. Their BUFFERS tell its checkpoints from those of all other layouts.
-        operands: a NamedTuple of tensors, what kernels read of a pattern.
-        products: {product class: its kernels}.
+        name: what `layer.layout` says.
+        stem: prefix of operators and error messages; by default the name.
+        pattern: the class of its patterns. A checkpoint's layout is recognised by the names in their BUFFERS.
+        operands: a NamedTuple class of tensors: what kernels read, derived from a pattern.
+        products: {product class: kernels class}.
         SAMPLES: whether the kernels can sample the output gradient.
     """
 
@@ -37,25 +40,24 @@ class Layout(ABC):
     @staticmethod
     @abstractmethod
     def allocate(pattern: Any) -> Any:
-        """Operands for all patterns of this shape and capacity, uninitialised."""
+        """Uninitialised operands, large enough for every pattern of this shape and capacity."""
 
     @staticmethod
     @abstractmethod
     def prepare_(operands: Any, pattern: Any) -> None:
-        """Rewrites the operands in place for this pattern: addresses stay, so CUDA graphs and compiled code stay valid.
+        """Writes this pattern into the operands in place: addresses stay, so CUDA graphs and compiled code stay valid.
 
-        Operands are copies. Whoever writes the pattern's own tensors, as DDP does before every forward, never touches what a
-        backward pass still needs.
+        It copies: DDP writes the pattern's own tensors before every forward, while a backward pass may still need the operands.
         """
 
     @staticmethod
     def is_prepared(operands: Any, pattern: Any) -> bool:
-        """Whether the operands are those of this pattern already; False where comparing costs as much as preparing."""
+        """Whether the operands already hold this pattern. May always be False, where comparing is as slow as preparing."""
         return False
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
-        """values [capacity] of a dense matrix [rows, cols] at the pattern, in new memory; 0 where a slot is unused."""
+        """The values [capacity] of a dense matrix [rows, cols] at the pattern, as a new tensor; unused slots are 0."""
         check_matrix(dense, pattern)
         at = pattern.positions()
         values = dense.reshape(-1)[at.clamp(min=0)] if dense.numel() else dense.new_zeros(at.numel())
@@ -63,7 +65,7 @@ class Layout(ABC):
 
     @classmethod
     def unpack(cls, values: torch.Tensor, pattern: Any) -> torch.Tensor:
-        """The dense matrix [rows, cols], with its zeros."""
+        """The inverse of `pack`: a dense matrix [rows, cols], 0 outside the pattern."""
         at = pattern.positions()
         dense = values.new_zeros(pattern.rows * pattern.cols)
         dense[at[at >= 0]] = values[at >= 0]
@@ -71,7 +73,7 @@ class Layout(ABC):
 
     @classmethod
     def matrix(cls, weight: torch.Tensor, pattern: Any, rule: Rule | None) -> torch.Tensor:
-        """What products multiply by, as a new dense matrix [rows, cols]; `rule`: the weight is dense."""
+        """The matrix that products multiply by, as a new dense tensor [rows, cols]. With a rule the weight is dense."""
         if rule is not None:
             weight = cls.pack(weight.view(pattern.rows, pattern.cols), pattern)
         return cls.unpack(weight, pattern)
@@ -87,11 +89,17 @@ LAYOUTS: dict[str, type[Layout]] = {}
 
 
 def register_layout(layout: type[Layout]) -> type[Layout]:
-    """Adds a layout under its name, so that `SparseLinear(..., layout=name)` and all else know it; usable as a decorator.
+    """Adds a layout to LAYOUTS; then `SparseLinear(..., layout=layout.name)` works. Also usable as a class decorator.
+
+    Args:
+        layout: a complete subclass of `Layout`.
+
+    Returns:
+        The class.
 
     Raises:
-        TypeError: something that a layout needs is missing, or of another kind. ValueError: the name is taken by another class,
-            or checkpoints could not be told from those of another layout.
+        TypeError: an attribute or method is missing, or of the wrong kind.
+        ValueError: another class has this name, or BUFFERS do not distinguish its checkpoints from another layout's.
     """
     _check_complete(layout)
     if LAYOUTS.get(layout.name, layout) is not layout:
@@ -108,7 +116,7 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
 
 
 def _check_complete(layout: type[Layout]) -> None:
-    """TypeError unless everything is there that a layout's class says."""
+    """TypeError unless the class defines everything that `Layout` asks for."""
     missing = [name for name in ("name", "pattern", "operands", "products") if not hasattr(layout, name)]
     if missing:
         raise TypeError(f"expected a layout with {', '.join(missing)}, got {layout.__name__} without")
@@ -124,7 +132,7 @@ def _check_complete(layout: type[Layout]) -> None:
 
 
 def layout_named(name: str) -> type[Layout]:
-    """The layout of that name; ValueError names the ones there are."""
+    """The layout of that name; ValueError if there is none."""
     layout = LAYOUTS.get(name)
     if layout is None:
         raise ValueError(f"expected layout to be one of {', '.join(map(repr, LAYOUTS))}, got {name!r}")
@@ -140,7 +148,7 @@ def kernels_of(layout: type[Layout], product: Any) -> type[Kernels]:
 
 
 def operands_of(layout: type[Layout], pattern: Pattern) -> Any:
-    """The pattern's operands: a layer's own, or made at first use and then kept with the pattern."""
+    """The pattern's operands, cached on the pattern: those of its layer, or built at first use."""
     kept: dict[type[Any], Any] = vars(pattern).setdefault("_operands", {})
     if layout.operands not in kept:
         kept[layout.operands] = prepared(layout, pattern)

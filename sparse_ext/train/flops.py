@@ -1,4 +1,4 @@
-"""`count_flops`: FLOPs that a callable really executes, sparse products counted by their non-zeros."""
+"""`count_flops`: the FLOPs that a callable executes; a sparse product counts its stored entries only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _attention_backward_flop(grad_out: Any, query: Any, key: Any, value: Any, *a
     return int(sdpa_backward_flop_count(grad_out, query, key, value))
 
 
-# PyTorch's counter knows the fused attention of GPUs, but not the CPU's.
+# PyTorch's counter covers the fused attention of GPUs, but not that of CPUs.
 _CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flop,
@@ -25,10 +25,19 @@ _CPU_ATTENTION = {
 
 
 def count_flops(function: Callable[[], Any]) -> int:
-    """FLOPs of matrix products, attention and convolutions in one call of `function`, forward and backward alike.
+    """Counts the FLOPs of one call of `function`: matrix products, attention and convolutions, forward and backward.
 
-    Dense products and attention count as PyTorch counts them; sparse ones 2 per stored entry and token, the dense gradient
-    that growth needs in full. Element-wise work and topology updates are not counted.
+    A sparse product counts 2 per stored entry and token; the dense gradient for growth counts in full; all else counts as in
+    `torch.utils.flop_counter`. Element-wise operations and pattern updates are not counted.
+
+    Args:
+        function: called once, without arguments.
+
+    Returns:
+        The number of floating-point operations; a multiply-add counts as 2.
+
+    Example:
+        flops = count_flops(lambda: model(x).sum().backward())
     """
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         function()

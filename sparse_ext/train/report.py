@@ -14,15 +14,19 @@ from sparse_ext.nn import SparseLayer
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer.
+    """One layer's row of a `Report`.
 
     Attributes:
-        nnz, capacity: entries in use, and room for them. density: nnz over positions.
-        replaced: connections replaced since the start, as a share of nnz (each replacement counts: may exceed 1).
-        replaced_last: the same for the last update alone.
-        coverage: share of all positions that were ever active, R_s (Liu et al. 2021, "In-Time Over-Parameterization").
-        flip_rate: share of the mask's bits that changed, per step, in the last update (Hu et al. 2024,
-            https://arxiv.org/abs/2404.01847); None before the first one.
+        name: the layer's name in the model.
+        shape: (rows, cols) of the weight matrix.
+        nnz: number of positions in use.
+        capacity: length of the layer's weight.
+        density: nnz / (rows * cols).
+        replaced: connections replaced since the start / nnz. Every replacement counts, so it may exceed 1.
+        replaced_last: connections replaced by the last update / nnz.
+        coverage: share of all positions that were ever in use: R_s of Liu et al. 2021, "In-Time Over-Parameterization".
+        flip_rate: share of the mask's bits that the last update changed, divided by the steps since the one before (Hu et al.
+            2024, https://arxiv.org/abs/2404.01847); None before the first update.
     """
 
     name: str
@@ -38,7 +42,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All layers, the number of steps and of topology updates; `str()` is a table."""
+    """What a Sparsifier has done so far. `str()` formats it as a table.
+
+    Attributes:
+        step: training steps so far.
+        updates: steps so far at which something changed.
+        layers: one row for each layer.
+    """
 
     step: int
     updates: int
@@ -71,9 +81,9 @@ class Report:
 
 
 class History:
-    """What has happened to the layers, by their names.
+    """The statistics behind a `Report`, by layer name.
 
-    Counts and the bits of the positions that were ever active stay on the layers' devices until somebody asks.
+    Counts and bit masks stay on the layers' devices until they are read, so that an update does not synchronise.
     """
 
     def __init__(self, layers: Mapping[str, SparseLayer]) -> None:
@@ -85,15 +95,20 @@ class History:
         self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
 
     def begin_update(self, step: int) -> None:
-        """Of which `add` will tell."""
+        """Starts an update at this step; `add` then records its layers."""
         self._last = dict.fromkeys(self._last, 0)
         self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
     def add(self, name: str, now: torch.Tensor, new: int | torch.Tensor, gone: int | torch.Tensor) -> None:
-        """The layer's pattern has these bits now; so many of its positions are new, and so many others have left."""
+        """Records a layer's change.
+
+        Args:
+            now: the pattern's bits after it, as of `Pattern.bits`.
+            new, gone: how many positions were added and removed.
+        """
         before = self._replaced[name]
-        self._ever[name] = self._ever[name].to(now.device) | now  # the model may have moved
+        self._ever[name] = self._ever[name].to(now.device) | now  # the model may be on another device by now
         self._replaced[name] = new + (before.to(now.device) if isinstance(before, torch.Tensor) else before)
         self._last[name], self._flips[name] = new, new + gone
 
@@ -136,7 +151,7 @@ class History:
 
 
 def _flat(coverage: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Coverage as `Pattern.bits` has it; version 1 of the state held that of "2:4" row by row, [rows, ceil(cols / 8)]."""
+    """Coverage in the form of `Pattern.bits`. Version 1 of the state padded every row of "2:4": [rows, ceil(cols / 8)]."""
     if coverage.dim() == 1:
         return coverage
     bits = np.unpackbits(coverage.cpu().numpy(), axis=1, bitorder="little")[:, : shape[1]]

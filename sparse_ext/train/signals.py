@@ -1,6 +1,6 @@
-"""Signals: what is kept of a layer's dense weight gradient between updates, for a method to rank positions by.
+"""`Signal`: a statistic of a layer's dense weight gradient, kept between updates, by which a method ranks positions.
 
-SIGNALS is the table of those that methods can name.
+SIGNALS maps the names that methods can use to classes.
 """
 
 from __future__ import annotations
@@ -12,23 +12,33 @@ import torch
 
 
 class Signal(ABC):
-    """What is kept of one layer's dense gradient.
+    """A statistic of one layer's dense gradient. A subclass defines `start`, `observe` and `score`.
 
-    A subclass makes its state in `start`, tensors [rows, cols] as attributes, which go with checkpoints, and defines `observe`
-    and `score`.
+    Its state is tensors [rows, cols] in attributes, which `start` creates. Checkpoints contain them.
 
     Attributes:
-        name: what a method's `grow_by` and `keep_by` call it.
-        method: the one that asked for it; its fields are the hyper-parameters.
-        STREAMS: whether its score, after it has observed a single step, is that step's gradient. Growth can then choose from
-            the gradient of a single backward pass while it is computed, and nothing dense is kept.
+        name: how a method's `grow_by` and `keep_by` refer to it.
+        method: the method that uses it; its fields are the hyper-parameters.
+        STREAMS: whether the score after a single observed step is that step's gradient. Then growth can choose positions while
+            the gradient is computed, and nothing dense is kept.
+
+    Example:
+        class Smoothed(Signal):  # an exponential average; a method names it by `signals = (Smoothed,)`
+            name = "smoothed"
+            def start(self): self.mean = self.zeros()
+            def observe(self, tile, rows): self.mean[rows.start : rows.stop].lerp_(tile, 0.1)
+            def score(self): return self.mean
     """
 
     name: ClassVar[str]
     STREAMS: ClassVar[bool] = False
 
     def __init__(self, rows: int, cols: int, dtype: torch.dtype, device: torch.device, method: Any = None) -> None:
-        """For a [rows, cols] matrix; dtype: of gradients that it observes (float32; float64 for float64)."""
+        """A signal for a [rows, cols] weight matrix.
+
+        Args:
+            dtype: of the gradients that it observes: float64 for float64 weights, otherwise float32.
+        """
         self.rows, self.cols, self.dtype, self.device, self.method = rows, cols, dtype, device, method
         self.start()
 
@@ -41,24 +51,26 @@ class Signal(ABC):
 
     @abstractmethod
     def observe(self, tile: torch.Tensor, rows: range) -> None:
-        """Takes in one step's gradient: a tile of whole rows, [len(rows), cols], or several tiles in ascending order.
+        """Adds one step's gradient to the state. It is finite, and already summed over micro-batches and ranks.
 
-        It is summed over micro-batches and ranks, finite, and the signal's own to keep.
+        Args:
+            tile: [len(rows), cols]. The signal may keep or change this tensor.
+            rows: the rows that the tile holds. A step comes as one tile, or as several in ascending order.
         """
 
     @abstractmethod
     def score(self) -> torch.Tensor:
-        """[rows, cols]; positions are ranked by its magnitude."""
+        """The score [rows, cols]; its magnitude ranks the positions."""
 
     def updated(self) -> None:  # noqa: B027
-        """The layer has just been changed by this signal, or what was observed is not to be used."""
+        """Called after the layer's update, and when the observed steps are to be discarded."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Copies of its tensors."""
         return {key: value.clone() for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """What `state_dict` gave; ValueError unless every tensor has the matrix's shape."""
+        """Restores what `state_dict` returned; ValueError unless every tensor is [rows, cols]."""
         for key, value in state.items():
             if value.shape != (self.rows, self.cols):
                 raise ValueError(f"{self.name}: expected {key} of shape {(self.rows, self.cols)}, got {tuple(value.shape)}")
@@ -66,7 +78,7 @@ class Signal(ABC):
 
 
 class GradientSum(Signal):
-    """The gradient, summed over the observed steps before its magnitude is taken (Evci et al. 2020, RigL: one step)."""
+    """The sum of the gradients of the observed steps (Evci et al. 2020, RigL: of one step)."""
 
     name = "gradient"
     STREAMS = True
@@ -93,7 +105,7 @@ SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum}
 
 
 def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:
-    """{name: class} of what a method names; ValueError names the signals that there are."""
+    """{name: class} of a method's signals; ValueError if a name is unknown."""
     found: dict[str, type[Signal]] = {}
     for signal in signals:
         kind = SIGNALS.get(signal) if isinstance(signal, str) else signal
