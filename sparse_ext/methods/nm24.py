@@ -1,7 +1,7 @@
 """2:4 training with a dense weight: products use two of every four weights, and gradients reach all (straight-through).
 
-Weight, gradient and optimizer state stay dense, so these methods save FLOPs, not memory. RigL and SET train 2:4 layers too, with
-a packed weight, at half of the memory. FLOPs as shares of a dense layer's:
+Weight, gradient and optimizer state stay dense, so these methods save FLOPs, not memory. RigL and SET train 2:4 layers too,
+with a packed weight, at half of the memory. FLOPs as shares of a dense layer's:
 
                     forward   input gradient   weight gradient
     SRSTE           1/2       1                1 (with mvue 1/2)

@@ -1,4 +1,4 @@
-"""What every sparse layer is: a weight with its pattern, the product that multiplies it, and what training changes."""
+"""`SparseLayer`: the base class of sparse layers: forward pass, initialisation, and the changes that training makes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ def check_sparsity(sparsity: float) -> float:
 
 
 class SparseLayer(SparseWeight):
-    """A sparse weight and the product that multiplies it; subclasses say which one.
+    """A sparse weight and the product that multiplies it. A subclass fixes the product.
 
-    `weight` is an ordinary 1-D Parameter, so optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints treat it as any other. It
-    is either *packed*, [capacity]: what is stored and no more. Unused slots are 0 and stay 0, and its length survives changes
-    of the pattern. Or it is *dense*, [rows * cols]: products take the part that the pattern says, chosen by a rule; gradients
-    reach all of it. The pattern's tensors are persistent buffers, and so is `rule`, the rule's text, of a dense weight.
+    `weight` is an ordinary 1-D Parameter: optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints need no special case.
+
+    - Packed weight, [capacity]: only the stored values. Unused slots are 0 and stay 0. Changes of the pattern keep the length.
+    - Dense weight, [rows * cols]: products use the positions of the pattern, which a rule chooses; gradients reach all.
+
+    The pattern's tensors are persistent buffers. A dense weight has one more, `rule`: the rule as text.
 
     Args:
-        product: what is multiplied, and the shape of the weight.
-        bias, device, dtype: as of the dense layer.
+        product: the product and the shape of the weight.
+        bias, device, dtype: as of the corresponding dense layer.
         sparsity, layout, capacity: as of `SparseLinear`.
     """
 
@@ -60,9 +62,9 @@ class SparseLayer(SparseWeight):
         self._register(pattern, self._first_rule(sizes.dense_weight))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The product of x and the weight, plus bias."""
+        """The product of x and the weight, plus bias. x as the dense layer takes it."""
         if not torch.compiler.is_compiling():
-            for tensor, version in self._seen:  # here and not in `sync`: a call takes as long as a fiftieth of a tiny product
+            for tensor, version in self._seen:  # checked here, not in `sync`: the call would cost 2 % of a tiny product
                 if tensor._version != version:
                     self.sync()
                     break
@@ -75,9 +77,14 @@ class SparseLayer(SparseWeight):
 
     @torch.no_grad()
     def set_matrix_(self, dense: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-        """Takes over the dense values at the mask, which must fit the capacity; a dense weight takes all of them.
+        """Sets pattern and values from a dense matrix, in place.
 
-        dense, mask: of the dense weight's shape. mask None: the largest magnitudes, as many as a new layer has.
+        Args:
+            dense: the values, of the dense layer's weight shape. A dense weight takes all of them.
+            mask: bool, of the same shape: the positions to use. None: the largest magnitudes, as many as a new layer has.
+
+        Raises:
+            ValueError: a shape is wrong, or the mask does not fit the layout or the capacity.
         """
         shape = self.product.weight_shape
         for name, given in (("matrix", dense), ("mask", mask)):
@@ -90,22 +97,22 @@ class SparseLayer(SparseWeight):
         else:
             mask = mask.to(dense.device).reshape(flat)
             pattern, rule = self._pattern.from_mask(mask, self._pattern.capacity), self._rule
-            dense = dense.masked_fill(pattern.mask() & ~mask, 0)  # a pattern may have more than the mask
+            dense = dense.masked_fill(pattern.mask() & ~mask, 0)  # a 2:4 pattern fills up its groups
         self.write_pattern_(pattern, rule)
         self.weight.copy_(self._kind.pack(dense, self._pattern) if rule is None else dense.view(-1))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A new random pattern of the initial nnz and fresh values; also completes `to_empty` after `meta`.
+        """A new random pattern with the initial nnz, and new values. Call it after `to_empty`, too.
 
-        Values are uniform with the variance 1 / (3 fan_in) of `nn.Linear`, fan_in being the mean number of weights of a row:
-        outputs keep the dense layer's scale at every sparsity. The bias is `nn.Linear`'s. Of a dense weight all values are
-        fresh, and the pattern is what the rule takes of them.
+        Values are uniform with variance 1 / (3 fan_in), as in `nn.Linear`, where fan_in is the mean number of weights in a row.
+        So outputs have the dense layer's scale at every sparsity. The bias is initialised as in `nn.Linear`. A dense weight
+        gets new values everywhere, and the rule chooses the pattern from them.
         """
         if self.weight.is_meta:
             return
         rows, cols = self.product.rows, self.product.cols
-        # The initial count, not the present one: after to_empty the buffers hold anything.
+        # Not the present nnz: after to_empty the buffers are uninitialised.
         nnz, seed = self._initial_nnz, int(torch.randint(2**62, ()))
         if self._rule is None:
             fresh = self._pattern.random(rows, cols, nnz, seed, self.weight.device, self._pattern.capacity)
@@ -122,15 +129,22 @@ class SparseLayer(SparseWeight):
     # ---- changes of what is stored; each returns the slot map, by which optimizer state follows ------------------------------
 
     def enlarge_(self, capacity: int) -> torch.Tensor:
-        """Makes a packed weight as long as `capacity`, in place; new slots are unused."""
+        """Extends a packed weight to this capacity, in place; new slots are unused. Returns the slot map."""
         if capacity <= self.capacity:
             return torch.arange(self.capacity, device=self.weight.device)
         return self._move_to(self.layout, self._pattern.resized(capacity), None)
 
     def store_dense_(self, layout: str | None = None) -> torch.Tensor:
-        """Makes a packed weight dense, in place, with zeros where nothing was stored; a dense one stays as it is.
+        """Makes a packed weight dense, in place, with 0 where nothing was stored. A dense weight stays as it is.
 
-        layout: of which products take a part; None: the present one, with the present positions. `choose_` chooses others.
+        Args:
+            layout: the new layout; None: the present one, with the present positions. `choose_` chooses others.
+
+        Returns:
+            The slot map.
+
+        Raises:
+            ValueError: the layout has no rules, so it cannot use a part of a dense weight.
         """
         if self._rule is not None:
             return self.slots()
@@ -145,10 +159,13 @@ class SparseLayer(SparseWeight):
         return self._move_to(layout or self.layout, pattern, Rule(kind.RULES[0]))
 
     def switch_(self, layout: str) -> torch.Tensor:
-        """Stores the weight in another layout, packed, in place: the same positions, with zeros where that needs more.
+        """Stores the weight packed in another layout, in place. It holds the same positions, and zeros if it needs more.
+
+        Returns:
+            The slot map.
 
         Raises:
-            ValueError: the layout cannot hold these positions; nothing is changed then.
+            ValueError: the layout cannot hold these positions; nothing has changed.
         """
         kind = layout_named(layout)
         kernels_of(kind, self.product)
@@ -157,7 +174,7 @@ class SparseLayer(SparseWeight):
 
     @torch.no_grad()
     def _move_to(self, layout: str, pattern: Pattern, rule: Rule | None) -> torch.Tensor:
-        """Weight and gradient as this layout, pattern and rule store them. The Parameter keeps its identity."""
+        """Moves weight and gradient to this layout, pattern and rule; the Parameter object stays. Returns the slot map."""
         length = pattern.capacity if rule is None else self.product.rows * self.product.cols
         if self.weight.is_meta:
             source = torch.empty(length, dtype=torch.int64, device="meta")
@@ -165,11 +182,11 @@ class SparseLayer(SparseWeight):
             new = pattern.positions() if rule is None else torch.arange(length, device=self.weight.device)
             source = slot_map(self.slots(), new)
         values, grad = taken(self.weight.data, source), self.weight.grad
-        if length == self.capacity:  # DDP's hooks stay with the present data
+        if length == self.capacity:  # in place: DDP's hooks refer to the present data
             self.weight.data.copy_(values)
         else:
             self.weight.grad = None
-            # By way of another dtype: only then does autograd forget the old length, where an old graph is still alive.
+            # Via another dtype: otherwise autograd still expects the old length while an old graph is alive.
             self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
             self.weight.data = values
         if grad is not None:
@@ -181,9 +198,12 @@ class SparseLayer(SparseWeight):
 
     @torch.no_grad()
     def choose_(self, rule: str) -> None:
-        """Chooses anew what products take of a dense weight.
+        """Prunes a dense weight again: chooses by this rule which positions products use.
 
-        A rule keeps the scale that was chosen with it. Waits for no device, unless the rule is another one than before.
+        The same rule as before keeps its scale and does not synchronise; another rule computes its scale and does.
+
+        Raises:
+            ValueError: the weight is packed, or the layout has no such rule.
         """
         if self._rule is None or rule not in self._pattern.RULES:
             known = ", ".join(map(repr, self._pattern.RULES))
@@ -197,9 +217,14 @@ class SparseLayer(SparseWeight):
     # ---- the weight gradient --------------------------------------------------------------------------------------------
 
     def sample_gradient(self, rng: torch.Tensor | None) -> None:
-        """From now on backward passes estimate the weight gradient from a sample of the output gradient; None: no longer.
+        """From now on, backward passes estimate the weight gradient from a random sample of the output gradient.
 
-        rng: int64 [2], (seed, offset), on the layer's device; every backward pass adds one to the offset.
+        Args:
+            rng: int64 [2], (seed, offset), on the layer's device; every backward pass adds 1 to the offset. None: exact
+                gradients again.
+
+        Raises:
+            ValueError: the layout cannot sample.
         """
         if rng is not None and not self._kind.SAMPLES:
             raise ValueError(f"sample_gradient: expected a layout that samples output gradients, got {self.layout!r}")
@@ -212,7 +237,7 @@ class SparseLayer(SparseWeight):
 
     @property
     def rng(self) -> torch.Tensor | None:
-        """What `sample_gradient` was given."""
+        """(seed, offset) as `sample_gradient` was given; None: gradients are exact."""
         return self._rng
 
     @property
@@ -221,9 +246,12 @@ class SparseLayer(SparseWeight):
         return self._watch
 
     def watch(self, sink: Sink | None) -> Watch:
-        """From now until `unwatch` the dense weight gradient goes to `sink`, as it is accumulated into `weight.grad`.
+        """Until `unwatch`, sends every dense weight gradient that is accumulated into `weight.grad` to `sink`.
 
-        sink: None counts the accumulations only. An earlier watch ends.
+        Ends an earlier watch.
+
+        Args:
+            sink: receives the gradients; None: accumulations are only counted.
         """
         self.unwatch()
         self._watch = Watch(self._handle, self.weight, self.product, sink)
@@ -231,7 +259,7 @@ class SparseLayer(SparseWeight):
         return self._watch
 
     def unwatch(self) -> Watch | None:
-        """Ends the watch and returns it, with what it has seen (None: there was none)."""
+        """Ends the watch and returns it, with its results; None if there was none."""
         watch, self._watch, self._token = self._watch, None, None
         if watch is not None:
             watch.stop()

@@ -1,4 +1,4 @@
-"""`SparseWeight`: a 1-D `weight` and the pattern beside it in buffers, kept in step with each other and what is derived."""
+"""`SparseWeight`: a 1-D `weight`, its pattern in buffers, and the operands derived from them, kept consistent."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sparse_ext.ops.dense_grad import new_handle
 
 from .checkpoint import fitted
 
-# What belongs to one layer in one process; a copy makes its own.
+# Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
 _TRANSIENT = ("_kind", "_pattern", "_operands", "_rule", "_seen", "_rng", "_handle", "_token", "_watch")
 
 
 class SparseWeight(nn.Module):
     """A weight, packed or dense, with its pattern; see `SparseLayer`.
 
-    The buffers say what is stored. `_pattern`, `_rule` and `_operands`, which kernels read, are derived from them: by `_bind`
-    when a buffer was replaced, by `sync` when one was written in place.
+    The buffers are the source of truth. `_pattern`, `_rule` and `_operands` are derived from them: `_bind` derives them again
+    after a buffer was replaced, `sync` after one was written in place.
     """
 
-    _version = 2  # of its part of a state dict. Version 1: "2:4" held `pruning` in place of `rule`
+    _version = 2  # of the state dict's entries; version 1 held `pruning` instead of `rule` for "2:4"
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -37,12 +37,12 @@ class SparseWeight(nn.Module):
 
     @property
     def pattern(self) -> Pattern:
-        """The positions that products take: a view of this layer's buffers."""
+        """The positions that products use. Shares its tensors with this layer's buffers."""
         return self._pattern
 
     @property
     def chosen_by(self) -> Rule | None:
-        """How these positions are chosen of a dense weight; None: the weight is packed."""
+        """The rule that chose these positions of a dense weight; None: the weight is packed."""
         return self._rule
 
     @property
@@ -52,25 +52,25 @@ class SparseWeight(nn.Module):
 
     @property
     def nnz(self) -> int:
-        """Number of positions that products take (reads elements: synchronises on CUDA)."""
+        """Number of positions that products use. Synchronises on CUDA."""
         return self._initial_nnz if self.weight.is_meta else self._pattern.nnz
 
     @property
     def density(self) -> float:
-        """nnz over the number of positions."""
+        """nnz / (rows * cols). Synchronises on CUDA."""
         return self.nnz / max(1, self.product.rows * self.product.cols)
 
     def mask(self) -> torch.Tensor:
-        """Boolean, of the dense weight's shape: True at the positions that products take."""
+        """bool, of the dense layer's weight shape: True at the positions that products use."""
         return self._pattern.mask().view(self.product.weight_shape)
 
     @torch.no_grad()
     def dense_weight(self) -> torch.Tensor:
-        """A detached dense copy of what products multiply by."""
+        """The matrix that products multiply by, as a detached copy of the dense layer's weight shape."""
         return self._kind.matrix(self.weight.detach(), self._pattern, self._rule).view(self.product.weight_shape)
 
     def slots(self) -> torch.Tensor:
-        """int64 [capacity]: the linear position of every element of `weight`, -1 where it is unused."""
+        """int64 [capacity]: the position r * cols + c of every element of `weight`, -1 where it is unused."""
         if self._rule is None:
             return self._pattern.positions()
         return torch.arange(self.capacity, device=self.weight.device)
@@ -78,7 +78,7 @@ class SparseWeight(nn.Module):
     # ---- in step with the buffers ----------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """What a layer has that was just made or copied."""
+        """Initialises the attributes that are neither pickled nor copied."""
         self._kind: type[Layout] = layout_named(self.layout)
         self._handle = new_handle()
         self._token: torch.Tensor | None = None
@@ -89,7 +89,7 @@ class SparseWeight(nn.Module):
         return Rule(layout_named(self.layout).pattern.RULES[0]) if dense_weight else None
 
     def _register(self, pattern: Pattern, rule: Rule | None) -> None:
-        """Makes a pattern's tensors, and the text of the rule, the buffers of this layer."""
+        """Replaces the layer's buffers by this pattern's tensors and this rule."""
         for name in (*getattr(self, "_names", ()), "_no_pattern"):
             self._buffers.pop(name, None)
         buffers = dict(pattern.buffers)
@@ -99,16 +99,16 @@ class SparseWeight(nn.Module):
             self.register_buffer(name, tensor)
         self._names = tuple(buffers)
         if not buffers:
-            # DDP cannot broadcast a list of buffers that has become empty since it was built.
+            # DDP fails to broadcast buffers if there were some when it was built and there are none now.
             self.register_buffer("_no_pattern", torch.zeros(1, dtype=torch.uint8, device=self.weight.device), persistent=False)
         self._bind()
 
     def _stored(self) -> dict[str, torch.Tensor]:
-        """{name: buffer}, as they are now."""
+        """{name: buffer} of the pattern and the rule."""
         return {name: self.get_buffer(name) for name in self._names}
 
     def _read(self) -> tuple[Pattern, Rule | None]:
-        """What the buffers say, checked; ValueError if that is no pattern."""
+        """The pattern and rule in the buffers; ValueError if they are not valid."""
         kind, stored = self._kind.pattern, self._stored()
         text = stored.pop("rule", None)
         pattern = kind.of_buffers(self.product.rows, self.product.cols, stored, self.weight.device)
@@ -119,9 +119,9 @@ class SparseWeight(nn.Module):
         return pattern, rule
 
     def _bind(self) -> None:
-        """Derives everything else from the present buffers; whatever replaces a buffer calls this.
+        """Derives everything else from the buffers. Must be called after a buffer was replaced.
 
-        Buffers that hold no pattern, as after `to_empty`, become an empty one: `reset_parameters` or a checkpoint follows.
+        Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
         """
         try:
             self._pattern, self._rule = self._read()
@@ -133,7 +133,7 @@ class SparseWeight(nn.Module):
         self._pattern_changed()
 
     def _clear(self) -> None:
-        """Writes an empty pattern, and the first of the rules, into the buffers."""
+        """Writes an empty pattern, and the layout's first rule, into the buffers."""
         kind, stored, product = self._kind.pattern, self._stored(), self.product
         capacity = kind.of_buffers(product.rows, product.cols, stored, self.weight.device).capacity
         empty = dict(kind.empty(product.rows, product.cols, capacity, self.weight.device).buffers)
@@ -148,12 +148,12 @@ class SparseWeight(nn.Module):
             self._watch.sink.pattern_changed_()
 
     def _look(self) -> None:
-        """Remembers how often the buffers were written in place until now, as autograd counts."""
+        """Remembers the buffers' version counters, by which `sync` recognises later in-place writes."""
         self._seen = tuple((tensor, tensor._version) for tensor in self._stored().values())
 
     def sync(self) -> None:
-        """Follows what others wrote into the buffers in place (DDP, a checkpoint); ValueError if that is no pattern."""
-        # DDP broadcasts before every forward, nearly always what is there: comparing costs less than preparing.
+        """Updates what is derived, if DDP or a checkpoint wrote the buffers in place; ValueError if they are not valid."""
+        # DDP broadcasts before every forward, nearly always the same pattern: comparing costs less than preparing.
         if all(tensor._version == version for tensor, version in self._seen):
             return
         pattern, rule = self._pattern, self._rule
@@ -168,9 +168,10 @@ class SparseWeight(nn.Module):
 
     @torch.no_grad()
     def write_pattern_(self, pattern: Pattern, rule: Rule | None = None) -> None:
-        """Takes over another pattern of the same shape and capacity, in place; the caller moves the values.
+        """Writes a pattern of the same shape and capacity into the buffers, in place. The caller moves the values.
 
-        rule: the new one of a dense weight; None: it stays.
+        Args:
+            rule: the new rule of a dense weight; None: the present one stays.
         """
         for name, tensor in pattern.buffers.items():
             self.get_buffer(name).copy_(tensor)
@@ -181,9 +182,9 @@ class SparseWeight(nn.Module):
         self._pattern_changed()
 
     def _chosen(self, dense: torch.Tensor, count: int, name: str | None = None) -> tuple[Pattern, Rule | None]:
-        """What the rule of this name (None: the present one) takes of a dense matrix; without a rule the largest magnitudes."""
+        """The pattern that a rule (by name; None: the present one) chooses of a dense matrix; without rules, by magnitude."""
         name = name or (self._rule.name if self._rule is not None else None)
-        # By way of a dtype that every device's kernels have and that holds every value.
+        # Kernels of every device take float32 and float64, and these hold every value exactly.
         wide = dense if dense.dtype == torch.float64 else dense.float()
         pattern = self._pattern.select(wide, count, capacity=self._pattern.capacity, rule=name or "largest")
         return pattern, None if name is None else pattern.rule_for(wide, name)
@@ -212,7 +213,7 @@ class SparseWeight(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Loads a checkpoint of this layer, or of one that it can hold: see `checkpoint.fitted`."""
+        """Loads this layer's entries, or converts those of another layout, capacity or dense layer: `checkpoint.fitted`."""
         try:
             state_dict, kind = fitted(state_dict, prefix, self)
         except ValueError as error:  # nothing has been touched yet
