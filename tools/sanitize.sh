@@ -30,4 +30,6 @@ left_out="emulated and (float64 or sm_80-float16 or sm_90a-float16 or sm_90a_sha
 left_out="($left_out) or (test_nm24_gemm and (1030 or 4100))"  # as many tiles as a device takes in turns
 # One code for all instruction sets.
 left_out="($left_out) or (nm24 and not regrow and (cpu-baseline or cpu-v4-)) or ((csr_spmm or csr_sddmm) and cpu-baseline)"
-LD_PRELOAD="$asan $ubsan" pytest -n auto --maxprocesses 8 --dist loadfile -p no:cacheprovider --capture=sys tests/ops -k "(cpu or emulated) and not ($left_out)" "$@"
+# Tests of layouts and patterns call kernels that have tests of their own.
+python_only=(--ignore=tests/ops/test_layout.py --ignore=tests/ops/test_pattern.py --ignore=tests/ops/test_product.py)
+LD_PRELOAD="$asan $ubsan" pytest -n auto --maxprocesses 8 --dist loadfile -p no:cacheprovider --capture=sys tests/ops "${python_only[@]}" -k "(cpu or emulated) and not ($left_out)" "$@"
