@@ -1,4 +1,4 @@
-"""What a layer takes from a state dict: its own entries, those of another capacity or layout, or a dense weight."""
+"""Conversion of checkpoint entries for a layer: from another capacity or layout, or from a dense layer's weight."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ Entries = dict[str, torch.Tensor]
 
 
 def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tuple[dict[str, Any], type[Layout]]:
-    """The state dict with the layer's entries as it stores them, and the layout that it has to have; missing ones stay missing.
+    """Converts a layer's entries in a state dict to the form that the layer stores.
 
-    A dense checkpoint keeps the largest magnitudes at the layer's nnz. One of another layout or capacity keeps its positions,
-    if the layer can hold them. The layout is another one only where both weights hold every position: then products take of it
-    what those of the checkpoint took.
+    A dense layer's weight is pruned to the layer's nnz by magnitude. Entries of another layout or capacity keep their
+    positions, if the layer can hold them. The layer has to change its layout only if its own weight and the checkpoint's are
+    both dense; products then use the same part as in the checkpoint.
+
+    Args:
+        state_dict: of the whole model.
+        prefix: of the layer's entries.
+        layer: the layer that will load them.
+
+    Returns:
+        The state dict with converted entries (missing ones stay missing), and the layout that the layer must have.
 
     Raises:
-        ValueError: it cannot be held, or is corrupt; the sentence names the entry.
+        ValueError: an entry is corrupt, or the layer cannot hold it; the message names the entry.
     """
     given: Entries = {}
     for key, value in state_dict.items():
@@ -36,7 +44,7 @@ def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tupl
 
 
 def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entries, type[Layout]]:
-    """A layer's entries in the form of this one, and the layout of that form."""
+    """The entries in the form that the layer stores, and the layout of that form."""
     product, weight = layer.product, given.get("weight")
     if weight is not None and weight.dim() != 1:
         if weight.shape != product.weight_shape:
@@ -50,10 +58,10 @@ def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entrie
     if kind is None or not _describes(kind, given):
         everything = weight is not None and weight.numel() == product.rows * product.cols
         if not everything or not layer._kind.pattern.BUFFERS:
-            return given, layer._kind  # with what is missing: the caller says so
+            return given, layer._kind  # incomplete: the caller reports the missing keys
         if layer._rule is not None:
             return given, layout_named("dense")
-        if layer.weight.numel() == product.rows * product.cols:  # or a packed weight of that length, without its pattern
+        if layer.weight.numel() == product.rows * product.cols:  # ambiguous: it may be packed, with its pattern missing
             return given, layer._kind
         return {**given, **_pruned(given["weight"], layer)}, layer._kind
     if "rule" in given and not layer._kind.pattern.BUFFERS:
@@ -79,7 +87,7 @@ def _pruned(dense: torch.Tensor, layer: SparseWeight) -> Entries:
 
 
 def _check(given: Entries, prefix: str, product: Product, kind: type[Layout]) -> tuple[Pattern, Rule | None]:
-    """The pattern and the rule that the entries hold; ValueError if they are none, or do not fit the weight."""
+    """The pattern and rule in the entries; ValueError if they are not valid, or do not fit the weight."""
     rule = Rule.decoded(prefix, given["rule"], kind.pattern.RULES) if "rule" in given else None
     device = given[kind.pattern.BUFFERS[0]].device
     pattern = kind.pattern.of_buffers(product.rows, product.cols, given, device)
@@ -105,7 +113,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
     if layer._rule is not None:
         return {**rest, **_as_dense_weight(weight, pattern, rule, kind, layer)}
     values, at = weight, pattern.positions()
-    if rule is not None:  # what products take of it
+    if rule is not None:  # a packed weight holds what products multiplied by: the pruned, scaled matrix
         values = kind.matrix(_wide(weight), pattern, rule).to(weight.dtype).view(-1)
         at = torch.arange(values.numel(), device=values.device)
     if same_kind and rule is None:
@@ -121,7 +129,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
 def _as_dense_weight(
     weight: torch.Tensor, pattern: Pattern, rule: Rule | None, kind: type[Layout], layer: SparseWeight
 ) -> Entries:
-    """For a layer whose weight is dense: zeros where nothing was stored."""
+    """Entries for a layer with a dense weight; 0 where nothing was stored."""
     if rule is None:
         weight = kind.unpack(_wide(weight), pattern).to(weight.dtype).view(-1)
     if kind.pattern is layer._kind.pattern and pattern.capacity == layer.pattern.capacity:
@@ -138,7 +146,7 @@ def _resized(pattern: Pattern, prefix: str, layer: SparseWeight) -> Pattern:
 
 
 def _entries(weight: torch.Tensor | None, pattern: Pattern, rule: Rule | None) -> Entries:
-    """As a state dict holds them."""
+    """Weight, pattern and rule as entries of a state dict."""
     entries = dict(pattern.buffers)
     if weight is not None:
         entries["weight"] = weight
@@ -148,5 +156,5 @@ def _entries(weight: torch.Tensor | None, pattern: Pattern, rule: Rule | None) -
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In a dtype that every device's kernels have and that holds every value of the tensor's."""
+    """In float32, or float64 as it is: kernels of every device take these, and they hold every value exactly."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,4 +1,4 @@
-"""`Pattern`: which positions of a matrix are stored. A value made of plain tensors; it knows no kernels and no weight."""
+"""`Pattern`: which positions of a matrix are stored. It consists of plain tensors and knows neither kernels nor values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ P = TypeVar("P", bound="Pattern")
 
 
 class Sizes(NamedTuple):
-    """What a new layer is made of: stored positions, the packed weight's length, and whether the weight is dense instead."""
+    """A new layer's number of stored positions, packed weight's length, and whether it has a dense weight instead."""
 
     nnz: int
     capacity: int
@@ -32,15 +32,16 @@ class Pattern(ABC):
     """The stored positions of a [rows, cols] matrix.
 
     A subclass is a frozen dataclass (eq=False) whose fields are `rows`, `cols` and the tensors that a checkpoint holds, in the
-    order of BUFFERS. It defines `empty`, `from_mask`, `capacity` and `positions`; where it cannot hold every mask, `grown` too;
-    where its tensors can say what is no position, `check`. The rest is derived, and overridden where that is faster.
+    order of BUFFERS. It must define `empty`, `from_mask`, `capacity` and `positions`. It also defines `grown` if it cannot hold
+    every mask, and `check` if its tensors may hold invalid values. The rest is derived; override it where that is faster.
 
     Attributes:
         BUFFERS: names of the tensors. Their shapes do not depend on which positions are stored.
-        SPARSITY: the default of new layers, as a share of zeros. VARIABLE: whether they may have another one.
-        RULES: how the stored part of a dense weight can be chosen.
+        SPARSITY: default share of zeros in a new layer.
+        VARIABLE: whether a layer may have another sparsity.
+        RULES: names of the rules that can choose positions of a dense weight.
         REGROWS: whether `regrown` is possible.
-        block: (rows, cols) of what is chosen at once.
+        block: (rows, cols) of the block whose positions are chosen together, such as (1, 4) for 2:4.
     """
 
     BUFFERS: ClassVar[tuple[str, ...]]
@@ -58,18 +59,18 @@ class Pattern(ABC):
     @classmethod
     @abstractmethod
     def empty(cls: type[P], rows: int, cols: int, capacity: int, device: torch.device | str | None) -> P:
-        """Valid buffers that say nothing yet, for a weight of this length, or of the next one possible; also on "meta"."""
+        """A valid pattern to be overwritten, for a weight of this length or the next possible one. Works on "meta", too."""
 
     @classmethod
     @abstractmethod
     def from_mask(cls: type[P], mask: torch.Tensor, capacity: int | None = None) -> P:
-        """The pattern of a boolean mask [rows, cols]; capacity: as of `empty`, None: what is needed. ValueError: no room."""
+        """The pattern of a bool mask [rows, cols]; capacity None: as needed. ValueError if the mask does not fit."""
 
     @classmethod
     def of_buffers(
         cls: type[P], rows: int, cols: int, buffers: dict[str, torch.Tensor], device: torch.device | str | None
     ) -> P:
-        """The pattern that these tensors hold, unchecked; device: the weight's."""
+        """The pattern made of these tensors, unchecked; device: the weight's."""
         return cls(rows, cols, *(buffers[name] for name in cls.BUFFERS))
 
     @property
@@ -90,9 +91,9 @@ class Pattern(ABC):
 
     @classmethod
     def sizes(cls, rows: int, cols: int, sparsity: float, capacity: float | None) -> Sizes:
-        """Of a layer with this sparsity and capacity, both shares of all positions; ValueError if there is no such layer."""
+        """The sizes of a layer; sparsity and capacity are shares of rows * cols. ValueError if it is impossible."""
         nnz = round((1.0 - sparsity) * rows * cols)
-        fits = capacity is None or 0.0 <= capacity <= 1.0  # not so for NaN
+        fits = capacity is None or 0.0 <= capacity <= 1.0  # False for NaN
         length = nnz if capacity is None or not fits else round(capacity * rows * cols)
         if not fits or length < nnz:
             raise ValueError(f"expected capacity (a density) in [{1.0 - sparsity:.6g}, 1], got {capacity}")
@@ -102,7 +103,7 @@ class Pattern(ABC):
     def random(
         cls: type[P], rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu", capacity: int | None = None
     ) -> P:
-        """nnz positions without replacement, from the random stream `seed`."""
+        """nnz random positions, without replacement, determined by `seed`."""
         score = torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed)).to(device)
         return cls.select(score, nnz, capacity=capacity)
 
@@ -115,7 +116,7 @@ class Pattern(ABC):
         return cls.from_mask(mask, nothing.capacity)
 
     def rule_for(self, dense: torch.Tensor, name: str) -> Rule:
-        """The rule of this name for a dense weight [rows, cols] whose chosen part this pattern is."""
+        """The rule of this name, with its scale, for a dense weight [rows, cols] that was pruned to this pattern."""
         return Rule(name)
 
     # ---- reading --------------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Pattern(ABC):
 
     @property
     def nnz(self) -> int:
-        """Number of stored positions (reads elements: synchronises on CUDA)."""
+        """Number of stored positions. Synchronises on CUDA."""
         return int((self.positions() >= 0).sum())
 
     def mask(self) -> torch.Tensor:
@@ -138,12 +139,12 @@ class Pattern(ABC):
         return mask.view(self.rows, self.cols)
 
     def bits(self) -> torch.Tensor:
-        """uint8 [ceil(rows * cols / 8)]: the mask, position 8 i + j as bit j of byte i."""
+        """uint8 [ceil(rows * cols / 8)]: the mask as bits; position 8 i + j is bit j of byte i."""
         at = self.positions()
         return bits_at(at[at >= 0], self.rows * self.cols)
 
     def check(self, prefix: str = "", rule: Rule | None = None) -> None:
-        """Reads every index. ValueError, which begins with `prefix`, unless this is a pattern, chosen by `rule` if given."""
+        """Reads every index. ValueError, beginning with `prefix`, unless the pattern is valid and possible under `rule`."""
         for name, like in self.empty(self.rows, self.cols, self.capacity, "meta").buffers.items():
             got = self.buffers[name]
             if got.dtype is not like.dtype or got.shape != like.shape:
@@ -165,11 +166,11 @@ class Pattern(ABC):
         Lottery", Algorithm 1). Ties go to the lower linear index.
 
         Args:
-            keep: [capacity], what ranks the stored positions, such as the weight.
-            grow: dense [rows, cols]; or what the `growth_sink` of this pattern kept; or an int: the seed of random growth.
+            keep: [capacity], ranks the stored positions; for example the weight.
+            grow: ranks the others: a dense score [rows, cols], or what `growth_sink` kept, or the seed (int) of random growth.
 
         Returns:
-            The new pattern and the slot map source [capacity]: the old slot of each new slot, or -1 where it is new or unused.
+            The new pattern, and the slot map [capacity]: the old slot of each slot, -1 if its position is new or it is unused.
         """
         at = self.positions()
         used = (at >= 0).nonzero().squeeze(1)
@@ -185,9 +186,9 @@ class Pattern(ABC):
         return new, slot_map(at, new.positions())
 
     def grown(self, mask: torch.Tensor, score: torch.Tensor, count: int) -> torch.Tensor:
-        """The mask [rows, cols] and `count` of its zeros more, those of largest score; ties go to the lower linear index.
+        """The mask [rows, cols] with `count` more positions, of largest score; ties go to the lower linear index.
 
-        A pattern that cannot hold every mask overrides this and takes the best that it can hold.
+        A pattern that cannot hold every mask overrides this and adds the best positions that it can hold.
 
         Args:
             score: float64 [rows, cols]; below 0 where nothing may grow.
@@ -200,10 +201,10 @@ class Pattern(ABC):
 
     @staticmethod
     def growth_sink(weight: torch.Tensor, pattern: Callable[[], Any], count: int) -> Sink | None:
-        """What keeps of one dense gradient no more than `regrown` needs to grow `count` positions; None: it needs all of it.
+        """A sink that keeps of a dense gradient only what `regrown` needs to grow `count` positions; None: there is none.
 
         Args:
-            weight: whose gradient comes. pattern: its pattern at that time.
+            weight: whose gradient it receives. pattern: returns the weight's pattern when called.
         """
         return None
 
@@ -213,7 +214,7 @@ class Pattern(ABC):
 
     @classmethod
     def upgraded(cls, prefix: str, rows: int, cols: int, entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A layer's checkpoint entries in today's form, where an earlier version wrote others."""
+        """Converts a layer's checkpoint entries from the form of earlier versions to the present one."""
         return entries
 
 
@@ -231,7 +232,7 @@ def largest(score: torch.Tensor, count: int, signed: bool = False) -> torch.Tens
 
 
 def slot_map(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """source: for each of the `new` positions the index of the same one in `old`, or -1; both int64, -1 where unused."""
+    """For each position in `new` its index in `old`, or -1 if it is not there; both int64, -1 in unused slots."""
     if not old.numel():
         return torch.full_like(new, -1)
     ascending, order = old.sort()
@@ -240,7 +241,7 @@ def slot_map(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 
 def taken(values: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """A new tensor along a slot map: values[source[q]] at q, 0 where source[q] is -1."""
+    """Moves values along a slot map, to a new tensor: element q is values[source[q]], or 0 where source[q] is -1."""
     source = source.to(values.device)
     if not values.numel():
         return values.new_zeros(source.shape)
@@ -248,7 +249,7 @@ def taken(values: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 
 def bits_at(positions: torch.Tensor, count: int) -> torch.Tensor:
-    """uint8 [ceil(count / 8)] with the bits of these different positions set."""
+    """uint8 [ceil(count / 8)] with the bits of these positions set; no position may occur twice."""
     bits = torch.zeros(-(-count // 8), dtype=torch.uint8, device=positions.device)
     places = torch.bitwise_left_shift(torch.ones_like(positions), positions % 8).to(torch.uint8)
     return bits.index_add_(0, positions // 8, places)

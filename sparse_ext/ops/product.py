@@ -1,4 +1,4 @@
-"""`Product`: what is multiplied. It knows shapes, not layouts; a layout has three kernels for each product that it serves."""
+"""`Product`: the operation of a layer. It knows shapes, not layouts; a layout has `Kernels` for each product it supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from .rule import Rule
 
-# Positions of a tile: what stays in the last-level cache of a CPU, or fills a GPU and stays in its second-level cache.
+# Elements in a tile: it should fit the last-level cache of a CPU; on a GPU it should fill the device and fit the L2 cache.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 22}
 
 
@@ -54,9 +54,9 @@ class Linear(NamedTuple):
     def dense_grad_tiles(
         self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype
     ) -> Iterator[tuple[range, torch.Tensor]]:
-        """The sum of dy^T x over pairs (dy, x), as (rows, tile [len(rows), cols]), a tile of whole rows after the other.
+        """The sum of dy^T x over pairs (dy, x), in tiles of whole rows: yields (rows, tile [len(rows), cols]).
 
-        Each tile is gone when the next one comes: the dense gradient is never whole in memory.
+        The next tile overwrites the last one, so the whole dense gradient is never in memory.
         """
         if not pairs:
             return
@@ -75,11 +75,11 @@ Product = Linear  # the union of all products
 
 
 class Kernels(ABC):
-    """How one layout multiplies one product: three functions, each gradient another of the layout's products.
+    """One layout's kernels for one product: the forward pass and both gradients.
 
-    weight is 1-D: packed [capacity], or, given a `rule`, dense [rows * cols], of which products take the part that the pattern
-    says, cast to x's dtype. operands is the layout's NamedTuple. x has the right columns, and a packed weight's dtype. All are
-    called inside an autograd function, also while it is being compiled.
+    weight is 1-D. Without a `rule` it is packed, [capacity], and of x's dtype. With one it is dense, [rows * cols], and products
+    use the pattern's part of it, cast to x's dtype. operands is the layout's NamedTuple. x has been checked to have `cols`
+    columns. The functions are called inside an autograd function, which `torch.compile` may trace.
     """
 
     @staticmethod
@@ -105,9 +105,10 @@ class Kernels(ABC):
     def grad_weight(
         product: Any, rule: Rule | None, operands: Any, dy: torch.Tensor, x: torch.Tensor, rng: torch.Tensor | None
     ) -> torch.Tensor:
-        """dw, of the weight's shape: at the pattern, or for a dense weight everywhere (straight-through).
+        """dw, of the weight's shape: at the pattern, or everywhere for a dense weight (straight-through).
 
-        rng: int64 [2], (seed, offset), where the layer samples the output gradient; offset is one more afterwards.
+        Args:
+            rng: int64 [2], (seed, offset), to sample the output gradient; it adds 1 to offset. None: dw is exact.
         """
 
 
