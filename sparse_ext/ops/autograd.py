@@ -1,6 +1,7 @@
-"""`multiply`: every layer's forward product and its differentiation, once for all layouts and products.
+"""`multiply`: the forward product of every layer and its derivative, for all layouts and products.
 
-The autograd function stands outside the operators and keeps ctx in `forward`: either other way costs microseconds a call.
+The autograd function wraps the operators, and `forward` takes ctx. Autograd inside the operators, or a separate
+`setup_context`, would cost microseconds a call.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ProductFunction(torch.autograd.Function):
         *operands: torch.Tensor,
     ) -> torch.Tensor:
         ctx.layout, ctx.product, ctx.rule, ctx.handle = layout, product, rule, handle
-        ctx.rng, ctx.token = rng, token  # not saved: backward passes change them, which autograd would see as an error
+        ctx.rng, ctx.token = rng, token  # not saved_tensors: backward writes them, and autograd would raise
         kernels = layout.products[type(product)]
         y = kernels.forward(product, weight, rule, layout.operands(*operands), x, bias, relu)
         ctx.save_for_backward(x, weight, y if relu else None, *operands)
@@ -80,17 +81,20 @@ def multiply(
     token: torch.Tensor | None = None,
     activation: str | None = None,
 ) -> torch.Tensor:
-    """The product of x and the sparse weight, plus bias, then `activation` ("relu" or None). Differentiable once.
+    """The product of x and the sparse weight, plus bias, then the activation. Has first derivatives only.
 
     Args:
-        x: as the product's dense twin takes it, with any strides.
-        weight: 1-D, packed [capacity]; or, given a `rule`, dense [rows * cols], of which the product takes a part.
-        operands: the layout's, of the pattern.
-        rng: int64 [2], (seed, offset), samples the output gradient for the weight gradient; None: it is exact.
-        handle, token: of the watch on the dense weight gradient, see `dense_grad`; token None: nobody watches.
+        x: input as the dense layer takes it, any strides.
+        weight: 1-D; packed [capacity], or with a `rule` dense [rows * cols], of which the product uses a part.
+        bias: [rows] or None.
+        operands: the layout's operands of the pattern.
+        rng: int64 [2], (seed, offset), to estimate the weight gradient from a sample of the output gradient; None: exact.
+        handle, token: identify the watch on the dense weight gradient, see `dense_grad`; token None: no watch.
+        activation: "relu" or None.
 
     Raises:
-        ValueError: x does not fit, devices differ, or there is no such activation. TypeError: dtypes differ.
+        ValueError: x does not fit, devices differ, or the activation is unknown.
+        TypeError: dtypes differ.
     """
     on_cpu = x.is_cpu
     if on_cpu is not weight.is_cpu or not (on_cpu or x.device == weight.device):
@@ -99,7 +103,7 @@ def multiply(
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         x = _cast(x, dtype)
-        weight = weight if rule is not None else _cast(weight, dtype)  # of a dense weight the kernels cast what they take
+        weight = weight if rule is not None else _cast(weight, dtype)  # kernels cast the used part of a dense weight
         bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
     lead = None
     if x.dim() != 2 or x.shape[1] != product.cols:

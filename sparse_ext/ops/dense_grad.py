@@ -1,9 +1,9 @@
-"""The dense weight gradient as it is accumulated into `weight.grad`: what growth sees, and nothing else.
+"""Watches the dense weight gradient, for growth: exactly the passes whose gradient the optimizer step uses.
 
-A backward pass through a watched layer reports its output gradient and input. They count only if and when autograd accumulates
-the weight's gradient. `torch.autograd.grad` with respect to inputs never does; recomputation by activation checkpointing does
-it once. What is thrown away afterwards (`zero_grad` before the optimizer has stepped) is forgotten. What comes after the
-optimizer's step does not belong to that step.
+A backward pass through a watched layer reports its output gradient dy and input x. They count once autograd accumulates the
+weight's gradient: `torch.autograd.grad` with respect to inputs never does that, and activation checkpointing does it once.
+Gradients that are discarded (`zero_grad` before the optimizer steps) are forgotten. Passes after the optimizer's step are
+ignored.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class Sink(Protocol):
-    """Where the gradient of accumulated passes goes."""
+    """Receives the dense gradient of accumulated passes, and keeps what growth needs."""
 
     def add_(self, product: Product, pairs: list[Pair]) -> None:
-        """One accumulation into `weight.grad`, the sum over these pairs (dy, x)."""
+        """Called at every accumulation into `weight.grad`: its dense gradient is the sum of dy^T x over the pairs (dy, x)."""
 
     def clear_(self) -> None:
-        """All of it was thrown away."""
+        """Called when all gradients so far were discarded."""
 
     def pattern_changed_(self) -> None:
-        """The layer has another pattern now."""
+        """Called when the layer's pattern has changed."""
 
     def is_finite(self) -> bool:
-        """Something was kept, and no Inf or NaN has come."""
+        """Whether a gradient was kept and contained no Inf or NaN."""
 
     def kept(self) -> Any:
-        """What `Pattern.regrown` takes to grow by this gradient."""
+        """The `grow` argument for `Pattern.regrown`."""
 
 
 _handles = itertools.count(1)
@@ -46,16 +46,16 @@ WATCHES: weakref.WeakValueDictionary[int, Watch] = weakref.WeakValueDictionary()
 
 
 def new_handle() -> int:
-    """For a layer: never used before in this process."""
+    """A number that identifies a layer, unique in this process."""
     return next(_handles)
 
 
 class Watch:
-    """Follows one weight's gradient from its construction to `stop`.
+    """Watches one weight's gradient until `stop`.
 
     Attributes:
-        passes: how many accumulations count.
-        sink: what gets their gradient; None: they are only counted.
+        passes: number of accumulations so far, without discarded ones.
+        sink: receives their gradients; None: they are only counted.
     """
 
     def __init__(self, handle: int, weight: torch.nn.Parameter, product: Product, sink: Sink | None) -> None:
@@ -64,9 +64,9 @@ class Watch:
         self._product = product
         self._closed = False
         self._weight = weakref.ref(weight)
-        # weight.grad right after the last accumulation that counted: how often it was written, and whether it had a non-zero.
+        # Of weight.grad right after the last accumulation: its version counter, and whether it had a non-zero.
         self._version, self._any = 0, torch.ones((), dtype=torch.bool)
-        # By the number of the backward call: calls nest where activation checkpointing is reentrant.
+        # By backward call: calls nest under reentrant activation checkpointing.
         self._pending: dict[int, list[Pair]] = {}
         self._hook = weight.register_post_accumulate_grad_hook(self._accumulated)
         self._handle = handle
@@ -79,7 +79,7 @@ class Watch:
         WATCHES.pop(self._handle, None)
 
     def close(self) -> None:
-        """The optimizer has stepped: what counted until now is its gradient, and nothing more counts."""
+        """To be called when the optimizer has stepped: later passes do not belong to its gradient."""
         if not self._closed:
             self._forget_if_discarded()
         self._closed = True
@@ -116,7 +116,7 @@ class Watch:
             return
         weight = self._weight()
         grad = None if weight is None else weight.grad
-        # Clipping, unscaling and DDP write to it, too: only zeros that were none before say that it was thrown away.
+        # Clipping, unscaling and DDP also write to it: only a gradient that has become all zeros was discarded.
         if grad is None or (grad._version != self._version and bool(self._any) and not grad.any()):
             self.passes = 0
             if self.sink is not None:
@@ -124,9 +124,10 @@ class Watch:
 
 
 def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> None:
-    """Tells the watch with this handle, if there is one, of a backward pass with output gradient dy and input x.
+    """Reports a backward pass with output gradient dy and input x to the watch with this handle, if there is one.
 
-    token: int64 [1], the layer's own; compiled code writes to it, so that no compiler leaves the call out.
+    Args:
+        token: int64 [1], the layer's. Compiled code writes it, so that the compiler cannot remove the call as dead code.
     """
     if torch.compiler.is_compiling():
         observe_dense_grad_(token, handle, dy, x)
@@ -136,7 +137,7 @@ def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor)
 
 @define("observe_dense_grad_(Tensor(a!) token, int handle, Tensor dy, Tensor x) -> ()")
 def observe_dense_grad_(token: torch.Tensor, handle: int, dy: torch.Tensor, x: torch.Tensor) -> None:
-    """`observe` in compiled code, which may use the memory of dy and x again: the watch gets copies. token [1] += 1."""
+    """`observe` for compiled code. Adds 1 to token. The watch gets copies, as compiled code may reuse dy's and x's memory."""
     token += 1
     if (watch := WATCHES.get(handle)) is not None:
         watch.passed(dy.clone(), x.clone())
@@ -151,7 +152,7 @@ class GradientTotal:
     """A sink that keeps the dense gradient, summed over the accumulations.
 
     Attributes:
-        total: [rows, cols] in the dtype of sums (float32; float64 for float64).
+        total: [rows, cols]; float64 for float64 weights, otherwise float32.
     """
 
     def __init__(self, weight: torch.Tensor, product: Product) -> None:

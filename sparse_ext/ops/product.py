@@ -77,9 +77,9 @@ Product = Linear  # the union of all products
 class Kernels(ABC):
     """One layout's kernels for one product: the forward pass and both gradients.
 
-    weight is 1-D. Without a `rule` it is packed, [capacity], and of x's dtype. With one it is dense, [rows * cols], and products
-    use the pattern's part of it, cast to x's dtype. operands is the layout's NamedTuple. x has been checked to have `cols`
-    columns. The functions are called inside an autograd function, which `torch.compile` may trace.
+    weight is 1-D. Without a `rule` it is packed, [capacity], and of x's dtype. With one it is dense, [rows * cols], and
+    products use the pattern's part of it, cast to x's dtype. operands is the layout's NamedTuple. x has been checked to have
+    `cols` columns. The functions are called inside an autograd function, which `torch.compile` may trace.
     """
 
     @staticmethod

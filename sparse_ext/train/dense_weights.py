@@ -43,9 +43,9 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
 
 
 def decay_with(optimizer: torch.optim.Optimizer, layers: Sequence[ManagedLayer], owner: object) -> None:
-    """Adds masked decay to the gradients right before every step of the optimizer, for as long as the owner lives.
+    """Adds masked decay to the gradients right before every optimizer step, until the owner is freed.
 
-    There, and not in the backward pass: once for all micro-batches, behind clipping and unscaling.
+    Not in the backward pass: the decay must be added once for all micro-batches, after clipping and unscaling.
     """
 
     def decay() -> None:

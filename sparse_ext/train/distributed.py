@@ -1,4 +1,4 @@
-"""Several processes that train one model: they add up scores, never send patterns, and compare hashes."""
+"""Data-parallel training: ranks sum gradients, so they compute the same patterns, and compare hashes instead of sending them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def verify_agreement(layers: Sequence[ManagedLayer], step: int, group: dist.Proc
 
 
 def refuse_shards(layers: Sequence[ManagedLayer], method: Method) -> None:
-    """FSDP2 trains sharded sparse weights, but a shard alone cannot be regrown: ValueError."""
+    """ValueError for FSDP2-sharded weights, unless the method never changes patterns: a shard alone cannot be regrown."""
     sharded = [managed.name for managed in layers if type(managed.layer.weight.data).__name__ == "DTensor"]
     if sharded and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
         raise ValueError(

@@ -1,4 +1,4 @@
-"""`ManagedLayer`: one sparse layer under a Sparsifier, with everything that has to follow when its pattern changes."""
+"""`ManagedLayer`: one sparse layer of a Sparsifier, with all that must change together with its pattern."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class ManagedLayer:
     """A layer, the optimizer that trains it, and its copies in other models.
 
     Attributes:
-        name: in the model, without wrappers' parts. method: the one that trains it.
+        name: its name in the model, without the prefixes of DDP and `torch.compile`.
+        method: the method that trains it.
         observation: of its dense gradient.
-        copies: the same layer in models that are tracked.
-        home: the layout that it was built with.
+        copies: the same layer in tracked copies of the model.
+        home: the layout it was built with, to return to after a `Switch`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ManagedLayer:
         )
 
     def make_room(self, model: nn.Module) -> None:
-        """Gives the weight the length that the method needs; ValueError inside DDP, which knows the old one."""
+        """Gives the weight the capacity that the method needs; ValueError inside DDP, whose buckets have the old length."""
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         needed = positions if makes_dense else round(self.method.max_density(layer.density) * positions)
@@ -64,7 +65,7 @@ class ManagedLayer:
         self._resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
 
     def is_so(self, action: Action) -> bool:
-        """Whether the layer is in the layout, or follows the rule, that the action wants."""
+        """Whether the layer already has the layout, or the rule, of the action."""
         if isinstance(action, Switch):
             return self.layer.layout == action.layout
         return isinstance(action, Choose) and self.layer.chosen_by is not None and self.layer.chosen_by.name == action.rule

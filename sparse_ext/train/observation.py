@@ -1,4 +1,4 @@
-"""`Observation`: the way of one layer's dense gradient from the backward pass to the signals of its method."""
+"""`Observation`: passes one layer's dense gradient from the backward pass to the signals of its method."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .signals import Signal, signal_classes
 class Observation:
     """What a Sparsifier keeps of one layer's dense gradient.
 
-    One accumulation a step in one process: only the candidates for growth are kept, where the signal allows it. Otherwise, or
-    if that is not known yet, the step's gradient is summed over micro-batches and ranks, and the signals observe the sum.
+    If a step has one accumulation, in one process, and the signal allows it, only the candidates for growth are kept.
+    Otherwise, or while the number is unknown, the dense gradient is summed over micro-batches and ranks for the signals.
 
     Attributes:
-        signals: those of the method, by name, as far as they have begun.
-        passes: the most accumulations that a step had; 0: not known yet.
+        signals: {name: signal} of the method, created at the first observed step.
+        passes: the largest number of accumulations in a step; 0: unknown.
         observed: how many steps the signals have observed since the last update.
-        spoiled: whether a step since then was not finite, or could not be kept.
+        spoiled: whether a gradient since then was not finite, or could not be kept.
     """
 
     def __init__(self, layer: SparseLayer, method: Method, group: dist.ProcessGroup | None) -> None:
@@ -42,10 +42,11 @@ class Observation:
     # ---- one step -------------------------------------------------------------------------------------------------------
 
     def begin(self, action: Action | None, may_stream: bool) -> None:
-        """Has the layer's next step observed.
+        """Observes the layer's next step.
 
         Args:
-            action: what the method will order after it. may_stream: whether nothing but this step counts for that.
+            action: the layer's action after that step, if known.
+            may_stream: whether the update uses this step's gradient alone.
         """
         layer = self.layer
         may_stream = may_stream and all(kind.STREAMS for kind in self._kinds.values())
@@ -58,12 +59,12 @@ class Observation:
         layer.watch(sink or GradientTotal(layer.weight, layer.product))
 
     def count(self) -> None:
-        """Has the accumulations of the layer's next step counted, if their number is not known."""
+        """Counts the accumulations of the layer's next step, if their number is unknown."""
         if not self.passes:
             self.layer.watch(None)
 
     def end(self) -> None:
-        """Takes what the step has left, and shows it to the signals."""
+        """Ends the step: keeps its candidates, or lets the signals observe its gradient."""
         watch = self.layer.unwatch()
         if watch is None:
             return
@@ -128,7 +129,7 @@ class Observation:
             self.layer.watched.close()
 
     def clear(self) -> None:
-        """After an update, or before one that starts anew."""
+        """Discards what was observed: after an update, or when one is postponed."""
         self._streamed = None
         self.spoiled, self.observed = False, 0
         for signal in self.signals.values():

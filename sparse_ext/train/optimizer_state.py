@@ -1,4 +1,4 @@
-"""The optimizer surgery: one slot map moves a weight, its gradient and every state tensor of its shape alike."""
+"""Optimizer state: one slot map moves a weight, its gradient and every state tensor of its shape."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter) 
 
 
 def resize_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, source: torch.Tensor, length: int) -> None:
-    """Moves state tensors of the length that the weight had along the slot map of its resizing; what is new is 0."""
+    """Moves state tensors to a resized weight; length: its old length, source: the slot map. New elements are 0."""
     for name, value in optimizer.state.get(weight, {}).items():
         if isinstance(value, torch.Tensor) and value.shape == (length,):
             optimizer.state[weight][name] = taken(value, source)
