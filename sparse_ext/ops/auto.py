@@ -1,10 +1,11 @@
 """Where a dense product is faster than a sparse one: measured crossovers, as data.
 
-crossover.json holds rows {device, dtype, product, tokens, positions, density}: on that device, with so many tokens and matrix
-elements, the product is faster dense above that density, unpacking included. The row of the nearest size counts, by ratios. For
-a layout with a fixed density the density of a row is 0 (dense is faster) or 1.
-`python -m bench crossover` measures a machine and writes its rows; SPARSE_EXT_CROSSOVER names a file to read instead. A device
-or dtype that is not in the table is multiplied sparsely.
+crossover.json holds rows {device, dtype, product, tokens, positions, density}. With that many tokens and matrix elements
+(positions), the dense product, unpacking included, is faster above that density. The row of the nearest size is used, compared
+by ratios. A layout with a fixed density has rows of density 0 (dense is faster) or 1 (sparse is). A device or dtype without
+rows is multiplied sparsely.
+
+`python -m bench crossover` measures a machine and writes its rows. SPARSE_EXT_CROSSOVER names another file to read.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ RULE_BYTES = 32
 
 
 class Rule(NamedTuple):
-    """How the stored part of a dense weight is chosen, and by what it is scaled.
+    """How a dense weight is pruned: which positions products use, and how their values are scaled.
 
     Attributes:
         name: one of the pattern class's RULES.
-        scale: a float32 that products multiply the chosen values by; chosen with the rule, then it stays.
+        scale: products multiply the used values by this float32. It is computed once, when the rule is first applied.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Data-parallel training: ranks sum gradients, so they compute the same patterns, and compare hashes instead of sending them."""
+"""Data-parallel training: ranks sum gradients, so they compute the same patterns. They send hashes only, to compare."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def ready(tensor: torch.Tensor) -> torch.Tensor:
 def workspace(like: torch.Tensor, size: int) -> torch.Tensor | None:
     """`size` uninitialised bytes on the tensor's device, 64-byte aligned, until the thread's next call; None for 0.
 
-    A CPU's large ones are kept: the system would take them back and give them anew page by page, a tenth of a training step.
+    Large ones on the CPU are reused: page faults of freshly mapped memory would cost a tenth of a training step.
     """
     if KEPT[0] <= size <= KEPT[1] and like.is_cpu:
         if not hasattr(_kept, "memory") or _kept.memory.numel() < size:

@@ -1,7 +1,7 @@
-"""The three products by way of the dense matrix, a panel after the other: what `layout="auto"` falls back to.
+"""The three products with a CSR matrix unpacked to a dense one, panel by panel: what `layout="auto"` falls back to.
 
-None adds to what another one wrote: panels are rows of the matrix, and columns for the input gradient. One fits into a cache.
-The zeros are multiplied too: Inf and NaN in x meet them.
+A panel is a block of rows of the matrix (of columns for the input gradient) that fits into the cache. Each panel writes its own
+part of the output, so nothing is accumulated. The zeros are multiplied too: with Inf and NaN in x they give NaN.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PANEL_STEP = 16  # panels begin at multiples of so many rows or columns: whole c
 
 
 def _panels(rows: int, cols: int, like: torch.Tensor, dim: int = 0) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """(first, end, memory) for the rows (dim 1: columns) [first, end) of a matrix; what it holds does not outlive a step."""
+    """Yields (first, end, memory) for the rows (dim 1: columns) [first, end) of a matrix. All panels share the memory."""
     sizes = [rows, cols]
     length, line_bytes = sizes[dim], sizes[1 - dim] * like.element_size()
     step = length
-    if like.is_cpu:  # a GPU unpacks at the speed of its memory, which torch's allocator keeps
+    if like.is_cpu:  # a GPU takes one panel: it unpacks at memory speed, and torch's allocator keeps the memory
         count = max(1, -(-length * line_bytes // PANEL_BYTES))
         step = min(length, -(-length // (count * PANEL_STEP)) * PANEL_STEP)
     sizes[dim] = step

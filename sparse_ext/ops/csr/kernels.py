@@ -1,6 +1,6 @@
-"""The CSR kernels as torch operators (`torch.ops.sparse_ext.csr_*`). Each has a twin of the same name in `reference`.
+"""The CSR kernels as torch operators (`torch.ops.sparse_ext.csr_*`). `reference` has a PyTorch twin of each.
 
-Shapes, once for all: weight [capacity] holds the values of a CSR matrix [rows, cols]; row_ptr int32 [rows + 1];
+Shapes in this file: weight [capacity] holds the values of a CSR matrix [rows, cols]; row_ptr int32 [rows + 1];
 col_idx int32 or uint16 [capacity], ascending inside a row; x [tokens, cols]; y, dy [tokens, rows]. Entries behind
 row_ptr[rows] are unused. Wrong shapes raise ValueError, wrong dtypes TypeError, failed launches RuntimeError.
 """
@@ -62,7 +62,7 @@ def check_matmul(
     bias: torch.Tensor | None,
 ) -> None:
     """What every product x W^T + bias asks of its operands."""
-    # The usual case at once, by the cheap attributes: for tiny layers the checks below are a tenth of the call.
+    # Fast path for valid CPU operands: for tiny layers the checks below would take a tenth of the call.
     rows, capacity, dtype = row_ptr.numel() - 1, col_idx.numel(), x.dtype
     if (
         (x.is_cpu and weight.is_cpu and row_ptr.is_cpu and col_idx.is_cpu)
@@ -82,7 +82,7 @@ def check_matmul(
 
 @define(
     "csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
-    flops=lambda weight, row_ptr, col_idx, cols, x, *_, **__: 2 * weight[0] * x[0],  # by the capacity: only the data knows nnz
+    flops=lambda weight, row_ptr, col_idx, cols, x, *_, **__: 2 * weight[0] * x[0],  # capacity, as nnz is not in a shape
 )
 def csr_spmm(
     weight: torch.Tensor,
@@ -201,7 +201,7 @@ def _(dense, row_ptr, col_idx):
 
 @define("csr_unpack(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols) -> Tensor")
 def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> torch.Tensor:
-    """The matrix with its zeros, [rows, cols]."""
+    """The dense matrix [rows, cols], 0 outside the pattern."""
     op, rows = "csr_unpack", row_ptr.numel() - 1
     check_index(op, weight, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()

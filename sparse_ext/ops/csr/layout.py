@@ -14,17 +14,17 @@ from ..rule import Rule
 from . import densified, kernels
 from .pattern import CsrPattern
 
-# Columns fit 16 bits up to here; kernels then read half the index bytes.
+# Up to this many columns an index fits 16 bits, and kernels read half as many index bytes.
 MAX_16BIT = 1 << 16
 
 
 class CsrOperands(NamedTuple):
     """Attributes:
-    row_ptr: int32 [rows + 1], as the pattern's.
-    col_idx: uint16 [capacity] where cols <= 65536, else int32.
-    col_ptr: int32 [cols + 1], the transposed view, with
-    row_idx: uint16 or int32 [capacity] and
-    slot: int32 [capacity], the index of each transposed entry's value. Values are stored once.
+    row_ptr: int32 [rows + 1], the pattern's.
+    col_idx: uint16 [capacity] if cols <= 65536, else int32.
+    col_ptr: int32 [cols + 1]: column c of the transpose owns the entries col_ptr[c] to col_ptr[c + 1].
+    row_idx: uint16 [capacity] if rows <= 65536, else int32: the row of each entry of the transpose.
+    slot: int32 [capacity]: the index of its value in the weight. Values are stored only once.
     """
 
     row_ptr: torch.Tensor
@@ -129,7 +129,7 @@ class Csr(Layout):
 class AutoLinear(CsrLinear):
     """Each product unpacks the matrix and multiplies densely where that was measured to be faster.
 
-    The dense product meets the zeros too: there Inf and NaN in x reach every output, as in `nn.Linear`.
+    A dense product also multiplies the zeros, so Inf and NaN in x reach every output, as in `nn.Linear`.
     """
 
     @staticmethod

@@ -82,7 +82,7 @@ def _pack(
 def nm24_prune(
     dense: torch.Tensor, choice: str, dtype: torch.dtype | None = None, scale: float = 1.0
 ) -> tuple[torch.Tensor, ...]:
-    """values and ids of what is kept of a dense matrix; of "transposable" tiles also values_t and ids_t.
+    """Prunes a dense matrix to 2:4. Returns values and ids; for "transposable" also values_t and ids_t.
 
     Args:
         choice: "largest": the two largest magnitudes of four, of equal ones the first. "soft": the same, each moved towards 0

@@ -1,8 +1,10 @@
 """The layout "2:4": two of every four neighbours of a row, which tensor cores multiply at up to twice the dense rate.
 
-Which of the three products is sparse: the forward one always. The input gradient where tiles are transposable; otherwise W is
-unpacked and multiplied densely. The weight gradient where the layer samples its output gradient; otherwise it is dense, and a
-packed weight takes its part of it. Where few tokens make a dense product faster (measured: auto.py), the weight is unpacked.
+Which of the three products are sparse:
+- Forward: always.
+- Input gradient: if the pattern is transposable; otherwise W is unpacked and multiplied densely.
+- Weight gradient: if the layer samples its output gradient; otherwise it is computed densely, and packed for a packed weight.
+Where a dense product was measured to be faster, as with few tokens (see auto.py), the weight is unpacked instead.
 """
 
 from __future__ import annotations

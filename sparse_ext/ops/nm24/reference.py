@@ -107,7 +107,7 @@ def nm24_gemm(values, ids, x, bias, relu=False):
     return (y.relu() if relu else y).to(x.dtype)
 
 
-# ---- two of four, drawn at random -----------------------------------------------------------------------------------------
+# ---- two of four, chosen at random -----------------------------------------------------------------------------------------
 
 
 def _sum_others(fours):

@@ -1,6 +1,6 @@
-"""2:4 operators that training needs beside the products of nm24.py: gradients estimated by two of four, and regrowth.
+"""2:4 operators for training: unbiased 2:4 estimates of output gradients, and regrowth.
 
-Shapes and ids are those of nm24.py. Wrong shapes raise ValueError, wrong dtypes TypeError, failed launches RuntimeError.
+Shapes and ids are those of kernels.py. Wrong shapes raise ValueError, wrong dtypes TypeError, failed launches RuntimeError.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Candidates`: what growth needs of a dense score that nobody stores."""
+"""`Candidates`: the part of a dense score that growth needs, so that the score itself is never stored."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Candidates:
 
     Attributes:
         at_entry: [capacity], the score at each of the pattern's entries (any of them may be dropped).
-        score: [size], the largest |score| of positions that are no entries; ties go to the lower position.
-        position: int64 [size], r * cols + c of these, ascending.
-        count: int64 [1], how many there are; behind them all is 0.
+        score: [size], the scores of largest magnitude outside the pattern; ties go to the lower position.
+        position: int64 [size], their positions r * cols + c, ascending.
+        count: int64 [1], how many there are; the rest of score and position is 0.
 
-    Without at_entry and score (both None) the candidates are those of random growth, whose position says it all.
+    For random growth at_entry and score are None: the seed and the position determine the score.
     """
 
     at_entry: torch.Tensor | None
@@ -82,10 +82,10 @@ class Candidates:
 
 
 class CandidateSink:
-    """A sink (`dense_grad`) that keeps the best `count` positions only. One accumulation may come, and no other pattern.
+    """A sink (see `dense_grad`) that keeps only the best `count` positions. Works for one accumulation and one pattern.
 
     Attributes:
-        candidates: of the one accumulation; None before it, and where another one or another pattern came.
+        candidates: of that accumulation; None before it, and after a second accumulation or a change of the pattern.
     """
 
     def __init__(self, weight: torch.Tensor, pattern: Callable[[], CsrPattern], count: int) -> None:

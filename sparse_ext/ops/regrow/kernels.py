@@ -1,8 +1,7 @@
-"""Replacing the weakest connections, with exact counts and a slot map: `torch.ops.sparse_ext.regrow*`.
+"""Drop and grow for CSR patterns, with exact counts and a slot map: `torch.ops.sparse_ext.regrow*`.
 
-The growth score comes in tiles of whole rows, of which the best positions are kept (`Candidates`). From these the new pattern
-is made, so a dense score is never needed whole: `regrow` takes one that is there, `regrow_streamed` the candidates of one that
-is not.
+The growth score is read in tiles of whole rows. Only the best positions are kept, as `Candidates`, and the new pattern is built
+from them. `regrow` takes a dense score; `regrow_streamed` takes the candidates of a score that was never stored.
 """
 
 from __future__ import annotations
@@ -99,13 +98,24 @@ def regrow(
     Lottery", Algorithm 1). Ties go to the lower linear index, so the same scores give the same pattern everywhere.
 
     Args:
-        weight: [capacity]; row_ptr int32 [rows + 1]; col_idx int32 [capacity].
-        score: dense [rows, cols] of the sums' dtype (float32; float64 for float64), ranked by absolute value;
-            None: the Philox stream `seed`, element r * cols + c (Mocanu et al. 2018, SET's random growth).
+        weight: [capacity], ranks the entries by magnitude.
+        row_ptr, col_idx: int32 [rows + 1] and [capacity], the CSR pattern of a [rows, cols] matrix.
+        score: dense [rows, cols], float64 for a float64 weight, otherwise float32; its magnitude ranks the positions. None:
+            random growth, by element r * cols + c of the Philox stream `seed` (SET, Mocanu et al. 2018).
+        seed: of random growth; ignored with a score.
+        drop, grow: how many entries to drop and positions to grow.
 
     Returns:
-        row_ptr, col_idx and source [capacity] of the new pattern; source[q] is the old entry that entry q was, or -1
-        where it is new or unused. A position dropped and grown at once keeps its entry.
+        row_ptr, col_idx and source int32 [capacity] of the new pattern. source[q] is the old entry that entry q was, or -1
+        where it is new or unused. A position that is dropped and grown at once keeps its entry.
+
+    Raises:
+        ValueError: shapes or devices do not fit, or drop or grow is out of range.
+        TypeError: a dtype is wrong.
+
+    Example:
+        row_ptr, col_idx, source = regrow(weight, pattern.row_ptr, pattern.col_idx, pattern.cols, grad, 0, 10, 10)
+        weight = torch.where(source >= 0, weight[source.clamp(min=0)], 0)  # survivors keep their value, new ones are 0
     """
     op, rows = "regrow", row_ptr.numel() - 1
     if score is not None:
