@@ -18,7 +18,7 @@ import torch
 
 import sparse_ext as sx
 from sparse_ext import config
-from sparse_ext.ops import launch
+from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
 SYSTEM_LIBRARIES = r"lib(c|m|dl|pthread|rt|gomp)\.so\.\d+|ld-linux.*\.so\.\d+"
