@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ class SparseLayer(SparseWeight):
         pattern = kind.pattern.empty(rows, cols, sizes.capacity, device)
         length = rows * cols if sizes.dense_weight else pattern.capacity
         self.weight = nn.Parameter(torch.zeros(length, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None)
         self._start()
         self._register(pattern, self._first_rule(sizes.dense_weight))
 
@@ -68,8 +69,14 @@ class SparseLayer(SparseWeight):
                 if tensor._version != version:
                     self.sync()
                     break
+        # `self.weight` goes by way of Module.__getattr__, which a tiny product would notice.
+        parameters: dict[str, Any] = self._parameters
+        if "weight" in parameters and "bias" in parameters:
+            weight, bias = parameters["weight"], parameters["bias"]
+        else:  # parametrized, or a replica of nn.DataParallel
+            weight, bias = self.weight, self.bias
         return multiply(
-            self._kind, self.product, x, self.weight, self.bias, self._operands,
+            self._kind, self.product, x, weight, bias, self._operands,
             self._rule, self._rng, self._handle, self._token,
         )  # fmt: skip
 
