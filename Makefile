@@ -1,10 +1,12 @@
 # Every target works in a fresh clone; Python (>= 3.10, with venv), a C++ compiler and make are enough.
 #   make test     builds, with the CUDA kernels emulated on the CPU where the toolkit's headers are found, and runs the tests
-#   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--quick"
+#                 TEST_ARGS="-m slow" runs the slow ones instead, TEST_ARGS=--all-cases what sampling leaves out as well
+#   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--full", or "--quick"
 #   make sanitize  the kernel tests under ASan and UBSan
 #   make stubs    writes sparse_ext/_C.pyi, after a change of the bindings
 #   make bench    measures the kernels                                    BENCH_ARGS="run ..."
 #   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
+# Without a GPU no CUDA kernels are compiled for devices; SPARSE_EXT_CUDA=on compiles them anyway.
 # pip reads PIP_ARGS and its own PIP_* variables, such as an index with a CPU-only torch.
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +20,7 @@ INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -q -c constra
 SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.*)
 CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
 export PATH := $(BIN):$(PATH)
+export SPARSE_EXT_CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,off)
 
 .PHONY: build test demo bench sanitize stubs lint format gpu gpu-quick clean venv
 venv: $(VENV)/.tools
@@ -36,7 +39,7 @@ $(VENV)/.with-%: $(VENV)/.tools $(SOURCES)
 $(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow" $(TEST_ARGS)
 
 sanitize: $(VENV)/.with-test
 	tools/sanitize.sh $(TEST_ARGS)
@@ -64,9 +67,9 @@ format: $(VENV)/.with-lint
 
 # Uses the system's Python and tools as they are; installs nothing.
 gpu:
-	tools/gpu.sh full
+	$(PYTHON) tools/gpu.py full
 gpu-quick:
-	tools/gpu.sh quick
+	$(PYTHON) tools/gpu.py quick
 
 clean:
 	rm -rf build build-* dist out .sanitize *.egg-info sparse_ext/*.so $(VENV)/.with-*

@@ -23,6 +23,7 @@ from sparse_ext.ops import layout_named, operands_of
 Batch = tuple[torch.Tensor, torch.Tensor]
 TURNS = 40  # of all arms, over a run
 SCORES = 10  # points on a curve
+WARM_UP = 5  # steps
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,27 @@ def nm24_arms(task: Task) -> list[Arm]:
 
 
 def csr_arms(task: Task) -> list[Arm]:
-    """The four arms. The short dense one may spend what RigL, the dearer of the sparse ones, spends."""
-    dense = Arm("dense", None, task.steps, task.lr)
-    rigl = Arm("RigL", task.rigl, task.steps, task.lr)
-    steps = ceil(task.steps * Flops(task, rigl).after(task.steps) / Flops(task, dense).after(task.steps))
-    short = Arm("dense, equal FLOPs", None, steps, task.short_lr)
-    return [dense, short, Arm("static", sx.Static(), task.steps, task.lr), rigl]
+    """The five arms. Two dense ones may spend what RigL, the dearer of the sparse ones, spends: in FLOPs, and in seconds."""
+    dense, rigl = Arm("dense", None, task.steps, task.lr), Arm("RigL", task.rigl, task.steps, task.lr)
+    by_flops = Flops(task, rigl).after(task.steps) / Flops(task, dense).after(task.steps)
+    by_seconds = relative_seconds(task, rigl, dense)
+    return [
+        dense,
+        Arm("dense, equal FLOPs", None, ceil(task.steps * by_flops), task.short_lr),
+        Arm("dense, equal seconds", None, ceil(task.steps * by_seconds), task.lr if by_seconds > 0.5 else task.short_lr),
+        Arm("static", sx.Static(), task.steps, task.lr),
+        rigl,
+    ]
+
+
+def relative_seconds(task: Task, one: Arm, other: Arm) -> float:
+    """Seconds per step of one arm over those of another, on this machine now: the steps from one update to the next, in turns."""
+    runs = [Run(task, arm, 0, Flops(task, arm)) for arm in (one, other)]
+    for end in range(1, WARM_UP + task.update_interval + 1):
+        for run in runs:
+            run.train_until(end)
+    a, b = (sum(run.seconds[WARM_UP:]) for run in runs)
+    return a / b
 
 
 @dataclass

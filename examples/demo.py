@@ -1,7 +1,7 @@
 """`python -m examples.demo`: dense and sparse training side by side, on real data that is already on this machine.
 
-Four arms: dense; dense stopped at the sparse arm's training FLOPs; sparse with a static pattern; sparse with RigL. With
---layout 2:4 five: dense; FST, S-STE and SR-STE, which keep a dense weight; RigL, which keeps a packed one.
+Five arms: dense; dense with as many training FLOPs as RigL; dense with as many seconds; sparse with a static pattern; sparse
+with RigL. With --layout 2:4: dense; FST, S-STE and SR-STE, which keep a dense weight; RigL, which keeps a packed one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from .digits import Digits
 
 TASKS: dict[str, Task] = {"digits": Digits(), "chars": Chars()}
 LAYOUTS = {"csr": (csr_arms, report.csr_claims), "2:4": (nm24_arms, report.nm24_claims)}
-# About a minute for everything: enough to see that all works, too short to judge by.
-QUICK = {"digits": {"seeds": 3}, "chars": {"steps": 120, "update_interval": 20, "gradient_steps": 8}}
+# Settings other than a task's own, whose run takes about ten minutes on two cores.
+SIZES = {
+    "full": {"digits": {}, "chars": {}},
+    # About three minutes: the same comparison, with fewer seeds and a fifth of the steps.
+    "default": {"digits": {"seeds": 3}, "chars": {"steps": 400, "update_interval": 25, "gradient_steps": 8}},
+    # Under a minute: shows that all works; too short to judge by.
+    "quick": {"digits": {"seeds": 2}, "chars": {"steps": 80, "update_interval": 20, "gradient_steps": 8}},
+}
 
 
 def train_with_bars(task: Task, arms: list[Arm], console: Console) -> list[Result]:
@@ -64,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
     parser.add_argument("--layout", choices=LAYOUTS, default="csr", help="csr: any pattern; 2:4: two of every four weights")
-    parser.add_argument("--quick", action="store_true", help="about a minute: fewer seeds and steps")
+    parser.add_argument("--full", action="store_const", dest="size", const="full", default="default", help="the long runs")
+    parser.add_argument("--quick", action="store_const", dest="size", const="quick", help="under a minute: to see that all works")
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for plots and demo.jsonl (default: %(default)s)"
     )
@@ -73,8 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Not a terminal: rich would guess 80 columns and cut the tables.
     console = Console() if Console().is_terminal else Console(width=140)
     for name in TASKS if options.task == "all" else [options.task]:
-        task = replace(TASKS[name], **QUICK[name]) if options.quick else TASKS[name]
-        run(task, options.layout, options.out, console)
+        run(replace(TASKS[name], **SIZES[options.size][name]), options.layout, options.out, console)
 
 
 if __name__ == "__main__":

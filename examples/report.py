@@ -99,12 +99,17 @@ def nm24_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, st
 
 def csr_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
     """What this demo is there to show, and whether this run did."""
-    dense, short, static, rigl = arms.values()
+    dense, short, equal_seconds, static, rigl = arms.values()
     slowest = max(static.step_s, rigl.step_s)
     yield slowest < dense.step_s, f"a sparse step takes less time than a dense one: {dense.step_s / slowest:.2f}x as fast"
     sign = 1 if task.higher_is_better else -1
-    for other, what in ((static, "the static pattern"), (short, "dense training with the same FLOPs")):
-        leads = [sign * (own - others) for own, others in zip(rigl.scores, other.scores, strict=True)]
+    others = (
+        (static, "the static pattern"),
+        (short, "dense training with the same FLOPs"),
+        (equal_seconds, f"dense training that takes as long ({equal_seconds.train_s:.0f} s, and RigL {rigl.train_s:.0f} s)"),
+    )
+    for other, what in others:
+        leads = [sign * (own - its) for own, its in zip(rigl.scores, other.scores, strict=True)]
         yield mean(leads) > 0, f"RigL is ahead of {what}: {mean(leads):+.3g} {task.metric} {_spread(leads)}"
 
 

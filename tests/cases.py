@@ -234,9 +234,16 @@ SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *TORCH_SUMS)
 TENSOR_CORES = ("nm24_gemm",)  # operators that CUDA has for 16-bit types only
 # Operators that read column or row indices, in either width; the others take int32 only, or no indices.
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS)
-# Operators that the CPU has a kernel of for every instruction set; the others' code is the same for all of them.
-MANY_ISAS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_gemm", "nm24_mvue")
-ONE_ISA = tuple(op for op in OPS if op not in MANY_ISAS)
+# The instruction sets for which an operator has no code of its own: there it runs the portable one, which is tested anyway. An
+# operator without a row is tested on every kind of device.
+_HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
+SAME_CODE = {
+    **dict.fromkeys(("csr_spmm", "csr_spmm_t", "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue"), _HOPPER),
+    "csr_sddmm": ("sm_90a_shared",),
+    **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),
+    **dict.fromkeys(("nm24_regrow", "regrow", "regrow_candidates_", "regrow_streamed"), _HOPPER + _CPU),
+    **dict.fromkeys((*TORCH_SUMS, "observe_dense_grad_"), _HOPPER + _CPU),
+}
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import zipfile
 from dataclasses import replace
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import DTYPES, ONE_ISA, TENSOR_CORES, name_of
+from cases import DTYPES, SAME_CODE, TENSOR_CORES, name_of
+from sampling import pairwise
 
-from sparse_ext.ops import BACKENDS
+from sparse_ext.ops import BACKENDS, OPS
 from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +36,6 @@ KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfl
 for cuda in ("emulated", "cuda"):
     KINDS |= {f"{cuda}-sm_80": DTYPES}
     KINDS |= {f"{cuda}-{isa}": (torch.bfloat16, torch.float16) for isa in ("sm_90a", "sm_90a_shared")}
-# The operators that have kernels of their own for an instruction set.
-OWN = {"sm_90a": ("csr_sddmm", "nm24_gemm"), "sm_90a_shared": ("nm24_gemm",)}
 
 
 def pytest_generate_tests(metafunc):
@@ -47,20 +47,44 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("device", KINDS, indirect=True)
 
 
-def pytest_collection_modifyitems(items):
-    """Operators with one code for several kinds run on one of them; a file about one operator is named after it."""
+def pytest_addoption(parser):
+    parser.addoption("--all-cases", action="store_true", help="also those cases that pairwise sampling leaves out")
+    parser.addoption("--operator", help="only the tests of this operator; '-': only those of none")
 
-    def repeats(item):
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        kind, op = params.get("device", ""), params.get("op")
-        op = op or item.path.stem.removeprefix("test_")
-        if op in TENSOR_CORES and kind.startswith(("emulated", "cuda")) and params.get("dtype", torch.float32).itemsize > 2:
-            return True
-        if (isa := kind.partition("-")[2]) in OWN:
-            return op not in OWN[isa]
-        return op in ONE_ISA and kind in ("cpu-v3", "cpu-v4", "cpu-v4_bf16")
 
-    items[:] = [item for item in items if not repeats(item)]
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what would run the same code again, then samples: every two values of a test's parameters meet."""
+    tests = {}
+    wanted = config.getoption("operator")
+    for item in items:
+        if not runs_the_same_code(item) and wanted in (None, operator_of(item) or "-"):
+            tests.setdefault((item.path, item.name.partition("[")[0], operator_of(item)), []).append(item)
+    kept = set()
+    for cases in tests.values():
+        chosen = range(len(cases)) if config.getoption("all_cases") else pairwise([parameters_of(item) for item in cases])
+        kept |= {cases[i] for i in chosen}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def parameters_of(item):
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def operator_of(item):
+    """The operator that a test is about: its parameter `op`, its module's OPERATOR, or the one named by its file."""
+    stem = item.path.stem.removeprefix("test_")
+    named = getattr(item.module, "OPERATOR", stem if stem in OPS else None)
+    return parameters_of(item).get("op", named)
+
+
+def runs_the_same_code(item):
+    """Whether the operator's code on this kind of device is that of a kind that runs it anyway."""
+    params, op = parameters_of(item), operator_of(item)
+    kind, _, isa = params.get("device", "").partition("-")
+    if op in TENSOR_CORES and kind in ("emulated", "cuda") and params.get("dtype", torch.float32).itemsize > 2:
+        return True  # and is refused there
+    return isa in SAME_CODE.get(op, ())
 
 
 @pytest.fixture
@@ -115,6 +139,13 @@ def emulated_backend():
 
 
 @pytest.fixture
+def emulated(monkeypatch):
+    """Emulated CUDA kernels in the CPU's place: their launchers."""
+    monkeypatch.setitem(BACKENDS, "cpu", emulated_backend())
+    return BACKENDS["cpu"].module
+
+
+@pytest.fixture
 def emulated_file():
     """Where _C_emulated lies."""
     return emulated_module().__file__
@@ -136,6 +167,24 @@ def _load_emulated():
     loader.exec_module(module)
     sys.modules["_C_emulated"] = module
     return module
+
+
+@pytest.fixture(scope="session")
+def wheel():
+    path = os.environ.get("SPARSE_EXT_WHEEL")
+    if not path:
+        pytest.skip("SPARSE_EXT_WHEEL names no wheel")
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="session")
+def binary(request, tmp_path_factory):
+    """The compiled module: the wheel's where one is given, otherwise the installed one."""
+    if not os.environ.get("SPARSE_EXT_WHEEL"):
+        return Path(launch._C.__file__)
+    archive = request.getfixturevalue("wheel")
+    (name,) = [name for name in archive.namelist() if name.startswith("sparse_ext/_C.") and name.endswith(".so")]
+    return Path(archive.extract(name, tmp_path_factory.mktemp("wheel")))
 
 
 @pytest.fixture(autouse=True)

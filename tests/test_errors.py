@@ -113,6 +113,12 @@ BAD = {
                                  ("at most 24", "got 48")),
     "mask of numbers": (lambda c: CsrPattern.from_mask(c.score), TypeError, ("bool", "got", "float32")),
     "mask of one dimension": (lambda c: CsrPattern.from_mask(c.mask[0]), ValueError, ("2 dimensions", r"got shape \(8,\)")),
+    "mask of more columns than int32 counts": (
+        lambda c: CsrPattern.from_mask(c.mask[:1, :1].expand(1, 2**31)), ValueError, ("columns", "int32", "got 2147483648")),
+    "mask of more columns on meta": (lambda c: CsrPattern.from_mask(c.mask[:1, :1].expand(1, 2**31).to(meta), 1), ValueError,
+                                     ("columns", "int32", "got 2147483648")),
+    "layer of more entries than int32 counts": (
+        lambda c: SparseLinear(2**16, 2**16, sparsity=0.4, device=meta), ValueError, ("entries", "int32", "got 2576980378")),
     "set_matrix_ with a mask beyond the capacity": (
         lambda c: c.layer.set_matrix_(c.score, c.mask | True), ValueError, ("at most 24", "got 48")),
     "set_matrix_ with a narrow mask": (lambda c: c.layer.set_matrix_(c.score, c.mask[:, :4]), ValueError,

@@ -1,15 +1,13 @@
 """The installed package: what its binary needs, what importing it does, and what it says about itself.
 
-SPARSE_EXT_WHEEL names a built wheel; its contents and binary are then checked instead of the installed one's.
+SPARSE_EXT_WHEEL names a built wheel; its contents and binary are then checked instead of the installed one's (conftest).
 """
 
 import ast
-import os
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,24 +28,6 @@ def python(code, *args, isolated=False):
     done = subprocess.run([sys.executable, *flags, "-c", code, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
-
-
-@pytest.fixture(scope="session")
-def wheel():
-    path = os.environ.get("SPARSE_EXT_WHEEL")
-    if not path:
-        pytest.skip("SPARSE_EXT_WHEEL names no wheel")
-    return zipfile.ZipFile(path)
-
-
-@pytest.fixture(scope="session")
-def binary(request, tmp_path_factory):
-    """The compiled module: the wheel's where one is given, otherwise the installed one."""
-    if not os.environ.get("SPARSE_EXT_WHEEL"):
-        return Path(launch._C.__file__)
-    archive = request.getfixturevalue("wheel")
-    (name,) = [name for name in archive.namelist() if name.startswith("sparse_ext/_C.") and name.endswith(".so")]
-    return Path(archive.extract(name, tmp_path_factory.mktemp("wheel")))
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):

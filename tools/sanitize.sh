@@ -20,6 +20,7 @@ cmake --build "$build"
 rm -rf "$site" && mkdir -p "$site"
 cp -r sparse_ext "$site" && rm -f "$site"/sparse_ext/*.so
 cmake --install "$build" --prefix "$site/sparse_ext"
+export SPARSE_EXT_EMULATION_SEED=${SPARSE_EXT_EMULATION_SEED:-23}  # another order of the emulated threads than make test's
 export PYTHONPATH=$site ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 SPARSE_EXT_EMULATED=$(echo "$site"/sparse_ext/_C_emulated*.so)
 [[ -e $SPARSE_EXT_EMULATED ]] && export SPARSE_EXT_EMULATED || unset SPARSE_EXT_EMULATED

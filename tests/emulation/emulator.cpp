@@ -258,6 +258,7 @@ cudaError_t launch(const char* kernel, unsigned grid, BlockShape block, const st
   if (m.failed) abandon_stacks();
   free_shared();
   m.body = nullptr;
+  if (m.failed) spx_last_error = cudaErrorLaunchFailure;
   return m.failed ? cudaErrorLaunchFailure : cudaSuccess;
 }
 

@@ -6,6 +6,9 @@
 #include "emulator.h"
 #include "fiber.h"
 
+// What cudaGetLastError reports and clears. Tests read and write it.
+extern "C" __attribute__((visibility("default"))) int spx_last_error;
+
 namespace spx::emulator {
 
 constexpr int kWarpSize = 32;

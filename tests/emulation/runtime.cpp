@@ -1,6 +1,8 @@
 // The part of the CUDA runtime that csrc/cuda/device/device.cu uses. The one device is this process.
 #include <cuda.h>
 
+#include <utility>
+
 #include "machine.h"
 
 extern "C" {
@@ -9,7 +11,8 @@ const char* cudaGetErrorString(cudaError_t error) {
   const std::string& text = spx::emulator::m.error;
   return error == cudaSuccess ? "no error" : text.empty() ? "emulation: unknown error" : text.c_str();
 }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
+int spx_last_error = cudaSuccess;
+cudaError_t cudaGetLastError() { return static_cast<cudaError_t>(std::exchange(spx_last_error, cudaSuccess)); }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }

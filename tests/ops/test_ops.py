@@ -255,3 +255,14 @@ def test_unused_entries_are_not_read(op, device, dtype):
 def test_opcheck(op):
     for arguments in ARGUMENTS[op](problem(Shape(7, 5, 3, 0.5, spare=4), index=torch.uint16))[:2]:
         torch.library.opcheck(OPS[op].call, tuple(arguments))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_tensors_on_two_devices_are_refused(op):
+    """A single meta tensor makes torch call the shape function; its results would be taken for a kernel's."""
+    arguments = ARGUMENTS[op](problem(Shape(7, 5, 3, 0.5, spare=4)))[0]
+    tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
+    for i in tensors if len(tensors) > 1 else ():
+        mixed = [a.to("meta") if i == j else a for j, a in enumerate(arguments)]
+        with pytest.raises(ValueError, match=rf"{op}: expected \w+ on (cpu|meta) \(as .*\), got (cpu|meta)"):
+            OPS[op](*mixed)

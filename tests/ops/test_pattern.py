@@ -8,6 +8,8 @@ from sparse_ext.ops import LAYOUTS, Candidates, CsrPattern, GradientTotal, Linea
 from sparse_ext.ops.pattern import bits_at, count_bits, largest, taken
 from sparse_ext.ops.rule import RULE_BYTES
 
+OPERATOR = "regrow"  # one code for many kinds of devices, as all that is called here
+
 SHAPES = (Shape(12, 18, 1, 0.3, spare=5), Shape(5, 7, 1, 0.4, spare=9), Shape(9, 16, 1, 0.5), Shape(3, 4, 1, 1.0))
 inf, nan = float("inf"), float("nan")
 

@@ -7,6 +7,8 @@ from cases import SMALL, THREADED, TOLERANCE, Shape, problem, sum_dtype
 
 from sparse_ext.ops import Linear, product
 
+OPERATOR = "observe_dense_grad_"  # one code for many kinds of devices, as all that is called here
+
 
 def tiles(linear, pairs, dtype):
     """The gradient that the tiles make up; each is a run of whole rows that begins where the one before ends."""

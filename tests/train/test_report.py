@@ -124,6 +124,14 @@ def test_count_flops_of_a_sparse_layer(requires_grad, products):
         assert sx.count_flops(lambda: layer(x)) == PRODUCT
 
 
+@pytest.mark.parametrize("layout", ["csr", "auto"])
+def test_count_flops_counts_entries_and_not_the_capacity(layout):
+    layer = sx.SparseLinear(IN, OUT, sparsity=0.7, capacity=0.9, layout=layout)
+    assert (layer.nnz, layer.capacity) == (NNZ, 36)
+    x = torch.randn(TOKENS, IN, requires_grad=True)
+    assert sx.count_flops(lambda: layer(x).sum().backward()) == 3 * PRODUCT
+
+
 def test_count_flops_of_an_armed_step():
     """The dense gradient in full, besides the sparse one; nothing on the steps between."""
     layer, x = layer_and_input(True)

@@ -21,10 +21,9 @@ constexpr const char* kNames[] = {"sm_80", "sm_90a", "sm_90a_shared"};
 bool available(int isa) {
   if (isa == kSm80) return true;
   int device = 0, major = 0, minor = 0;
-  const bool known = strstr(SPX_CUDA_ARCHS, "90a") && cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
-  cudaGetLastError();
+  const bool known = strstr(SPX_CUDA_ARCHS, "90a") && ok(cudaGetDevice(&device)) &&
+                     ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)) &&
+                     ok(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
   return known && major == 9 && minor == 0;
 }
 
@@ -61,9 +60,8 @@ bool weight_in_shared_memory() { return chosen() == kSm90aShared; }
 int64_t shared_bytes_per_block() {
   constexpr int kOfEvery = 49152;  // device
   int device = 0, bytes = 0;
-  const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
-  cudaGetLastError();
+  const bool known =
+      ok(cudaGetDevice(&device)) && ok(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   return known ? bytes : kOfEvery;
 }
 
@@ -76,12 +74,11 @@ DeviceGuard::DeviceGuard(int device) : previous_(-1) {
   int current = device;
   // Without a usable device there is nothing to restore, and the launch reports the error. The device is set even if it is the
   // current one: a thread's first call creates its context, which cuTensorMapEncodeTiled needs.
-  if (cudaGetDevice(&current) == cudaSuccess && cudaSetDevice(device) == cudaSuccess && current != device) previous_ = current;
-  cudaGetLastError();
+  if (ok(cudaGetDevice(&current)) && ok(cudaSetDevice(device)) && current != device) previous_ = current;
 }
 
 DeviceGuard::~DeviceGuard() {
-  if (previous_ >= 0) cudaSetDevice(previous_);
+  if (previous_ >= 0) ok(cudaSetDevice(previous_));
 }
 
 const char* describe_failure(Status status) {
@@ -102,21 +99,17 @@ const char* describe_failure(Status status) {
 
 int device_count() {
   int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
-  cudaGetLastError();
-  return count;
+  return ok(cudaGetDeviceCount(&count)) ? count : 0;
 }
 
 int driver_version() {
   int version = 0;
-  if (cudaDriverGetVersion(&version) != cudaSuccess) version = 0;
-  return version;
+  return ok(cudaDriverGetVersion(&version)) ? version : 0;
 }
 
 int runtime_version() {
   int version = 0;
-  if (cudaRuntimeGetVersion(&version) != cudaSuccess) version = 0;
-  return version;
+  return ok(cudaRuntimeGetVersion(&version)) ? version : 0;
 }
 
 }  // namespace spx::cuda

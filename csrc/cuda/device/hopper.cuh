@@ -225,7 +225,7 @@ Status make_tensor_map(CUtensorMap* map, DenseView<const T> m, int rows) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
-    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    ok(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
   last_launch() = {"cuTensorMapEncodeTiled", dim3(0), dim3(0)};  // for describe_failure

@@ -233,6 +233,13 @@ Status allow_shared_bytes(void (*kernel)(Params...), Block block) {
 }
 #endif
 
+// Whether the call went well. The error of one that failed is cleared, or the next call would report it again; a pending error of
+// somebody else's call stays for them.
+inline bool ok(Status status) {
+  if (status != kOk) cudaGetLastError();
+  return status == kOk;
+}
+
 // The number of clusters of `kernel` that the current device runs at a time, INT64_MAX if unknown. A persistent kernel needs no
 // more; its clusters do not wait for each other, so more do no harm.
 template <class... Params>
@@ -241,8 +248,8 @@ int64_t resident_clusters(void (*kernel)(Params...), Block block) {
 #if defined(__CUDACC__)
   cudaLaunchAttribute cluster = {};
   const cudaLaunchConfig_t config = launch_config(dim3(block.cluster), block, nullptr, &cluster);
-  if (allow_shared_bytes(kernel, block) == kOk) cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-  cudaGetLastError();
+  const bool known = ok(allow_shared_bytes(kernel, block)) && ok(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
+  if (!known) clusters = 0;
 #else
   static_cast<void>(kernel), static_cast<void>(block);
   clusters = emulator::kResidentClusters;
@@ -263,13 +270,13 @@ Status launch(const char* name, void (*kernel)(Params...), int64_t blocks, Block
   const cudaLaunchConfig_t config = launch_config(grid, block, stream, &cluster);
   Status status = allow_shared_bytes(kernel, block);
   if (status == kOk) status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-  cudaGetLastError();  // clears the error, or the next call would report it again
-  return status;
 #else
   static_cast<void>(stream);
-  return emulator::launch(name, grid.x, {block.threads, block.shared_bytes, block.cluster},
-                          [&] { kernel(static_cast<Params>(args)...); });
+  const Status status = emulator::launch(name, grid.x, {block.threads, block.shared_bytes, block.cluster},
+                                         [&] { kernel(static_cast<Params>(args)...); });
 #endif
+  ok(status);
+  return status;
 }
 
 // In launchers of several kernels: stops at the first that fails.

@@ -12,6 +12,9 @@ from .launch import DTYPES, Backend
 IDS = ("col_idx", "row_idx")
 PTRS = ("row_ptr", "col_ptr")
 
+# Rows, columns and entries of a CSR matrix: indices are int32, and a CUDA thread may count one stride past a row's end.
+MOST = 2**31 - 2**16
+
 # SPARSE_EXT_DEBUG=1: every call also reads every index and refuses a pattern that would send a kernel out of bounds.
 DEBUG = os.environ.get("SPARSE_EXT_DEBUG", "0") != "0"
 
@@ -64,6 +67,13 @@ def check_entries(op: str, name: str, count: int, **tensors: torch.Tensor) -> No
     for other, tensor in tensors.items():
         if tensor.dim() != 1 or tensor.numel() != count:
             raise ValueError(f"{op}: expected {other} of shape ({count},) (as {name}), got {tuple(tensor.shape)}")
+
+
+def check_sizes(op: str, rows: int, cols: int, capacity: int) -> None:
+    """ValueError unless int32 indices can count all of them."""
+    for what, size in (("rows", rows), ("columns", cols), ("entries", capacity)):
+        if size > MOST:
+            raise ValueError(f"{op}: expected at most {MOST} {what} (indices are int32), got {size}")
 
 
 def check_range(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -29,8 +30,22 @@ class Op:
         return self.call(*args)
 
     def fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        torch.library.register_fake(f"sparse_ext::{self.name}", function, lib=LIBRARY)
+        """Also serves calls with a meta tensor among the arguments: the others must be meta tensors, too."""
+
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            self._check_devices({a.name: value for a, value in zip(self.call._schema.arguments, args, strict=False)} | kwargs)
+            return function(*args, **kwargs)
+
+        torch.library.register_fake(f"sparse_ext::{self.name}", checked, lib=LIBRARY)
         return function
+
+    def _check_devices(self, arguments: dict[str, Any]) -> None:
+        """ValueError unless all tensors are on one device."""
+        (first, like), *others = [(name, value) for name, value in arguments.items() if isinstance(value, torch.Tensor)]
+        for name, tensor in others:
+            if tensor.device != like.device:
+                raise ValueError(f"{self.name}: expected {name} on {like.device} (as {first}), got {tensor.device}")
 
 
 OPS: dict[str, Op] = {}
@@ -40,8 +55,7 @@ def define(schema: str, flops: Callable[..., int] | None = None) -> Callable[[Ca
     """Registers the decorated function as the CPU and CUDA kernel of `schema`.
 
     Args:
-        flops: the floating-point operations of a call, from the operator's arguments, with shapes in place of tensors, and the
-            keyword out_shape, as `torch.utils.flop_counter` passes them.
+        flops: the floating-point operations of a call, from the operator's arguments and the keyword out_val, its result.
     """
 
     def register(kernel: Callable[..., Any]) -> Op:
@@ -50,7 +64,7 @@ def define(schema: str, flops: Callable[..., int] | None = None) -> Callable[[Ca
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, kernel, key)
         if flops is not None:
-            register_flop_formula(getattr(torch.ops.sparse_ext, name))(flops)
+            register_flop_formula(getattr(torch.ops.sparse_ext, name), get_raw=True)(flops)
         OPS[name] = Op(name, kernel)
         return OPS[name]
 

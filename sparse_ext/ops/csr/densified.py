@@ -73,7 +73,7 @@ def _checked(
 
 
 def _flops(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kwargs: Any) -> int:
-    return int(2 * x[0] * (row_ptr[0] - 1) * cols)
+    return int(2 * x.shape[0] * (row_ptr.shape[0] - 1) * cols)
 
 
 @define(
@@ -137,7 +137,7 @@ def _(weight, row_ptr, col_idx, cols, dy):
 
 @define(
     "densified_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor",
-    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * dy[0] * dy[1] * x[1],
+    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * dy.numel() * x.shape[1],
 )
 def densified_grad_weight(
     row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor

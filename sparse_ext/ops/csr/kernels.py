@@ -10,11 +10,16 @@ from __future__ import annotations
 import torch
 
 from ..boundary import views
-from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
+from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_sizes, check_slots, check_values
 from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
+
+
+def count_entries(row_ptr: torch.Tensor, col_idx: torch.Tensor) -> int:
+    """nnz, for counting FLOPs; the capacity where no number is behind the tensor (meta, or a compiler's)."""
+    return int(row_ptr[-1]) if type(row_ptr) is torch.Tensor and not row_ptr.is_meta else col_idx.shape[0]
 
 
 def check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: str) -> None:
@@ -82,7 +87,7 @@ def check_matmul(
 
 @define(
     "csr_spmm(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
-    flops=lambda weight, row_ptr, col_idx, cols, x, *_, **__: 2 * weight[0] * x[0],  # capacity, as nnz is not in a shape
+    flops=lambda weight, row_ptr, col_idx, cols, x, *_, **__: 2 * count_entries(row_ptr, col_idx) * x.shape[0],
 )
 def csr_spmm(
     weight: torch.Tensor,
@@ -110,7 +115,7 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
 
 @define(
     "csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor",
-    flops=lambda weight, col_ptr, row_idx, slot, rows, dy, **_: 2 * weight[0] * dy[0],
+    flops=lambda weight, col_ptr, row_idx, slot, rows, dy, **_: 2 * count_entries(col_ptr, row_idx) * dy.shape[0],
 )
 def csr_spmm_t(
     weight: torch.Tensor,
@@ -148,7 +153,7 @@ def check_grad_weight(op: str, rows: int, cols: int, dy: torch.Tensor, x: torch.
 
 @define(
     "csr_sddmm(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x) -> Tensor",
-    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * col_idx[0] * dy[0],
+    flops=lambda row_ptr, col_idx, cols, dy, x, **_: 2 * count_entries(row_ptr, col_idx) * dy.shape[0],
 )
 def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
@@ -230,6 +235,7 @@ def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torc
         raise TypeError(f"{op}: expected mask of dtype torch.bool, got {mask.dtype}")
     if mask.dim() != 2:
         raise ValueError(f"{op}: expected mask with 2 dimensions, got shape {tuple(mask.shape)}")
+    check_sizes(op, *mask.shape, capacity)
     if (nnz := int(mask.sum())) > capacity:
         raise ValueError(f"{op}: expected a mask with at most {capacity} ones (the capacity), got {nnz}")
     backend = backend_of(op, mask)
@@ -243,6 +249,7 @@ def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torc
 
 @csr_from_mask.fake
 def _(mask, capacity):
+    check_sizes("csr_from_mask", *mask.shape, capacity)
     return (
         mask.new_empty((mask.shape[0] + 1,), dtype=torch.int32),
         mask.new_empty((capacity,), dtype=torch.int32),
@@ -260,6 +267,7 @@ def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tu
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     if col_idx.dtype != torch.int32:
         raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
+    check_sizes(op, row_ptr.numel() - 1, cols, col_idx.numel())
     check_range(op, row_ptr, col_idx, cols)
     backend = backend_of(op, row_ptr)
     col_ptr = row_ptr.new_empty((cols + 1,))

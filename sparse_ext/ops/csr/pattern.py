@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..boundary.checks import check_pattern
+from ..boundary.checks import check_pattern, check_sizes
 from ..pattern import Pattern
 from ..regrow.candidates import Candidates, CandidateSink
 from ..regrow.kernels import regrow, regrow_streamed
@@ -32,6 +32,7 @@ class CsrPattern(Pattern):
 
     @classmethod
     def empty(cls, rows: int, cols: int, capacity: int, device: torch.device | str | None) -> CsrPattern:
+        check_sizes("csr", rows, cols, capacity)
         row_ptr = torch.zeros(rows + 1, dtype=torch.int32, device=device)
         return cls(rows, cols, row_ptr, torch.zeros(capacity, dtype=torch.int32, device=device))
 

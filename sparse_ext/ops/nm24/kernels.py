@@ -167,7 +167,7 @@ def _check_matmul(
 
 @define(
     "nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
-    flops=lambda values, ids, x, *_, **__: 2 * values[0] * values[1] * x[0],
+    flops=lambda values, ids, x, *_, **__: 2 * values.numel() * x.shape[0],
 )
 def nm24_gemm(
     values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False

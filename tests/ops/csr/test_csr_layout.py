@@ -8,6 +8,8 @@ from cases import Shape, pattern_of, problem
 from sparse_ext import count_flops
 from sparse_ext.ops import LAYOUTS, CsrPattern, Linear, operands_of, prepared
 
+OPERATOR = "csr_transpose"  # one code for many kinds of devices, as all that is called here
+
 CSR = [name for name, layout in LAYOUTS.items() if layout.pattern is CsrPattern]
 
 

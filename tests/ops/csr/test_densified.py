@@ -12,6 +12,8 @@ from sparse_ext.ops import OPS
 from sparse_ext.ops.boundary import launch
 from sparse_ext.ops.csr import densified
 
+OPERATOR = "csr_unpack"  # one code for many kinds of devices, as all that is called here
+
 
 @pytest.fixture
 def all_dense(monkeypatch):

@@ -8,6 +8,8 @@ import torch
 from sparse_ext.ops import OPS
 from sparse_ext.ops.boundary import checks
 
+OPERATOR = "nm24_pack"  # one code for many kinds of devices, as all that is called here
+
 prune, pack, unpack = OPS["nm24_prune"], OPS["nm24_pack"], OPS["nm24_unpack"]
 inf, nan = float("inf"), float("nan")
 

@@ -7,6 +7,8 @@ from cases import Shape, problem
 from sparse_ext.ops import Candidates, CandidateSink, GradientTotal, Linear, product
 from sparse_ext.ops.regrow.candidates import score_dtype
 
+OPERATOR = "regrow_candidates_"  # one code for many kinds of devices, as all that is called here
+
 SHAPE = Shape(33, 70, 35, 0.2, spare=7)
 
 

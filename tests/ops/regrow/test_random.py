@@ -7,6 +7,8 @@ from by_hand import PHILOX
 from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, operands_of, reference
 from sparse_ext.ops.boundary import launch
 
+OPERATOR = "regrow"  # one code for many kinds of devices, as all that is called here
+
 M = 0xFFFFFFFF
 
 
