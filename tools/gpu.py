@@ -27,7 +27,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PASSED = ROOT / "bench" / "results" / "gpu-kernels.jsonl"  # rows of earlier runs: copy kernels.jsonl there
+OUT = Path(os.environ.get("OUT", "out")).resolve()
 PYTHON = os.environ.get("PYTHON", sys.executable)
+PYTEST = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 BUILD = Path(os.environ.get("SPARSE_EXT_BUILD_DIR", "build/gpu"))
 SECONDS = {"full": 400, "quick": 165}  # of a whole run
 ISAS = ("sm_80", "sm_90a", "sm_90a_shared")
@@ -75,8 +77,7 @@ def build_step(card: str | None) -> Step:
 def tests_of(operator: str, isa: str, quick: bool) -> list[str]:
     """A pytest command for one operator's kernels of one instruction set."""
     marks = ["-m", "not slow"] if quick else []
-    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops", *marks]
-    return [*command, "--operator", operator, "-k", f"cuda-{isa}- or cuda-{isa}]"]
+    return [*PYTEST, "tests/ops", *marks, "--operator", operator, "-k", f"cuda-{isa}- or cuda-{isa}]"]
 
 
 def passed_before(rows: Path = PASSED) -> set[tuple[str, str]]:
@@ -99,31 +100,18 @@ def plan(mode: str, units: list[tuple[str, str]], card: str | None = None) -> li
     quick = mode == "quick"
     steps = [build_step(card)]
     steps += [Step(f"{op} {isa}", 60, "tests.log", tests_of(op, isa, quick), (op, isa)) for op, isa in units]
-    rest = ["-k", "cuda and not emulated", "-m", "not slow"]
-    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *rest, "--operator", "-"]
-    steps += [Step("layers and training", 60, "tests.log", command)]
-    if not quick:
-        small = [
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "tests/ops",
-            "-k",
-            "cuda and (by_hand or agrees_with_its_twin) and not large",
-        ]
-        for tool in ("memcheck", "racecheck"):
-            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "86", PYTHON, "-m", "pytest", *small]
-            # torch's caching allocator would hide overruns
-            steps += [
-                Step(tool, 45, f"{tool}.log", command, optional=True, environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
-            ]
+    rest = [*PYTEST, "-k", "cuda and not emulated", "-m", "not slow", "--operator", "-"]
+    steps.append(Step("layers and training", 60, "tests.log", rest))
+    small = [*PYTEST, "-x", "tests/ops", "-k", "cuda and (by_hand or agrees_with_its_twin) and not large"]
+    for tool in () if quick else ("memcheck", "racecheck"):
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "86", *small]
+        caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # torch's allocator would hide overruns
+        steps.append(Step(tool, 45, f"{tool}.log", command, optional=True, environment=caching))
     return steps + list(bench_steps(quick))
 
 
 def bench_steps(quick: bool) -> Iterator[Step]:
-    out = Path(os.environ.get("OUT", "out")) / "bench.jsonl"
-    command = [PYTHON, "-m", "bench", "run", "--suite", "gpu", "--device", "cuda", "--out", str(out)]
+    command = [PYTHON, "-m", "bench", "run", "--suite", "gpu", "--device", "cuda", "--out", str(OUT / "bench.jsonl")]
     products = ["--products", "forward", "input gradient", "weight gradient", "step"]
     two_four = ["2:4", "2:4 mvue", "2:4 sm_90a", "2:4 sm_90a mvue", "2:4 sm_90a shared", "torch 2:4"]
     at_half = ["--dtype", "bfloat16", "--sparsity", "0.5", "--budget", "0.1"]
@@ -250,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.plan:
         show(plan(options.mode, known_kernels(), capability))
         return 0
-    run = Run(Path(os.environ.get("OUT", "out")).resolve(), SECONDS[options.mode])
+    run = Run(OUT, SECONDS[options.mode])
     run.say(f"{options.mode} on {name}, commit {origin()['commit']}")
     if capability is None or not run.step(build_step(capability)):
         run.say("result: FAILED, no GPU" if capability is None else "result: FAILED (build)")

@@ -124,9 +124,8 @@ def test_count_flops_of_a_sparse_layer(requires_grad, products):
         assert sx.count_flops(lambda: layer(x)) == PRODUCT
 
 
-@pytest.mark.parametrize("layout", ["csr", "auto"])
-def test_count_flops_counts_entries_and_not_the_capacity(layout):
-    layer = sx.SparseLinear(IN, OUT, sparsity=0.7, capacity=0.9, layout=layout)
+def test_count_flops_counts_entries_and_not_the_capacity():
+    layer = sx.SparseLinear(IN, OUT, sparsity=0.7, capacity=0.9)
     assert (layer.nnz, layer.capacity) == (NNZ, 36)
     x = torch.randn(TOKENS, IN, requires_grad=True)
     assert sx.count_flops(lambda: layer(x).sum().backward()) == 3 * PRODUCT
