@@ -6,6 +6,7 @@
 #   make stubs    writes sparse_ext/_C.pyi, after a change of the bindings
 #   make bench    measures the kernels                                    BENCH_ARGS="run ..."
 #   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
+#   make dist     the sdist and the wheel that would be published, checked     DIST=dist
 # Without a GPU no CUDA kernels are compiled for devices; SPARSE_EXT_CUDA=on compiles them anyway.
 # pip reads PIP_ARGS and its own PIP_* variables, such as an index with a CPU-only torch.
 PYTHON ?= python3
@@ -14,6 +15,7 @@ PIP_ARGS ?=
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= run
+DIST ?= dist
 
 BIN = $(abspath $(VENV))/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS)
@@ -22,7 +24,7 @@ CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.h test
 export PATH := $(BIN):$(PATH)
 export SPARSE_EXT_CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,off)
 
-.PHONY: build test demo bench sanitize stubs lint format gpu gpu-quick clean venv
+.PHONY: build test demo bench sanitize stubs lint format gpu gpu-quick dist clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -35,6 +37,7 @@ $(VENV)/.tools: constraints.txt
 # The package in place, with one of its extras.
 $(VENV)/.with-%: $(VENV)/.tools $(SOURCES)
 	$(INSTALL) --no-build-isolation -e ".[$*]"
+	-@cat "$$(ls -t build/*/built.txt | head -1)"
 	touch $@
 $(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
 
@@ -59,6 +62,9 @@ lint: $(VENV)/.with-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/actionlint
+	test "$$($(BIN)/cibuildwheel --platform linux --print-build-identifiers | cut -d- -f1 | xargs)" = \
+	  "cp310 cp311 cp312 cp313 cp314"
 
 format: $(VENV)/.with-lint
 	$(BIN)/ruff check --fix .
@@ -70,6 +76,9 @@ gpu:
 	$(PYTHON) tools/gpu.py full
 gpu-quick:
 	$(PYTHON) tools/gpu.py quick
+
+dist:
+	PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" tools/dist.sh $(DIST)
 
 clean:
 	rm -rf build build-* dist out .sanitize *.egg-info sparse_ext/*.so $(VENV)/.with-*

@@ -1,7 +1,7 @@
 """Builds sparse_ext._C by CMake + ninja. Torch is neither needed nor imported here.
 
-Environment: SPARSE_EXT_CUDA=auto|on|off, SPARSE_EXT_CUDA_ARCHS, SPARSE_EXT_BUILD_DIR, SPARSE_EXT_CMAKE_ARGS,
-CMAKE_BUILD_PARALLEL_LEVEL.
+Environment: SPARSE_EXT_CUDA=auto|on|off, SPARSE_EXT_CUDA_ARCHS, SPARSE_EXT_GLIBC, SPARSE_EXT_BUILD_DIR,
+SPARSE_EXT_CMAKE_ARGS, CMAKE_BUILD_PARALLEL_LEVEL.
 """
 
 import os
@@ -33,6 +33,7 @@ class CMakeBuild(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "SPARSE_EXT_VERSION": self.distribution.get_version(),
             "SPARSE_EXT_CUDA": os.environ.get("SPARSE_EXT_CUDA", "auto"),
+            "SPARSE_EXT_GLIBC": os.environ.get("SPARSE_EXT_GLIBC", "2.28"),
             "SPARSE_EXT_EMULATION": "OFF",
         }
         archs = os.environ.get("SPARSE_EXT_CUDA_ARCHS")

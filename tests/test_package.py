@@ -1,13 +1,17 @@
 """The installed package: what its binary needs, what importing it does, and what it says about itself.
 
 SPARSE_EXT_WHEEL names a built wheel; its contents and binary are then checked instead of the installed one's (conftest).
+SPARSE_EXT_SDIST names an sdist.
 """
 
 import ast
+import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +23,7 @@ from sparse_ext import config
 from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
-SYSTEM_LIBRARIES = r"lib(c|m|dl|pthread|rt|gomp)\.so\.\d+|ld-linux.*\.so\.\d+"
+SYSTEM_LIBRARIES = r"lib(c|m|dl|pthread|rt|gomp|gcc_s)\.so\.\d+|ld-linux.*\.so\.\d+"
 
 
 def python(code, *args, isolated=False):
@@ -30,6 +34,28 @@ def python(code, *args, isolated=False):
     return done.stdout.splitlines()
 
 
+@pytest.fixture(scope="session")
+def sdist():
+    """The files of an sdist, without the folder that holds them."""
+    path = os.environ.get("SPARSE_EXT_SDIST")
+    if not path:
+        pytest.skip("SPARSE_EXT_SDIST names no sdist")
+    with tarfile.open(path) as archive:
+        return {name.partition("/")[2]: data for name, data in contents(archive).items()}
+
+
+@pytest.fixture(scope="session")
+def committed():
+    """What a clean clone holds."""
+    done = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        return contents(archive)
+
+
+def contents(archive):
+    return {member.name: archive.extractfile(member).read() for member in archive.getmembers() if member.isfile()}
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = wheel.namelist()
     assert all(name.startswith(("sparse_ext/", "sparse_ext-")) for name in names)
@@ -37,16 +63,42 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert {"sparse_ext/py.typed", "sparse_ext/_C.pyi", "sparse_ext/ops/crossover.json"} <= set(names)
 
 
-def test_binary_needs_system_libraries_only(binary):
+def test_sdist_is_a_clean_clone(sdist, committed):
+    """What is compiled from one is compiled from the other."""
+    added = {name for name in sdist if name in ("PKG-INFO", "setup.cfg") or name.startswith("sparse_ext.egg-info/")}
+    left_out = {name for name in committed if name.startswith((".ci/", ".git", ".pre-commit"))}
+    assert sdist.keys() - added == committed.keys() - left_out
+    assert not [name for name in sdist.keys() - added if sdist[name] != committed[name]]
+
+
+def test_wheel_holds_the_committed_package(wheel, committed):
+    """Of a clean clone and of an sdist, the same: beside the binary, whose sources the sdist has."""
+    built = {name: wheel.read(name) for name in wheel.namelist() if re.match(r"sparse_ext/.*[^/]$(?<!\.so)", name)}
+    assert built == {name: data for name, data in committed.items() if name.startswith("sparse_ext/")}
+
+
+def readelf(option, binary):
     if shutil.which("readelf") is None:
         pytest.skip("no readelf on this machine")
-    dynamic = subprocess.run(["readelf", "-d", binary], capture_output=True, text=True, check=True).stdout
-    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic)
-    if any("libasan" in name for name in needed):
+    shown = subprocess.run(["readelf", "--wide", option, binary], capture_output=True, text=True, check=True).stdout
+    if "libasan" in shown:
         pytest.skip("a sanitized build")
+    return shown
+
+
+def test_binary_needs_system_libraries_only(binary):
+    dynamic = readelf("--dynamic", binary)
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic)
     assert "libgomp.so.1" in needed  # torch's own, by the same name
     assert [name for name in needed if not re.fullmatch(SYSTEM_LIBRARIES, name)] == []
     assert not re.search(r"\((RPATH|RUNPATH)\)", dynamic)
+
+
+def test_wheel_runs_on_the_glibc_of_manylinux_2_28(wheel, binary):
+    """Whatever the glibc that it was linked with: tools/older_glibc.py."""
+    versions = re.findall(r"GLIBC_([\d.]+)", readelf("--version-info", binary))
+    assert versions
+    assert max(tuple(map(int, version.split("."))) for version in versions) <= (2, 28)
 
 
 def test_binary_loads_without_torch(binary):
