@@ -10,7 +10,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pytest
 import torch
 
 from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, operands_of, reference
@@ -135,14 +134,11 @@ def pattern_of(layout, shape: Shape, device="cpu", seed=1):
     return kind.random(shape.rows, shape.cols, sizes.nnz, seed, device, capacity)
 
 
-def layout_with_kernels(name: str, shape: Shape, dtype: torch.dtype, kind: str):
-    """The layout of this name; skips where it has no such matrix, or no kernels for the dtype on this kind of device."""
-    layout = LAYOUTS[name]
-    if obstacle := layout.pattern.obstacle(shape.rows, shape.cols):
-        pytest.skip(obstacle)
-    if layout.stem == "nm24" and kind != "cpu" and dtype.itemsize > 2:
-        pytest.skip("tensor cores multiply 16-bit types only")
-    return layout
+def has_layout(case, shape: Shape | None = None) -> bool:
+    """Whether the case's layout has such a matrix, and kernels for the dtype on this kind of device."""
+    layout, shape = LAYOUTS[case.layout], shape or case.shape
+    on_tensor_cores = layout.stem == "nm24" and case.kind != "cpu"
+    return not layout.pattern.obstacle(shape.rows, shape.cols) and not (on_tensor_cores and case.dtype.itemsize > 2)
 
 
 def _regrow_arguments(p: Problem):

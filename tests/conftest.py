@@ -14,6 +14,7 @@ from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,11 +54,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what would run the same code again, then samples: every two values of a test's parameters meet."""
+    """Leaves out what is not possible or would run the same code again; of the rest every two values of parameters meet."""
     tests = {}
     wanted = config.getoption("operator")
     for item in items:
-        if not runs_the_same_code(item) and wanted in (None, operator_of(item) or "-"):
+        if is_possible(item) and not runs_the_same_code(item) and wanted in (None, operator_of(item) or "-"):
             tests.setdefault((item.path, item.name.partition("[")[0], operator_of(item)), []).append(item)
     kept = set()
     for cases in tests.values():
@@ -76,6 +77,13 @@ def operator_of(item):
     stem = item.path.stem.removeprefix("test_")
     named = getattr(item.module, "OPERATOR", stem if stem in OPS else None)
     return parameters_of(item).get("op", named)
+
+
+def is_possible(item):
+    """What the marks `only` of the test say of this case: its parameters, and the kind and instruction set of its device."""
+    case = SimpleNamespace(**parameters_of(item))
+    case.kind, _, case.isa = getattr(case, "device", "").partition("-")
+    return all(mark.args[1](case) for mark in item.iter_markers("only"))
 
 
 def runs_the_same_code(item):
@@ -189,9 +197,14 @@ def binary(request, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """The same random numbers for every test, and one thread: tiny parallel regions crawl where the cores are shared."""
+    """The same random numbers for every test, and one thread: tiny parallel regions crawl where the cores are shared.
+
+    New tensors are NaN, or the largest integer: what nobody wrote shows.
+    """
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     yield
+    torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)

@@ -166,6 +166,19 @@ def test_setup_is_short_and_torch_free():
     assert not any(name.partition(".")[0] in ("torch", "sparse_ext") for name in imported)
 
 
+# What users may rely on. A name that goes, or a new one, is a decision, and a line in the changelog.
+PUBLIC = """
+    FST METHODS RigL SET SRSTE SSTE SparseLinear Sparsifier Static __version__ count_flops cuda_available densify_ functional
+    layer_densities register_layout register_method show_config sparsify_
+"""
+
+
+def test_public_names():
+    assert sorted(sx.__all__) == sorted(PUBLIC.split())
+    rooms = {"config", "functional", "methods", "nn", "ops", "train"}
+    assert {name for name in vars(sx) if not name.startswith("_")} - rooms <= set(PUBLIC.split())
+
+
 def test_one_version():
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
     assert sx.__version__.removesuffix("+source") == declared

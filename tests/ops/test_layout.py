@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import LARGE, SMALL, TOLERANCE, Shape, layout_with_kernels, pattern_of, problem
+from cases import LARGE, SMALL, TOLERANCE, Shape, has_layout, pattern_of, problem
 
 from sparse_ext.ops import LAYOUTS, Layout, Linear, Rule, kernels_of, layout_named, multiply, operands_of, prepared, reference
 
@@ -39,30 +39,33 @@ def assert_products_of(matrix, layout, pattern, weight, rule, p):
         torch.testing.assert_close(got, want, msg=lambda m, name=name: f"{name}: {m}", **TOLERANCE[p.x.dtype])
 
 
+@pytest.mark.only("layouts with kernels", has_layout)
 @pytest.mark.parametrize("shape", [*SMALL, LARGE[0]], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_products_of_a_packed_weight(layout, shape, device, dtype, kind):
-    layout, p = layout_with_kernels(layout, shape, dtype, kind), problem(shape, dtype, device)
+def test_products_of_a_packed_weight(layout, shape, device, dtype):
+    layout, p = LAYOUTS[layout], problem(shape, dtype, device)
     pattern = pattern_of(layout, shape, device)
     weight = layout.pack(p.dense, pattern)
     assert weight.shape == (pattern.capacity,)
     assert_products_of(p.dense.masked_fill(~pattern.mask(), 0), layout, pattern, weight, None, p)
 
 
+@pytest.mark.only("layouts with kernels", has_layout)
 @pytest.mark.parametrize("shape", [SMALL[0], LARGE[0]], ids=str)
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("layout", ["auto", "2:4"])
-def test_products_are_the_same_whatever_the_table_says(layout, dense, shape, device, dtype, kind, monkeypatch):
+def test_products_are_the_same_whatever_the_table_says(layout, dense, shape, device, dtype, monkeypatch):
     for module in ("csr", "nm24"):
         monkeypatch.setattr(f"sparse_ext.ops.{module}.layout.dense_is_faster", lambda *_: dense)
-    test_products_of_a_packed_weight(layout, shape, device, dtype, kind)
+    test_products_of_a_packed_weight(layout, shape, device, dtype)
 
 
+@pytest.mark.only("layouts with kernels", has_layout)
 @pytest.mark.parametrize("shape", [SHAPE, Shape(9, 17, 33, 1.0), Shape(33, 70, 65, 0.1)], ids=str)
 @pytest.mark.parametrize(("layout", "rule"), RULES)
-def test_products_of_a_dense_weight(layout, rule, shape, device, dtype, kind):
+def test_products_of_a_dense_weight(layout, rule, shape, device, dtype):
     """They take the chosen part of it, and the weight gradient reaches all of it."""
-    layout, p = layout_with_kernels(layout, shape, dtype, kind), problem(shape, dtype, device)
+    layout, p = LAYOUTS[layout], problem(shape, dtype, device)
     nnz = round(shape.density * shape.rows * shape.cols)
     pattern = layout.pattern.select(p.score, nnz, rule=rule)
     rule = pattern.rule_for(p.dense, rule)
@@ -98,9 +101,10 @@ def test_gradients_of_multiply(layout):
 # ---- values and operands ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.only("layouts with kernels", lambda case: has_layout(case, SHAPE))
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_packing_and_back(layout, device, dtype, kind):
-    layout, p = layout_with_kernels(layout, SHAPE, dtype, kind), problem(SHAPE, dtype, device)
+def test_packing_and_back(layout, device, dtype):
+    layout, p = LAYOUTS[layout], problem(SHAPE, dtype, device)
     pattern = pattern_of(layout, SHAPE, device)
     values = layout.pack(p.dense, pattern)
     matrix = p.dense.masked_fill(~pattern.mask(), 0)
@@ -114,10 +118,11 @@ def test_packing_and_back(layout, device, dtype, kind):
     assert not values.any()
 
 
+@pytest.mark.only("layouts with kernels", lambda case: has_layout(case, SHAPE))
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_defaults_give_what_overrides_give(layout, device, dtype, kind):
+def test_defaults_give_what_overrides_give(layout, device, dtype):
     """What an outsider's layout inherits."""
-    layout, p = layout_with_kernels(layout, SHAPE, dtype, kind), problem(SHAPE, dtype, device)
+    layout, p = LAYOUTS[layout], problem(SHAPE, dtype, device)
     pattern = pattern_of(layout, SHAPE, device)
     pack, unpack, matrix = (getattr(Layout, name).__func__ for name in ("pack", "unpack", "matrix"))
     values = layout.pack(p.dense, pattern)

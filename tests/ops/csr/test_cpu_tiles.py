@@ -14,10 +14,11 @@ ACROSS = (
 )
 
 
+pytestmark = pytest.mark.only("the tiles of a CPU", lambda case: case.kind == "cpu")
+
+
 @pytest.fixture(autouse=True)
-def on_a_cpu(kind, same_start):
-    if kind != "cpu":
-        pytest.skip("the tiles of a CPU")
+def two_threads(same_start):
     torch.set_num_threads(2)
 
 
@@ -42,9 +43,8 @@ def test_same_bits_for_any_thread_count(op, shape, device, dtype):
         assert all(torch.equal(outcomes[0], outcome) for outcome in outcomes[1:])
 
 
+@pytest.mark.only("the type that takes the fewest entries", lambda case: case.dtype == torch.float64)
 def test_values_of_more_pages_than_a_cpu_keeps_addresses_of(device, dtype):
     """From 8 MB on a transposed view reads its values by groups of columns."""
-    if dtype != torch.float64:
-        pytest.skip("the type that takes the fewest entries")
     for arguments in ARGUMENTS["csr_spmm_t"](problem(Shape(1100, 1100, 3, 0.97), dtype, device)):
         assert_agrees("csr_spmm_t", arguments, dtype)

@@ -27,16 +27,9 @@ STAGES = (
     Shape(70, 1096, 33, 0.01, skew=True),  # a full row, and many that skip stages
 )
 MANY = Shape(257, 264, 8193, 0.05, skew=True)  # enough tiles for the large ones
+ON_CUDA = pytest.mark.only("on a CPU, tiles depend on the number of threads, not of tokens", lambda case: case.kind != "cpu")
 # What a block can have of shared memory: an emulated device has as much as sm_90, if not told otherwise.
 SHARED_BYTES = {"sm_80": 166912, "sm_86": 101376}
-
-
-@pytest.fixture(autouse=True)
-def new_tensors_are_nan():
-    """What an operator does not write shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("index", INDEX_DTYPES, ids=name_of)
@@ -53,12 +46,11 @@ def test_across_stages(shape, device, dtype):
         assert_agrees("csr_spmm", arguments, dtype)
 
 
+@pytest.mark.only("a device has the shared memory that it has", lambda case: case.kind == "emulated")
 @pytest.mark.parametrize("shared_bytes", SHARED_BYTES.values(), ids=SHARED_BYTES)
 @pytest.mark.parametrize("shape", STAGES, ids=str)
-def test_stages_of_smaller_devices(shape, shared_bytes, device, dtype, kind, monkeypatch):
+def test_stages_of_smaller_devices(shape, shared_bytes, device, dtype, monkeypatch):
     """Fewer parts to a stage; the same bits of rows that are not split."""
-    if kind != "emulated":
-        pytest.skip("a device has the shared memory that it has")
     p = problem(shape, dtype, device)
     for tensor in (p.weight, p.x):  # multiples of 1/8 add up without rounding in any order
         tensor.mul_(torch.rand(tensor.shape, device=device).to(dtype))
@@ -74,10 +66,9 @@ def test_many_tiles(device, dtype):
         assert_agrees("csr_spmm", arguments, dtype)
 
 
-def test_same_bits_for_any_tile_size(device, dtype, kind):
+@ON_CUDA
+def test_same_bits_for_any_tile_size(device, dtype):
     """A token's sums do not depend on how many others there are."""
-    if kind == "cpu":
-        pytest.skip("on a CPU, tiles depend on the number of threads, not of tokens")
     p = problem(MANY, dtype, device)
     for tensor in (p.weight, p.x):  # multiples of 1/8 add up without rounding in any order
         tensor.mul_(torch.rand(tensor.shape, device=device).to(dtype))
@@ -169,9 +160,8 @@ def test_a_long_row_of_32_bit_columns(device, dtype):
 MANY_LONG = Uneven("", 257, 136, 8193, 1, dict.fromkeys(range(31, 39), 130))  # more tiles of them than blocks take at once
 
 
-def test_same_bits_for_any_tile_size_and_capacity(device, dtype, kind):
-    if kind == "cpu":
-        pytest.skip("on a CPU, tiles depend on the number of threads, not of tokens")
+@ON_CUDA
+def test_same_bits_for_any_tile_size_and_capacity(device, dtype):
     p = MANY_LONG.problem(dtype, device)
     arguments = ARGUMENTS["csr_spmm"](p)[1]
     assert_agrees("csr_spmm", arguments, dtype)

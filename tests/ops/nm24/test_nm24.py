@@ -88,10 +88,9 @@ def test_packing_is_exact(choice, shape, device, dtype):
         assert all(torch.equal(one, other) for one, other in zip(again, (values, *transpose), strict=True))
 
 
+@pytest.mark.only("steps of 16-bit numbers are no small ones", lambda case: case.dtype.itemsize > 2)
 def test_a_soft_threshold_is_continuous(device, dtype):
     """Where two magnitudes change places the one that leaves has become 0, and so is the one that comes."""
-    if dtype.itemsize == 2:
-        pytest.skip("steps of 16-bit numbers are no small ones")
     path = torch.linspace(0, 1, 2001, dtype=dtype)[:, None]
     dense = (1 - path) * torch.tensor([[3.0, -2.0, 1.0, 0.5]], dtype=dtype) + path * torch.tensor(
         [[-1.0, 0.25, 2.0, -4.0]], dtype=dtype
@@ -101,9 +100,8 @@ def test_a_soft_threshold_is_continuous(device, dtype):
     assert soft <= bound < hard
 
 
+@pytest.mark.only("float32 has narrower values", lambda case: case.dtype.itemsize == 2)
 def test_values_are_rounded_from_float32(device, dtype):
-    if dtype.itemsize != 2:
-        pytest.skip("has no narrower values")
     dense = torch.randn(9, 21).to(device)
     values, ids = prune(dense, "largest", dtype)
     exact, same_ids = prune(dense, "largest")

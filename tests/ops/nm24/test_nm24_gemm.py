@@ -45,11 +45,13 @@ def numbers(*shape, device, dtype):
     return ((torch.randn(shape) * 8).round() / 8).to(device, dtype)
 
 
+@pytest.mark.only(
+    "sm_90a multiplies whole pieces of 16 columns, and leaves the rest to sm_80's kernel",
+    lambda case: (case.shape in ACROSS) == case.isa.startswith("sm_90a"),
+)
 @pytest.mark.parametrize("shape", SAMPLED + EDGES + LARGE + ACROSS, ids=str)
-def test_any_shape(shape, device, dtype, request):
+def test_any_shape(shape, device, dtype):
     rows, cols, tokens = shape
-    if (shape in ACROSS) != ("sm_90a" in request.node.callspec.params["device"]):
-        pytest.skip("sm_90a has shapes of its own, of whole pieces of 16 columns; all others it leaves to sm_80's kernel")
     values, ids = prune(numbers(rows, cols, device=device, dtype=dtype), "largest")
     x, bias = numbers(tokens, cols, device=device, dtype=dtype), numbers(rows, device=device, dtype=dtype)
     for rest in ((None,), (bias, True)):
@@ -86,9 +88,8 @@ def test_a_row_ends_at_its_last_column(device, dtype):
     assert (y[:, 1::2] == inf).all()
 
 
-def test_same_bits_for_any_thread_count(device, dtype, kind):
-    if kind != "cpu":
-        pytest.skip("threads of a CPU")
+@pytest.mark.only("threads of a CPU", lambda case: case.kind == "cpu")
+def test_same_bits_for_any_thread_count(device, dtype):
     values, ids = prune(torch.randn(150, 260, dtype=torch.float64).to(dtype), "largest")
     x = torch.randn(300, 260, dtype=torch.float64).to(dtype)
     outcomes = []

@@ -97,12 +97,11 @@ SCORES = {
 }
 
 
+@pytest.mark.only("the emulator is slow: few tiles", lambda case: case.kind != "emulated" or len(case.cuts) in (0, 3))
 @pytest.mark.parametrize("cuts", CUTS, ids=len)
 @pytest.mark.parametrize("kind_of_score", SCORES)
 def test_a_streamed_score_gives_the_same_pattern(kind_of_score, cuts, device, dtype, kind):
     slow = kind == "emulated"
-    if slow and len(cuts) not in (0, 3):
-        pytest.skip("the emulator is slow: few tiles only")
     p = problem(Shape(20, 33, 1, 0.2, spare=9), dtype, device)
     score = SCORES[kind_of_score](p.score)
     nnz, free = p.pattern.nnz, 20 * 33 - p.pattern.nnz
