@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 
 from sparse_ext.ops import auto, csr, nm24
-from sparse_ext.ops.nm24.layout import FORWARD, GRAD_INPUT
+from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
 
 from .cases import Case, Shape
 from .contenders import Functions, Operands, products, sparse_ext, transposable
@@ -37,7 +37,7 @@ def _step(functions: Functions, dense: str | None) -> Callable[[], object]:
     """The three products of layout "auto", one of them dense."""
 
     def run() -> None:
-        with mock.patch.object(csr.layout, "dense_is_faster", side_effect=lambda product, *_: product == dense):
+        with mock.patch.object(csr.auto, "dense_is_faster", side_effect=lambda product, *_: product == dense):
             for product in NAMES:
                 functions[product]()
 
@@ -80,7 +80,7 @@ def measure_nm24(dtype: torch.dtype, device: str, budget_s: float) -> Iterator[d
 
 def _either(product: Callable[[], object], dense: bool) -> Callable[[], object]:
     def run() -> None:
-        with mock.patch.object(nm24.layout, "dense_is_faster", return_value=dense):
+        with mock.patch.object(nm24.auto, "dense_is_faster", return_value=dense):
             product()
 
     return run

@@ -59,6 +59,9 @@ HAND = {
     ],
     "densified_matmul_t": [((WEIGHT, ROW_PTR, COL_IDX, 3, X), (DX,))],
     "densified_grad_weight": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
+    "auto_spmm": [((WEIGHT, ROW_PTR, COL_IDX, 3, X, MINUS_BIAS, True), (Y_RELU,))],
+    "auto_spmm_t": [((WEIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, X), (DX,))],
+    "auto_sddmm": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
     "csr_pack": [((W, ROW_PTR, COL_IDX), (WEIGHT,))],
     "csr_unpack": [((WEIGHT, ROW_PTR, COL_IDX, 3), (W,))],
     "csr_from_mask": [(([[True, False, True], [False] * 3, [False, True, False]], 4), (ROW_PTR, COL_IDX))],
@@ -74,6 +77,8 @@ HAND = {
         ((N_VALUES, N_IDS, N_X, None), (N_Y,)),
         ((N_VALUES, N_IDS, N_X, N_BIAS, True), (N_Y_RELU,)),
     ],
+    "auto_gemm": [((N_VALUES, N_IDS, N_X[:1], None), (N_Y[:1],))],
+    "auto_gemm_t": [((TILE, TILE_IDS, [[1.0, 2.0, 3.0, 4.0]]), ([[23.0, 20.0, 27.0, 20.0]],))],  # 9 + 2 * 7, 8 + 2 * 6, ...
     "nm24_mvue": [((M_DY, (0, 0)), (M_VALUES_T, M_IDS_T))],
     "observe_dense_grad_": [(((4,), 0, X, X), ((5,),))],
     "regrow_candidates_": [],  # REGROW, below, as all of the rest

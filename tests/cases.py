@@ -195,6 +195,9 @@ ARGUMENTS = {
     "densified_matmul": lambda p: ARGUMENTS["csr_spmm"](p),
     "densified_matmul_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy)],
     "densified_grad_weight": lambda p: ARGUMENTS["csr_sddmm"](p),
+    "auto_spmm": lambda p: ARGUMENTS["csr_spmm"](p),
+    "auto_spmm_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, *p.operands[2:], p.dy)],
+    "auto_sddmm": lambda p: ARGUMENTS["csr_sddmm"](p),
     "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.operands.col_idx)],
     "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols)],
     "csr_from_mask": lambda p: [(p.mask, p.pattern.capacity)],
@@ -216,6 +219,8 @@ ARGUMENTS = {
         (*(tensor.to(p.dense.device) for tensor in reference.nm24_prune(p.dense.cpu(), "largest")), p.x, *rest)
         for rest in ((None,), (p.bias,), (p.bias, True))
     ],
+    "auto_gemm": lambda p: ARGUMENTS["nm24_gemm"](p),
+    "auto_gemm_t": lambda p: [(p.dense, reference.nm24_prune(p.dense.cpu(), "transposable")[1].to(p.dense.device), p.dy)],
     "nm24_mvue": lambda p: [(matrix, torch.tensor([-123456789012, 5], device=matrix.device)) for matrix in (p.dy, p.x)],
     "nm24_regrow": _nm24_regrow_arguments,
     "regrow": _regrow_arguments,
@@ -225,11 +230,13 @@ ARGUMENTS = {
     "observe_dense_grad_": lambda p: [(torch.zeros(1, dtype=torch.int64, device=p.x.device), 0, p.dy, p.x)],
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
-TORCH_SUMS = ("densified_matmul", "densified_matmul_t", "densified_grad_weight")
+_DENSIFIED = ("densified_matmul", "densified_matmul_t", "densified_grad_weight")
+_AUTO = ("auto_spmm", "auto_spmm_t", "auto_sddmm")
+TORCH_SUMS = (*_DENSIFIED, *_AUTO, "auto_gemm", "auto_gemm_t")  # which may be torch's own products
 SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *TORCH_SUMS)
-TENSOR_CORES = ("nm24_gemm",)  # operators that CUDA has for 16-bit types only
+TENSOR_CORES = ("nm24_gemm", "auto_gemm", "auto_gemm_t")  # operators that CUDA has for 16-bit types only
 # Operators that read column or row indices, in either width; the others take int32 only, or no indices.
-INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *TORCH_SUMS)
+INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *_DENSIFIED, *_AUTO)
 # The instruction sets for which an operator has no code of its own: there it runs the portable one, which is tested anyway. An
 # operator without a row is tested on every kind of device.
 _HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")

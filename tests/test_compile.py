@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from sparse_ext import SparseLinear, count_flops
 from sparse_ext import functional as SF
-from sparse_ext.ops import CandidateSink, GradientTotal, auto
+from sparse_ext.ops import LAYOUTS, CandidateSink, GradientTotal, auto
 
 CLOSE = TOLERANCE[torch.float32]
 
@@ -212,6 +212,26 @@ def test_export(grad):
             x = torch.randn(size, 16)
             torch.testing.assert_close(program.module()(x), model(x), **CLOSE)
             torch.testing.assert_close(program.run_decompositions().module()(x), model(x), **CLOSE)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_dynamic_program_serves_any_number_of_tokens(layout):
+    layer, counter = SparseLinear(16, 8, layout=layout), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=True)
+    for programs, shapes in ((1, ((5,), (6,), (300,))), (2, ((2, 3), (4, 5), (70, 9)))):
+        for shape in shapes:
+            x = torch.randn(*shape, 16)
+            assert_same(outcome(compiled, [layer], x)[0], outcome(layer, [layer], x)[0])
+        assert counter.frame_count == programs
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_export_with_any_batch_and_length(layout):
+    layer, sizes = SparseLinear(16, 8, layout=layout).eval(), (torch.export.Dim("batch"), torch.export.Dim("length"))
+    program = torch.export.export(layer, (torch.randn(4, 6, 16),), dynamic_shapes=(dict(enumerate(sizes)),)).module()
+    for shape in ((2, 3), (9, 70)):
+        x = torch.randn(*shape, 16)
+        torch.testing.assert_close(program(x), layer(x), **CLOSE)
 
 
 def test_functional_call():

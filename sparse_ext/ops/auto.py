@@ -11,7 +11,6 @@ rows is multiplied sparsely.
 from __future__ import annotations
 
 import json
-import math
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -50,17 +49,10 @@ def device_name(device: torch.device) -> str:
     return f"cuda {major}.{minor}"
 
 
+@lru_cache(maxsize=4096)  # sizes repeat; the search takes as long as a small product
 def nearest_crossing(rows: tuple[Row, ...], tokens: int, positions: int) -> float:
     """The density of the row of the nearest size."""
-    nearest, crossing = math.inf, 1.0
-    for t, p, density in rows:  # a loop, which torch.compile follows; min(key=...) it does not
-        distance = max(t / tokens, tokens / t) * max(p / positions, positions / p)
-        if distance < nearest:
-            nearest, crossing = distance, density
-    return crossing
-
-
-_nearest_crossing = lru_cache(maxsize=4096)(nearest_crossing)  # sizes repeat; the loop takes as long as a small product
+    return min(rows, key=lambda row: max(row[0] / tokens, tokens / row[0]) * max(row[1] / positions, positions / row[1]))[2]
 
 
 def dense_is_faster(product: str, x: torch.Tensor, rows: int, cols: int, entries: int) -> bool:
@@ -69,5 +61,4 @@ def dense_is_faster(product: str, x: torch.Tensor, rows: int, cols: int, entries
     if not crossovers:
         return False
     tokens, positions = max(1, x.shape[0]), max(1, rows * cols)
-    nearest = nearest_crossing if torch.compiler.is_compiling() else _nearest_crossing
-    return entries > nearest(crossovers, tokens, positions) * positions
+    return entries > nearest_crossing(crossovers, tokens, positions) * positions

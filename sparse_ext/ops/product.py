@@ -36,8 +36,8 @@ class Linear(NamedTuple):
             raise ValueError(
                 f"{op}: expected x with {self.cols} columns (weight has {self.cols} input features), got shape {tuple(x.shape)}"
             )
-        lead = x.shape[:-1]
-        return x.reshape(lead.numel(), self.cols), lead
+        # Not reshape: the number of tokens would have to be known, and a compiler would fix it.
+        return x.flatten(0, -2) if x.dim() > 1 else x[None], x.shape[:-1]
 
     def unbatched(self, y: torch.Tensor, lead: torch.Size) -> torch.Tensor:
         """y [tokens, rows] with x's leading dimensions."""

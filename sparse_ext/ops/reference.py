@@ -1,6 +1,9 @@
 """Every operator in plain PyTorch, through the dense matrix: the truth for tests. Slow and simple on purpose."""
 
 from .csr.reference import (
+    auto_sddmm,
+    auto_spmm,
+    auto_spmm_t,
     csr_from_mask,
     csr_pack,
     csr_sddmm,
@@ -12,7 +15,7 @@ from .csr.reference import (
     densified_matmul,
     densified_matmul_t,
 )
-from .nm24.reference import nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
+from .nm24.reference import auto_gemm, auto_gemm_t, nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
 from .regrow.random import philox4x32, random_u32
 from .regrow.reference import regrow, regrow_candidates_, regrow_streamed
 
@@ -23,6 +26,11 @@ def observe_dense_grad_(token, handle, dy, x):
 
 
 __all__ = [
+    "auto_gemm",
+    "auto_gemm_t",
+    "auto_sddmm",
+    "auto_spmm",
+    "auto_spmm_t",
     "csr_from_mask",
     "csr_pack",
     "csr_sddmm",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparse_ext.ops import auto
-from sparse_ext.ops.nm24.layout import FORWARD, GRAD_INPUT
+from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
 
 ROWS = ((1000, 100, 0.8), (10, 10000, 0.6), (10, 100, 0.4))
 

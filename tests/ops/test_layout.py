@@ -56,7 +56,7 @@ def test_products_of_a_packed_weight(layout, shape, device, dtype):
 @pytest.mark.parametrize("layout", ["auto", "2:4"])
 def test_products_are_the_same_whatever_the_table_says(layout, dense, shape, device, dtype, monkeypatch):
     for module in ("csr", "nm24"):
-        monkeypatch.setattr(f"sparse_ext.ops.{module}.layout.dense_is_faster", lambda *_: dense)
+        monkeypatch.setattr(f"sparse_ext.ops.{module}.auto.dense_is_faster", lambda *_: dense)
     test_products_of_a_packed_weight(layout, shape, device, dtype)
 
 

@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..auto import dense_is_faster
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Kernels, Linear
 from ..rule import Rule
-from . import densified, kernels
+from . import auto, kernels
 from .pattern import CsrPattern
 
 # Up to this many columns an index fits 16 bits, and kernels read half as many index bytes.
@@ -142,17 +141,17 @@ class AutoLinear(CsrLinear):
         bias: torch.Tensor | None,
         relu: bool,
     ) -> torch.Tensor:
-        if rule is not None or not _dense_is_faster("matmul", product, operands, x):
+        if rule is not None:
             return CsrLinear.forward(product, weight, rule, operands, x, bias, relu)
-        return densified.densified_matmul.call(weight, operands.row_ptr, operands.col_idx, product.cols, x, bias, relu)
+        return auto.auto_spmm.call(weight, operands.row_ptr, operands.col_idx, product.cols, x, bias, relu)
 
     @staticmethod
     def grad_input(
         product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor
     ) -> torch.Tensor:
-        if rule is not None or not _dense_is_faster("matmul_t", product, operands, dy):
+        if rule is not None:
             return CsrLinear.grad_input(product, weight, rule, operands, dy)
-        return densified.densified_matmul_t.call(weight, operands.row_ptr, operands.col_idx, product.cols, dy)
+        return auto.auto_spmm_t.call(weight, *operands, dy)
 
     @staticmethod
     def grad_weight(
@@ -163,13 +162,9 @@ class AutoLinear(CsrLinear):
         x: torch.Tensor,
         rng: torch.Tensor | None,
     ) -> torch.Tensor:
-        if rule is not None or not _dense_is_faster("grad_weight", product, operands, x):
+        if rule is not None:
             return CsrLinear.grad_weight(product, rule, operands, dy, x, rng)
-        return densified.densified_grad_weight.call(operands.row_ptr, operands.col_idx, product.cols, dy, x)
-
-
-def _dense_is_faster(name: str, product: Linear, operands: CsrOperands, tokens: torch.Tensor) -> bool:
-    return dense_is_faster(name, tokens, product.rows, product.cols, operands.col_idx.shape[0])
+        return auto.auto_sddmm.call(operands.row_ptr, operands.col_idx, product.cols, dy, x)
 
 
 class Auto(Csr):

@@ -68,6 +68,18 @@ def densified_grad_weight(row_ptr, col_idx, cols, dy, x):
     return csr_sddmm(row_ptr, col_idx, cols, dy, x)
 
 
+def auto_spmm(weight, row_ptr, col_idx, cols, x, bias, relu=False):
+    return csr_spmm(weight, row_ptr, col_idx, cols, x, bias, relu)
+
+
+def auto_spmm_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy):
+    return csr_spmm_t(weight, col_ptr, row_idx, slot, row_ptr.numel() - 1, dy)
+
+
+def auto_sddmm(row_ptr, col_idx, cols, dy, x):
+    return csr_sddmm(row_ptr, col_idx, cols, dy, x)
+
+
 def csr_from_mask(mask: torch.Tensor, capacity: int):
     row_ptr = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
     return row_ptr.int(), padded(mask.nonzero()[:, 1].int(), capacity)

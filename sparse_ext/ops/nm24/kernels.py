@@ -151,7 +151,7 @@ def _(values, ids, cols):
     return values.new_empty((values.shape[0], cols))
 
 
-def _check_matmul(
+def check_matmul(
     op: str, values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[int, int]:
     """rows and cols of the matrix, after checking that x [tokens, cols] can meet it."""
@@ -177,7 +177,7 @@ def nm24_gemm(
     Given values_t and ids_t of a transposable matrix and dy in place of x, the same product is the input gradient.
     """
     op = "nm24_gemm"
-    rows, cols = _check_matmul(op, values, ids, x, bias)
+    rows, cols = check_matmul(op, values, ids, x, bias)
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x", x)
     if dtype not in TENSOR_CORE_DTYPES and hasattr(backend.module, "device_count"):
@@ -193,5 +193,5 @@ def nm24_gemm(
 
 @nm24_gemm.fake
 def _(values, ids, x, bias, relu=False):
-    _check_matmul("nm24_gemm", values, ids, x, bias)
+    check_matmul("nm24_gemm", values, ids, x, bias)
     return x.new_empty((x.shape[0], values.shape[0]))

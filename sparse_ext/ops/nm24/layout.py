@@ -4,7 +4,7 @@ Which of the three products are sparse:
 - Forward: always.
 - Input gradient: if the pattern is transposable; otherwise W is unpacked and multiplied densely.
 - Weight gradient: if the layer samples its output gradient; otherwise it is computed densely, and packed for a packed weight.
-Where a dense product was measured to be faster, as with few tokens (see auto.py), the weight is unpacked instead.
+Where a dense product was measured to be faster, as with few tokens, the weight is unpacked instead (auto.py).
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..auto import dense_is_faster
 from ..layout import Layout
 from ..product import Kernels, Linear
 from ..rule import Rule
-from . import kernels, training
+from . import auto, kernels, training
 from .pattern import Nm24Pattern
-
-# In the table of auto.py.
-FORWARD, GRAD_INPUT = "nm24 matmul", "nm24 matmul_t"
 
 
 class Nm24Operands(NamedTuple):
@@ -47,21 +43,16 @@ class Nm24Linear(Kernels):
     ) -> torch.Tensor:
         _check(product, weight, rule, x)
         values = _packed(product, weight, rule, operands, x.dtype)
-        if not _dense_is_faster(FORWARD, product, x):
-            return kernels.nm24_gemm.call(values, operands.ids, x, bias, relu)
-        y = torch.nn.functional.linear(x, kernels.nm24_unpack.call(values, operands.ids, product.cols), bias)
-        return y.relu_() if relu else y
+        return auto.auto_gemm.call(values, operands.ids, x, bias, relu)
 
     @staticmethod
     def grad_input(
         product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dy: torch.Tensor
     ) -> torch.Tensor:
-        if rule is None or rule.name != "transposable" or _dense_is_faster(GRAD_INPUT, product, dy):
-            values = _packed(product, weight, rule, operands, dy.dtype)
-            return dy @ kernels.nm24_unpack.call(values, operands.ids, product.cols)
-        dense = weight.view(product.rows, product.cols)
-        _, values_t, ids_t = kernels.nm24_pack.call(dense, operands.ids, True, dy.dtype)
-        return kernels.nm24_gemm.call(values_t, ids_t, dy, None)
+        if rule is not None and rule.name == "transposable":
+            return auto.auto_gemm_t.call(weight.view(product.rows, product.cols), operands.ids, dy)
+        values = _packed(product, weight, rule, operands, dy.dtype)
+        return dy @ kernels.nm24_unpack.call(values, operands.ids, product.cols)
 
     @staticmethod
     def grad_weight(
@@ -102,10 +93,6 @@ def _packed(
     if rule.name == "soft":
         return kernels.nm24_prune.call(dense, "soft", dtype, rule.scale)[0]
     return kernels.nm24_pack.call(dense, operands.ids, False, dtype)[0]
-
-
-def _dense_is_faster(name: str, product: Linear, tokens: torch.Tensor) -> bool:
-    return dense_is_faster(name, tokens, product.rows, product.cols, product.rows * product.cols // 2)
 
 
 class Nm24(Layout):

@@ -107,6 +107,15 @@ def nm24_gemm(values, ids, x, bias, relu=False):
     return (y.relu() if relu else y).to(x.dtype)
 
 
+def auto_gemm(values, ids, x, bias, relu=False):
+    return nm24_gemm(values, ids, x, bias, relu)
+
+
+def auto_gemm_t(dense, ids, dy):
+    _, values_t, ids_t = nm24_pack(dense, ids, True, dy.dtype)
+    return nm24_gemm(values_t, ids_t, dy, None)
+
+
 # ---- two of four, chosen at random -----------------------------------------------------------------------------------------
 
 

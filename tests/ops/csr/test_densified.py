@@ -17,7 +17,7 @@ OPERATOR = "csr_unpack"  # one code for many kinds of devices, as all that is ca
 
 @pytest.fixture
 def all_dense(monkeypatch):
-    monkeypatch.setattr("sparse_ext.ops.csr.layout.dense_is_faster", lambda *_: True)
+    monkeypatch.setattr("sparse_ext.ops.csr.auto.dense_is_faster", lambda *_: True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
