@@ -235,7 +235,7 @@ def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torc
         raise TypeError(f"{op}: expected mask of dtype torch.bool, got {mask.dtype}")
     if mask.dim() != 2:
         raise ValueError(f"{op}: expected mask with 2 dimensions, got shape {tuple(mask.shape)}")
-    check_sizes(op, *mask.shape, capacity)
+    check_sizes(op, mask.shape[0], mask.shape[1], capacity)
     if (nnz := int(mask.sum())) > capacity:
         raise ValueError(f"{op}: expected a mask with at most {capacity} ones (the capacity), got {nnz}")
     backend = backend_of(op, mask)

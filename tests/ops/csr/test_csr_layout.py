@@ -86,7 +86,7 @@ def test_auto_multiplies_sparsely_where_no_row_says_otherwise(monkeypatch):
     p = problem(Shape(12, 20, 5, 0.3))
     linear, product, operands = kernels("auto", p.pattern)
     flops = count_flops(lambda: linear.forward(product, p.weight, None, operands, p.x, p.bias, False))
-    assert flops == 2 * p.pattern.capacity * 5
+    assert flops == 2 * p.pattern.nnz * 5
 
 
 def test_auto_asks_the_table_for_each_product(monkeypatch):
@@ -99,7 +99,7 @@ def test_auto_asks_the_table_for_each_product(monkeypatch):
     linear.grad_input(product, p.weight, None, operands, p.dy)
     linear.grad_weight(product, None, operands, p.dy, p.x, None)
     assert [(name, rows, cols, entries) for name, _, rows, cols, entries in asked] == [
-        (name, 12, 20, p.pattern.capacity) for name in ("matmul", "matmul_t", "grad_weight")
+        (name, 12, 20, p.pattern.nnz) for name in ("matmul", "matmul_t", "grad_weight")
     ]
     assert [tokens.shape[0] for _, tokens, *_ in asked] == [5, 5, 5]
 
