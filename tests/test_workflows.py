@@ -8,6 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
+# What decides where packages, images and tools are loaded from.
+LOADERS = ["pyproject.toml", "constraints.txt", "setup.py", "CMakeLists.txt", "Makefile", ".pre-commit-config.yaml"]
+LOADERS += [".ci/run", *(f".github/workflows/{path.name}" for path in WORKFLOWS)]
+LOADERS += [f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("*.*"))]
+
 pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="an sdist has no workflows")
 
 
@@ -33,6 +38,12 @@ def test_workflows_end(workflow):
     """Every job has a limit, and a newer push takes the place of an older one."""
     assert "\nconcurrency:\n" in workflow
     assert workflow.count("timeout-minutes:") == workflow.count("runs-on:")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_no_file_names_an_index_or_a_registry(name):
+    """Who runs it chooses: pip's own settings, a variable of the repository, or the default of the tool."""
+    assert not re.findall(r"\w+://|\b[\w-]+\.(?:com|dev|io|net|org)\b", (ROOT / name).read_text())
 
 
 def test_every_wheel_has_a_job():

@@ -21,7 +21,7 @@ def cuda_include():
         roots += [Path(line.split("=", 1)[1].strip()) for line in dry.splitlines() if line.startswith("#$ TOP=")]
         roots.append(Path(nvcc).resolve().parent.parent)
     roots.append(Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13")
-    return next((root / "include" for root in roots if (root / "include" / "cuda_bf16.h").exists()), None)
+    return next((root / "include" for root in roots if (root / "include" / "crt" / "host_defines.h").exists()), None)
 
 
 @pytest.fixture(scope="module", params=["plain", "sanitized"])
