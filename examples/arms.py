@@ -182,7 +182,7 @@ def csr_arms(task: Task) -> list[Arm]:
 
 
 def relative_seconds(task: Task, one: Arm, other: Arm) -> float:
-    """Seconds per step of one arm over those of another, on this machine now: the steps from one update to the next, in turns."""
+    """Seconds per step of one arm over another's, on this machine now: in turns, the steps from one update to the next."""
     runs = [Run(task, arm, 0, Flops(task, arm)) for arm in (one, other)]
     for end in range(1, WARM_UP + task.update_interval + 1):
         for run in runs:

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
     parser.add_argument("--layout", choices=LAYOUTS, default="csr", help="csr: any pattern; 2:4: two of every four weights")
     parser.add_argument("--full", action="store_const", dest="size", const="full", default="default", help="the long runs")
-    parser.add_argument("--quick", action="store_const", dest="size", const="quick", help="under a minute: to see that all works")
+    parser.add_argument("--quick", action="store_const", dest="size", const="quick", help="a minute: to see that all works")
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for plots and demo.jsonl (default: %(default)s)"
     )

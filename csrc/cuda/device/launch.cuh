@@ -233,8 +233,8 @@ Status allow_shared_bytes(void (*kernel)(Params...), Block block) {
 }
 #endif
 
-// Whether the call went well. The error of one that failed is cleared, or the next call would report it again; a pending error of
-// somebody else's call stays for them.
+// Whether the call went well. The error of one that failed is cleared, or the next call would report it again; a pending error
+// of somebody else's call stays for them.
 inline bool ok(Status status) {
   if (status != kOk) cudaGetLastError();
   return status == kOk;
