@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch import nn
 
 from sparse_ext.methods import Action, Choose, Method, Regrow, Time
-from sparse_ext.nn import sparse_layers
 
 from . import dense_weights, distributed
 from .managed import ManagedLayer
+from .names import named_layers
 from .observation import Observation
 from .optimizer_state import check_optimizer, innermost, state_tensors
 from .report import History, Report
-from .state import check_state, described, methods_by_name, plain, upgraded
+from .state import check_state, described, methods_by_name, upgraded
 
 Group = list[ManagedLayer]  # the layers that one method trains
 
@@ -63,7 +63,7 @@ class Sparsifier:
         seed: int = 0,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        layers = {name: layer for name, layer in sparse_layers(model).items() if layer.weight.requires_grad}
+        layers = {name: layer for name, layer in named_layers(model).items() if layer.weight.requires_grad}
         if not layers:
             raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
         if total_steps < 1:
@@ -74,7 +74,7 @@ class Sparsifier:
         self._process_group = process_group
         methods = methods_by_name(method, list(layers))
         self._layers = [
-            ManagedLayer(plain(name), layer, methods[name], optimizer, Observation(layer, methods[name], process_group))
+            ManagedLayer(name, layer, methods[name], optimizer, Observation(layer, methods[name], process_group))
             for name, layer in layers.items()
         ]
         self._groups: list[tuple[Method, Group]] = [
@@ -155,7 +155,7 @@ class Sparsifier:
         Raises:
             ValueError: the copy lacks a layer, or has it with another pattern.
         """
-        copies = {plain(name): layer for name, layer in sparse_layers(model).items()}
+        copies = named_layers(model)
         for managed in self._layers:
             name, copy = managed.name, copies.get(managed.name)
             if copy is None:
@@ -246,7 +246,7 @@ class Sparsifier:
         """What resuming needs in addition to the model's and optimizer's state: plain values and tensors, for `torch.save`."""
         observations = {managed.name: managed.observation for managed in self._layers}
         return {
-            "version": 2,
+            "version": 3,
             "step": self._step,
             "updates": self._updates,
             "postponed_to": list(self._postponed_to),
@@ -267,8 +267,9 @@ class Sparsifier:
         Raises:
             ValueError: the state belongs to other layers or another method; nothing has changed.
         """
-        state = upgraded(state_dict)
-        check_state(state, self.state_dict())
+        own = self.state_dict()
+        state = upgraded(state_dict, list(own["shapes"]))
+        check_state(state, own)
         self._step, self._updates, self.seed = state["step"], state["updates"], state["seed"]
         self._postponed_to, self.total_steps = list(state["postponed_to"]), state["total_steps"]
         self._history.load_state_dict(state)

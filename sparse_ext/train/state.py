@@ -9,11 +9,7 @@ from typing import Any
 
 from sparse_ext.methods import Method
 
-
-def plain(name: str) -> str:
-    """The layer's name without what DDP, AveragedModel and torch.compile put around a model."""
-    parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
-    return ".".join(parts)
+from .names import shortened
 
 
 def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> dict[str, Method]:
@@ -24,7 +20,7 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> 
     """
     if isinstance(method, Method):
         return dict.fromkeys(names, method)
-    found = {name: next((p for p in method if fnmatchcase(plain(name), p)), None) for name in names}
+    found = {name: next((p for p in method if fnmatchcase(name, p)), None) for name in names}
     if lost := [name for name, pattern in found.items() if pattern is None]:
         raise ValueError(f"expected a method for every sparse layer, got none for {', '.join(lost)}; add '*': Static()")
     if idle := [pattern for pattern in method if pattern not in found.values()]:
@@ -39,8 +35,11 @@ def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
     return {pattern: described(one) for pattern, one in method.items()}
 
 
-def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state in today's form. Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`."""
+def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """A state in the form of today's version, for layers of these names.
+
+    Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`. Version 2 had shorter names.
+    """
     state = dict(state)
     if "growth" in state:
         state["signals"] = {name: {"gradient": {"total": total}} for name, total in state.pop("growth").items()}
@@ -50,7 +49,18 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     state.setdefault("spoiled", [])
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
-    return state
+    return state if state.get("version", 1) >= 3 else _renamed(state, {shortened(name): name for name in names})
+
+
+def _renamed(state: dict[str, Any], today: Mapping[str, str]) -> dict[str, Any]:
+    """The state with today's names of its layers in place of shortened ones."""
+
+    def name(old: str) -> str:
+        return today.get(shortened(old), old)
+
+    by_name = {key: value for key, value in state.items() if isinstance(value, Mapping) and key != "method"}
+    renamed = {key: {name(old): value for old, value in values.items()} for key, values in by_name.items()}
+    return {**state, **renamed, "spoiled": [name(old) for old in state["spoiled"]]}
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
