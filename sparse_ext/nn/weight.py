@@ -11,7 +11,7 @@ from torch import nn
 from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, layout_named, prepared
 from sparse_ext.ops.dense_grad import new_handle
 
-from .checkpoint import fitted
+from .checkpoint import check_version, fitted
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
 _TRANSIENT = ("_kind", "_pattern", "_operands", "_rule", "_seen", "_rng", "_handle", "_token", "_watch")
@@ -215,6 +215,7 @@ class SparseWeight(nn.Module):
     ) -> None:
         """Loads this layer's entries, or converts those of another layout, capacity or dense layer: `checkpoint.fitted`."""
         try:
+            check_version(prefix, local_metadata, self._version)
             state_dict, kind = fitted(state_dict, prefix, self)
         except ValueError as error:  # nothing has been touched yet
             error_msgs.append(str(error))

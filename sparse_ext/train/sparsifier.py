@@ -19,7 +19,7 @@ from .names import named_layers
 from .observation import Observation
 from .optimizer_state import check_optimizer, innermost, state_tensors
 from .report import History, Report
-from .state import check_state, described, methods_by_name, upgraded
+from .state import VERSION, check_state, described, methods_by_name, upgraded
 
 Group = list[ManagedLayer]  # the layers that one method trains
 
@@ -246,7 +246,7 @@ class Sparsifier:
         """What resuming needs in addition to the model's and optimizer's state: plain values and tensors, for `torch.save`."""
         observations = {managed.name: managed.observation for managed in self._layers}
         return {
-            "version": 3,
+            "version": VERSION,
             "step": self._step,
             "updates": self._updates,
             "postponed_to": list(self._postponed_to),

@@ -11,6 +11,8 @@ from sparse_ext.methods import Method
 
 from .names import shortened
 
+VERSION = 3  # of a Sparsifier's state
+
 
 def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> dict[str, Method]:
     """{name: method} of layers; of a mapping from name patterns the first that matches counts.
@@ -36,10 +38,15 @@ def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
 
 
 def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """A state in the form of today's version, for layers of these names.
+    """A state in the form of today's version, for layers of these names; ValueError if it is of a later one.
 
     Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`. Version 2 had shorter names.
     """
+    if (version := state.get("version", 1)) > VERSION:
+        raise ValueError(
+            f"expected a Sparsifier's state of version {VERSION} or older, got version {version}: a newer sparse_ext wrote it; "
+            "upgrade sparse_ext to load it"
+        )
     state = dict(state)
     if "growth" in state:
         state["signals"] = {name: {"gradient": {"total": total}} for name, total in state.pop("growth").items()}
@@ -49,7 +56,7 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     state.setdefault("spoiled", [])
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
-    return state if state.get("version", 1) >= 3 else _renamed(state, {shortened(name): name for name in names})
+    return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})
 
 
 def _renamed(state: dict[str, Any], today: Mapping[str, str]) -> dict[str, Any]:
