@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, layout_named, prepared
+from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, lasting, layout_named, prepared
 from sparse_ext.ops.dense_grad import new_handle
 
 from .checkpoint import check_version, fitted
@@ -123,6 +123,7 @@ class SparseWeight(nn.Module):
 
         Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
         """
+        self._make_countable()
         try:
             self._pattern, self._rule = self._read()
         except ValueError:
@@ -131,6 +132,13 @@ class SparseWeight(nn.Module):
         self._operands = prepared(self._kind, self._pattern)
         vars(self._pattern)["_operands"] = {self._kind.operands: self._operands}
         self._pattern_changed()
+
+    @lasting
+    def _make_countable(self) -> None:
+        """Copies buffers that were made in inference mode, as these have no version counters to recognise writes by."""
+        for name, tensor in self._stored().items():
+            if tensor.is_inference():
+                self._buffers[name] = tensor.clone()
 
     def _clear(self) -> None:
         """Writes an empty pattern, and the layout's first rule, into the buffers."""

@@ -8,6 +8,7 @@ from .csr.layout import Auto, Csr, sampled
 from .csr.pattern import CsrPattern
 from .dense.layout import Dense
 from .dense_grad import GradientTotal, Watch, new_handle
+from .lasting import lasting
 from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
@@ -37,6 +38,7 @@ __all__ = [
     "Sizes",
     "Watch",
     "kernels_of",
+    "lasting",
     "layout_named",
     "multiply",
     "new_handle",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import layout_named
 from sparse_ext.ops.pattern import count_bits
 
+from .distributed import digest
 from .observation import Observation
 from .optimizer_state import move_state_, resize_state_, take_
 
@@ -63,6 +64,19 @@ class ManagedLayer:
                 "pass method=... to sparsify_"
             )
         self._resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
+
+    def check_copy(self, copies: Mapping[str, SparseLayer]) -> None:
+        """ValueError unless a copy of the model, with these layers, has this one with the same pattern, and writable."""
+        name, copy = self.name, copies.get(self.name)
+        if copy is None:
+            raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
+        if copy.weight.is_inference():
+            raise ValueError(
+                f"track: expected weights that can be written, got an inference tensor in {name!r}: copy the model outside of "
+                "inference mode"
+            )
+        if digest(copy) != digest(self.layer):
+            raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
 
     def is_so(self, action: Action) -> bool:
         """Whether the layer already has the layout, or the rule, of the action."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sparse_ext.methods import Action, Choose, Method, Regrow, Time
+from sparse_ext.ops import lasting
 
 from . import dense_weights, distributed
 from .managed import ManagedLayer
@@ -52,6 +53,7 @@ class Sparsifier:
         loss.backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()  # in every training step
     """
 
+    @lasting
     def __init__(
         self,
         model: nn.Module,
@@ -125,6 +127,7 @@ class Sparsifier:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "offsets": self._offsets()}
 
+    @lasting
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy watches its layers and registers its hooks anew: neither is copied."""
         offsets = state.pop("offsets")
@@ -135,7 +138,7 @@ class Sparsifier:
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
     @torch.compiler.disable
-    @torch.no_grad()
+    @lasting
     def step(self) -> bool:
         """Call once per training step, after `optimizer.step()`. Returns True if an update changed anything.
 
@@ -149,19 +152,16 @@ class Sparsifier:
         self._arm()
         return changed
 
+    @lasting
     def track(self, model: nn.Module) -> None:
         """Also changes the patterns of a copy of the model (an EMA, `torch.optim.swa_utils.AveragedModel`) at every update.
 
         Raises:
-            ValueError: the copy lacks a layer, or has it with another pattern.
+            ValueError: the copy lacks a layer, has it with another pattern, or was made in inference mode.
         """
         copies = named_layers(model)
         for managed in self._layers:
-            name, copy = managed.name, copies.get(managed.name)
-            if copy is None:
-                raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
-            if distributed.digest(copy) != distributed.digest(managed.layer):
-                raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
+            managed.check_copy(copies)
         for managed in self._layers:
             managed.copies.append(copies[managed.name])
 
@@ -261,6 +261,7 @@ class Sparsifier:
             **self._history.state_dict(),
         }
 
+    @lasting
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes from a `state_dict()`. Load the model's and the optimizer's state too.
 
