@@ -16,7 +16,7 @@ from .distributed import digest
 from .observation import Observation
 from .optimizer_state import move_state_, resize_state_, take_
 
-Change = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # the pattern's bits; how many positions are new; how many left
+Change = tuple[torch.Tensor, torch.Tensor]  # how many positions are new, and how many left
 
 
 class ManagedLayer:
@@ -94,14 +94,14 @@ class ManagedLayer:
         """Changes the layer, its copies and the optimizer's state; seed: of random growth."""
         if isinstance(action, Regrow):
             new = self._regrow(action, seed)
-            return self.layer.pattern.bits(), new, new + action.drop - action.grow
+            return new, new + action.drop - action.grow
         before = self.layer.pattern.bits()
         if isinstance(action, Switch):
             self._resize(lambda one: one.switch_(action.layout))
         else:
             self._choose(action.rule)
         now = self.layer.pattern.bits()
-        return now, count_bits(now & ~before), count_bits(before & ~now)
+        return count_bits(now & ~before), count_bits(before & ~now)
 
     def _regrow(self, action: Regrow, seed: int) -> torch.Tensor:
         """How many positions are new, int64 []."""

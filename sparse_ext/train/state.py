@@ -9,6 +9,7 @@ from typing import Any
 
 from sparse_ext.methods import Method
 
+from .coverage import check_coverage
 from .names import shortened
 
 VERSION = 3  # of a Sparsifier's state
@@ -40,7 +41,8 @@ def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
 def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """A state in the form of today's version, for layers of these names; ValueError if it is of a later one.
 
-    Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`. Version 2 had shorter names.
+    Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`. Version 2 had shorter names, and
+    coverage as bits alone.
     """
     if (version := state.get("version", 1)) > VERSION:
         raise ValueError(
@@ -86,8 +88,6 @@ def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             if any(shape != own["shapes"].get(name) for shape in shapes.values()):
                 raise ValueError(f"expected signals of shapes {own['shapes']}, got {signal!r} of {name!r} with {shapes}")
     for name, bits in state["coverage"].items():
-        rows, cols = own["shapes"].get(name, (0, 0))
-        if tuple(bits.shape) not in ((-(-rows * cols // 8),), (rows, -(-cols // 8))):
-            raise ValueError(f"expected coverage of {-(-rows * cols // 8)} bytes for {name!r}, got shape {tuple(bits.shape)}")
+        check_coverage(name, bits, *own["shapes"].get(name, (0, 0)))
     if state["coverage"].keys() != own["coverage"].keys():
         raise ValueError(f"expected coverage of layers {list(own['coverage'])}, got {list(state['coverage'])}")
