@@ -75,6 +75,7 @@ HAND = {
         ((N_VALUES, N_IDS, N_X, N_BIAS, True), (N_Y_RELU,)),
     ],
     "nm24_mvue": [((M_DY, (0, 0)), (M_VALUES_T, M_IDS_T))],
+    "follow_": [(({"row_ptr": (0, 1)}, {"row_ptr": (0, 2)}, 0), ())],  # of no layer
     "observe_dense_grad_": [(((4,), 0, X, X), ((5,),))],
     "regrow_candidates_": [],  # REGROW, below, as all of the rest
     "regrow_streamed": [],

@@ -226,6 +226,7 @@ ARGUMENTS = {
     "regrow_candidates_": _candidates_arguments,
     "regrow_streamed": _streamed_arguments,
     # 0 is no layer's handle: see test_dense_grad.py for what a watch hears.
+    "follow_": lambda p: [([p.pattern.row_ptr], [p.pattern.col_idx], 0)],
     "observe_dense_grad_": lambda p: [(torch.zeros(1, dtype=torch.int64, device=p.x.device), 0, p.dy, p.x)],
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.

@@ -115,6 +115,12 @@ def emulated_backend():
 
 
 @pytest.fixture
+def emulated(monkeypatch):
+    """The emulated CUDA kernels serve CPU tensors."""
+    monkeypatch.setitem(BACKENDS, "cpu", emulated_backend())
+
+
+@pytest.fixture
 def emulated_file():
     """Where _C_emulated lies."""
     return emulated_module().__file__

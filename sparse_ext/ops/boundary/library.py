@@ -36,17 +36,20 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def define(schema: str, flops: Callable[..., int] | None = None) -> Callable[[Callable[..., Any]], Op]:
+def define(
+    schema: str, flops: Callable[..., int] | None = None, tags: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Op]:
     """Registers the decorated function as the CPU and CUDA kernel of `schema`.
 
     Args:
         flops: the floating-point operations of a call, from the operator's arguments, with shapes in place of tensors, and the
             keyword out_shape, as `torch.utils.flop_counter` passes them.
+        tags: names of torch.Tag, in addition to those of all operators; what an older torch does not know is left out.
     """
 
     def register(kernel: Callable[..., Any]) -> Op:
         name = schema.partition("(")[0]
-        LIBRARY.define(schema, tags=_TAGS)
+        LIBRARY.define(schema, tags=(*_TAGS, *(getattr(torch.Tag, tag) for tag in tags if hasattr(torch.Tag, tag))))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, kernel, key)
         if flops is not None:
