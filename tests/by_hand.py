@@ -80,6 +80,7 @@ HAND = {
     "auto_gemm": [((N_VALUES, N_IDS, N_X[:1], None), (N_Y[:1],))],
     "auto_gemm_t": [((TILE, TILE_IDS, [[1.0, 2.0, 3.0, 4.0]]), ([[23.0, 20.0, 27.0, 20.0]],))],  # 9 + 2 * 7, 8 + 2 * 6, ...
     "nm24_mvue": [((M_DY, (0, 0)), (M_VALUES_T, M_IDS_T))],
+    "follow_": [(({"row_ptr": (0, 1)}, {"row_ptr": (0, 2)}, 0), ())],  # of no layer
     "observe_dense_grad_": [(((4,), 0, X, X), ((5,),))],
     "regrow_candidates_": [],  # REGROW, below, as all of the rest
     "regrow_streamed": [],

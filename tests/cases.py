@@ -227,6 +227,7 @@ ARGUMENTS = {
     "regrow_candidates_": _candidates_arguments,
     "regrow_streamed": _streamed_arguments,
     # 0 is no layer's handle: see test_dense_grad.py for what a watch hears.
+    "follow_": lambda p: [([p.pattern.row_ptr], [p.pattern.col_idx], 0)],
     "observe_dense_grad_": lambda p: [(torch.zeros(1, dtype=torch.int64, device=p.x.device), 0, p.dy, p.x)],
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
@@ -245,7 +246,7 @@ SAME_CODE = {
     "csr_sddmm": ("sm_90a_shared",),
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),
     **dict.fromkeys(("nm24_regrow", "regrow", "regrow_candidates_", "regrow_streamed"), _HOPPER + _CPU),
-    **dict.fromkeys((*TORCH_SUMS, "observe_dense_grad_"), _HOPPER + _CPU),
+    **dict.fromkeys((*TORCH_SUMS, "observe_dense_grad_", "follow_"), _HOPPER + _CPU),
 }
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 

@@ -148,6 +148,43 @@ def test_one_openmp_runtime():
     assert len(set(python(code))) == 1
 
 
+def imported_from(folder):
+    """The last line of what importing the package of this folder says."""
+    code = (
+        "import sys\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f).lower()]\n"  # an installed tree's finder
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import sparse_ext\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_tree_that_was_never_built_says_so(tmp_path):
+    shutil.copytree(
+        Path(sx.__file__).parent, tmp_path / "sparse_ext", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    )
+    said = imported_from(tmp_path)
+    assert said.startswith(
+        "ModuleNotFoundError: sparse_ext is not built: expected its compiled kernels, sparse_ext._C for Python 3."
+    )
+    assert str(tmp_path / "sparse_ext") in said
+    assert "`make build`" in said
+    assert "`pip install .`" in said
+
+
+def test_a_binary_that_does_not_load_is_not_called_missing(tmp_path):
+    """What the loader says stands."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(Path(sx.__file__).parent, tmp_path / "sparse_ext", ignore=ignored)
+    (tmp_path / "sparse_ext" / Path(launch._C.__file__).name).write_bytes(b"no library")
+    said = imported_from(tmp_path)
+    assert said.startswith("ImportError")
+    assert "not built" not in said
+    assert "circular" not in said
+
+
 def test_import_leaves_cuda_alone():
     code = (
         "import torch, sparse_ext\n"

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 Entries = dict[str, torch.Tensor]
 
 
+def check_version(prefix: str, metadata: dict[str, Any], newest: int) -> None:
+    """ValueError if a layer's entries are of a version after `newest`. File formats that keep tensors alone have no version."""
+    if (version := metadata.get("version") or 1) > newest:
+        raise ValueError(
+            f"{prefix}weight: expected entries of version {newest} or older, got version {version}: a newer sparse_ext wrote "
+            "them; upgrade sparse_ext to load them"
+        )
+
+
 def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tuple[dict[str, Any], type[Layout]]:
     """Converts a layer's entries in a state dict to the form that the layer stores.
 

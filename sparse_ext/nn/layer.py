@@ -64,10 +64,12 @@ class SparseLayer(SparseWeight):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias. x as the dense layer takes it."""
-        if not torch.compiler.is_compiling():
-            for tensor, version in self._seen:  # checked here, not in `sync`: the call would cost 2 % of a tiny product
+        if torch.compiler.is_compiling():
+            self._follow_compiled()
+        else:
+            for tensor, version in self._seen:  # checked here, not in `follow`: the call would cost 2 % of a tiny product
                 if tensor._version != version:
-                    self.sync()
+                    self.follow()
                     break
         # `self.weight` goes by way of Module.__getattr__, which a tiny product would notice.
         parameters: dict[str, Any] = self._parameters

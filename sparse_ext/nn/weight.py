@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, layout_named, prepared
+from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, lasting, layout_named, prepared
 from sparse_ext.ops.dense_grad import new_handle
+from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, follow_, reading_waits
 
-from .checkpoint import fitted
+from .checkpoint import check_version, fitted
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
-_TRANSIENT = ("_kind", "_pattern", "_operands", "_rule", "_seen", "_rng", "_handle", "_token", "_watch")
+_TRANSIENT = (
+    "_kind",
+    "_pattern",
+    "_operands",
+    "_rule",
+    "_seen",
+    "_text",
+    "_prepared_at",
+    "_rng",
+    "_handle",
+    "_token",
+    "_watch",
+)
 
 
 class SparseWeight(nn.Module):
@@ -81,6 +94,7 @@ class SparseWeight(nn.Module):
         """Initialises the attributes that are neither pickled nor copied."""
         self._kind: type[Layout] = layout_named(self.layout)
         self._handle = new_handle()
+        FOLLOWERS[self._handle] = self
         self._token: torch.Tensor | None = None
         self._watch: Watch | None = None
         self._rng: torch.Tensor | None = None
@@ -123,6 +137,7 @@ class SparseWeight(nn.Module):
 
         Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
         """
+        self._make_countable()
         try:
             self._pattern, self._rule = self._read()
         except ValueError:
@@ -131,6 +146,13 @@ class SparseWeight(nn.Module):
         self._operands = prepared(self._kind, self._pattern)
         vars(self._pattern)["_operands"] = {self._kind.operands: self._operands}
         self._pattern_changed()
+
+    @lasting
+    def _make_countable(self) -> None:
+        """Copies buffers that were made in inference mode, as these have no version counters to recognise writes by."""
+        for name, tensor in self._stored().items():
+            if tensor.is_inference():
+                self._buffers[name] = tensor.clone()
 
     def _clear(self) -> None:
         """Writes an empty pattern, and the layout's first rule, into the buffers."""
@@ -148,23 +170,67 @@ class SparseWeight(nn.Module):
             self._watch.sink.pattern_changed_()
 
     def _look(self) -> None:
-        """Remembers the buffers' version counters, by which `sync` recognises later in-place writes."""
-        self._seen = tuple((tensor, tensor._version) for tensor in self._stored().values())
+        """Remembers the buffers' version counters, by which later in-place writes are recognised, and the rule's text."""
+        stored = self._stored()
+        self._seen = tuple((tensor, tensor._version) for tensor in stored.values())
+        self._text = stored["rule"].clone() if "rule" in stored else None
+        self._prepared_at = tuple(tensor._version for tensor in self._operands)
+
+    def _is_behind(self) -> bool:
+        """Whether a buffer was written in place since `_look`."""
+        return any(tensor._version != version for tensor, version in self._seen)
 
     def sync(self) -> None:
-        """Updates what is derived, if DDP or a checkpoint wrote the buffers in place; ValueError if they are not valid."""
+        """Updates what is derived, if DDP or a checkpoint wrote the buffers in place; ValueError if they are not valid.
+
+        Synchronises on CUDA. Forward passes do this by themselves, but for a rule on CUDA or in compiled code.
+        """
+        if self._is_behind():
+            self._update(self._operands, self._decoded())
+
+    def _decoded(self) -> Rule | None:
+        """The rule in the buffers."""
+        return None if self._rule is None else Rule.decoded("", self.get_buffer("rule"), self._pattern.RULES)
+
+    def _update(self, operands: Any, rule: Rule | None) -> None:
+        """Prepares these operands if the pattern or the rule is another one."""
+        pattern = self._pattern
         # DDP broadcasts before every forward, nearly always the same pattern: comparing costs less than preparing.
-        if all(tensor._version == version for tensor, version in self._seen):
-            return
-        pattern, rule = self._pattern, self._rule
-        if rule is not None:
-            rule = Rule.decoded("", self.get_buffer("rule"), pattern.RULES)
-        if rule != self._rule or not self._kind.is_prepared(self._operands, pattern):
+        if rule != self._rule or not self._kind.is_prepared(operands, pattern):
             pattern.check("", rule)
             self._rule = rule
-            self._kind.prepare_(self._operands, pattern)
+            self._kind.prepare_(operands, pattern)
             self._pattern_changed()
         self._look()
+
+    def follow(self, operands: Sequence[torch.Tensor] | None = None) -> None:
+        """What a forward pass does where buffers were written in place. It waits for no device.
+
+        On CUDA the pattern is therefore prepared whatever it is, and not checked; a rule must be the one that is known.
+        operands: of compiled code, which holds the rule as a constant; None: the layer's.
+        """
+        if operands is not None:
+            # The program declares a write and has raised the counters, which would spoil earlier calls' backward passes.
+            torch._C._autograd._unsafe_set_version_counter(tuple(self._operands), self._prepared_at)
+        if not self._is_behind():
+            return
+        own = self._operands if operands is None else self._kind.operands(*operands)
+        if not reading_waits(self.weight):
+            known, rule = self._rule, self._decoded()
+            if operands is None or rule == known:
+                return self._update(own, rule)
+            self._update(self._operands, rule)
+            raise RuntimeError(OTHER_RULE.format(f"got {rule} in place of {known}"))
+        if self._text is not None:
+            torch._assert_async((self._text == self.get_buffer("rule")).all(), OTHER_RULE.format("got another one"))
+        # By `data`, whose version counters are apart: the same values, as DDP writes them, spoil no backward pass.
+        self._kind.prepare_(self._kind.operands(*(tensor.data for tensor in own)), self._pattern)
+        return self._pattern_changed()
+
+    def _follow_compiled(self) -> None:
+        """`follow` as a part of the program that is being compiled. An exported program has its pattern for good."""
+        if self._names and len(self._operands) and not torch.compiler.is_exporting():
+            follow_.call(list(self._stored().values()), list(self._operands), self._handle)
 
     @torch.no_grad()
     def write_pattern_(self, pattern: Pattern, rule: Rule | None = None) -> None:
@@ -215,6 +281,7 @@ class SparseWeight(nn.Module):
     ) -> None:
         """Loads this layer's entries, or converts those of another layout, capacity or dense layer: `checkpoint.fitted`."""
         try:
+            check_version(prefix, local_metadata, self._version)
             state_dict, kind = fitted(state_dict, prefix, self)
         except ValueError as error:  # nothing has been touched yet
             error_msgs.append(str(error))

@@ -8,6 +8,8 @@ from .csr.layout import Auto, Csr, sampled
 from .csr.pattern import CsrPattern
 from .dense.layout import Dense
 from .dense_grad import GradientTotal, Watch, new_handle
+from .follow import follow_
+from .lasting import lasting
 from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
@@ -36,7 +38,9 @@ __all__ = [
     "Rule",
     "Sizes",
     "Watch",
+    "follow_",
     "kernels_of",
+    "lasting",
     "layout_named",
     "multiply",
     "new_handle",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from .lasting import lasting
 from .pattern import Pattern
 from .product import Kernels
 from .rule import Rule
@@ -155,6 +156,7 @@ def operands_of(layout: type[Layout], pattern: Pattern) -> Any:
     return kept[layout.operands]
 
 
+@lasting
 def prepared(layout: type[Layout], pattern: Pattern) -> Any:
     """New operands of the pattern; uninitialised on "meta"."""
     operands = layout.allocate(pattern)

@@ -224,11 +224,17 @@ def _magnitude(score: torch.Tensor) -> torch.Tensor:
 
 
 def largest(score: torch.Tensor, count: int, signed: bool = False) -> torch.Tensor:
-    """Mask of the `count` largest magnitudes (signed: values) of a 1-D tensor; ties go to the lower index, NaN is largest."""
-    order = torch.argsort(score if signed else score.abs(), descending=True, stable=True)
-    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    mask[order[:count]] = True
-    return mask
+    """Mask of the `count` largest magnitudes (signed: values) of a 1-D tensor; ties go to the lower index, NaN is largest.
+
+    In linear time, without a sort.
+    """
+    rank = score if signed else score.abs()
+    if not 0 < count < rank.numel():
+        return torch.full_like(rank, count > 0, dtype=torch.bool)
+    least = rank.kthvalue(rank.numel() - count + 1).values  # of those that are taken
+    above = (rank > least) | (rank.isnan() & ~least.isnan())
+    ties = (rank == least) | (rank.isnan() & least.isnan())
+    return above | (ties & (ties.cumsum(0) <= count - above.sum()))
 
 
 def slot_map(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -12,10 +12,11 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import layout_named
 from sparse_ext.ops.pattern import count_bits
 
+from .distributed import digest
 from .observation import Observation
 from .optimizer_state import move_state_, resize_state_, take_
 
-Change = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # the pattern's bits; how many positions are new; how many left
+Change = tuple[torch.Tensor, torch.Tensor]  # how many positions are new, and how many left
 
 
 class ManagedLayer:
@@ -64,6 +65,19 @@ class ManagedLayer:
             )
         self._resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
 
+    def check_copy(self, copies: Mapping[str, SparseLayer]) -> None:
+        """ValueError unless a copy of the model, with these layers, has this one with the same pattern, and writable."""
+        name, copy = self.name, copies.get(self.name)
+        if copy is None:
+            raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
+        if copy.weight.is_inference():
+            raise ValueError(
+                f"track: expected weights that can be written, got an inference tensor in {name!r}: copy the model outside of "
+                "inference mode"
+            )
+        if digest(copy) != digest(self.layer):
+            raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
+
     def is_so(self, action: Action) -> bool:
         """Whether the layer already has the layout, or the rule, of the action."""
         if isinstance(action, Switch):
@@ -80,14 +94,14 @@ class ManagedLayer:
         """Changes the layer, its copies and the optimizer's state; seed: of random growth."""
         if isinstance(action, Regrow):
             new = self._regrow(action, seed)
-            return self.layer.pattern.bits(), new, new + action.drop - action.grow
+            return new, new + action.drop - action.grow
         before = self.layer.pattern.bits()
         if isinstance(action, Switch):
             self._resize(lambda one: one.switch_(action.layout))
         else:
             self._choose(action.rule)
         now = self.layer.pattern.bits()
-        return now, count_bits(now & ~before), count_bits(before & ~now)
+        return count_bits(now & ~before), count_bits(before & ~now)
 
     def _regrow(self, action: Regrow, seed: int) -> torch.Tensor:
         """How many positions are new, int64 []."""

@@ -58,7 +58,7 @@ def resize_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, 
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, layers: Mapping[str, SparseLayer]) -> None:
-    """ValueError unless the optimizer holds every layer's weight and keeps one value per weight; warns about decay groups."""
+    """ValueError unless the optimizer holds every layer's trainable weight, with one value each; warns about decay groups."""
     kind = type(optimizer).__name__
     if any(name in kind.lower() for name in _NOT_ELEMENTWISE):
         raise ValueError(
@@ -71,6 +71,11 @@ def check_optimizer(optimizer: torch.optim.Optimizer, layers: Mapping[str, Spars
         raise ValueError(
             f"expected an optimizer that holds the weight of every sparse layer, got {kind} without "
             f"{', '.join(missing)}; build it from model.parameters() after sparsify_"
+        )
+    if untrainable := [name for name, layer in layers.items() if layer.weight.is_inference()]:
+        raise ValueError(
+            f"expected weights that can be trained, got inference tensors in {', '.join(untrainable)}: build, copy or load the "
+            "model outside of inference mode"
         )
     for name, layer in layers.items():
         state_tensors(optimizer, layer.weight)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from sparse_ext.nn import SparseLayer
+
+from .coverage import Coverage
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,11 @@ class Report:
 class History:
     """The statistics behind a `Report`, by layer name.
 
-    Counts and bit masks stay on the layers' devices until they are read, so that an update does not synchronise.
+    Counts and coverage stay on the layers' devices until they are read, so that an update does not synchronise.
     """
 
     def __init__(self, layers: Mapping[str, SparseLayer]) -> None:
-        self._ever = {name: layer.pattern.bits() for name, layer in layers.items()}
-        self._positions = {name: (layer.product.rows, layer.product.cols) for name, layer in layers.items()}
+        self._coverage = {name: Coverage(layer.pattern, layer.capacity) for name, layer in layers.items()}
         self._replaced: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._last: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._flips: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
@@ -100,16 +100,15 @@ class History:
         self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
-    def add(self, name: str, now: torch.Tensor, new: int | torch.Tensor, gone: int | torch.Tensor) -> None:
-        """Records a layer's change.
+    def add(self, name: str, layer: SparseLayer, new: torch.Tensor, gone: torch.Tensor) -> None:
+        """Records that a layer has changed.
 
         Args:
-            now: the pattern's bits after it, as of `Pattern.bits`.
             new, gone: how many positions were added and removed.
         """
         before = self._replaced[name]
-        self._ever[name] = self._ever[name].to(now.device) | now  # the model may be on another device by now
-        self._replaced[name] = new + (before.to(now.device) if isinstance(before, torch.Tensor) else before)
+        self._coverage[name].add(layer.pattern)
+        self._replaced[name] = new + (before.to(new.device) if isinstance(before, torch.Tensor) else before)
         self._last[name], self._flips[name] = new, new + gone
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +117,7 @@ class History:
             "replaced": {name: int(count) for name, count in self._replaced.items()},
             "replaced_last": {name: int(count) for name, count in self._last.items()},
             "flips": {name: int(count) for name, count in self._flips.items()},
-            "coverage": {name: bits.cpu().clone() for name, bits in self._ever.items()},
+            "coverage": {name: coverage.state() for name, coverage in self._coverage.items()},
             "updated_at": list(self._updates),
         }
 
@@ -128,15 +127,14 @@ class History:
         self._flips = dict(state_dict["flips"])
         before, last = state_dict["updated_at"]
         self._updates = (before, last)
-        for name, bits in self._ever.items():
-            bits.copy_(_flat(state_dict["coverage"][name], self._positions[name]))
+        for name, coverage in self._coverage.items():
+            coverage.load(state_dict["coverage"][name])
 
     def of(self, name: str, layer: SparseLayer) -> LayerReport:
         """The layer's row of the report."""
         pattern, nnz = layer.pattern, layer.nnz
         positions = pattern.rows * pattern.cols
         before, last = self._updates
-        ever = int(np.unpackbits(self._ever[name].cpu().numpy()).sum())
         return LayerReport(
             name=name,
             shape=(pattern.rows, pattern.cols),
@@ -145,14 +143,6 @@ class History:
             density=layer.density,
             replaced=int(self._replaced[name]) / max(1, nnz),
             replaced_last=int(self._last[name]) / max(1, nnz),
-            coverage=ever / max(1, positions),
+            coverage=self._coverage[name].count() / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
         )
-
-
-def _flat(coverage: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Coverage in the form of `Pattern.bits`. Version 1 of the state padded every row of "2:4": [rows, ceil(cols / 8)]."""
-    if coverage.dim() == 1:
-        return coverage
-    bits = np.unpackbits(coverage.cpu().numpy(), axis=1, bitorder="little")[:, : shape[1]]
-    return torch.from_numpy(np.packbits(bits.reshape(-1), bitorder="little"))

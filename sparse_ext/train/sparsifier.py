@@ -12,14 +12,15 @@ import torch.distributed as dist
 from torch import nn
 
 from sparse_ext.methods import Action, Choose, Method, Regrow, Time
-from sparse_ext.nn import sparse_layers
+from sparse_ext.ops import lasting
 
 from . import dense_weights, distributed
 from .managed import ManagedLayer
+from .names import named_layers
 from .observation import Observation
 from .optimizer_state import check_optimizer, innermost, state_tensors
 from .report import History, Report
-from .state import check_state, described, methods_by_name, plain, upgraded
+from .state import VERSION, check_state, described, methods_by_name, upgraded
 
 Group = list[ManagedLayer]  # the layers that one method trains
 
@@ -52,6 +53,7 @@ class Sparsifier:
         loss.backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()  # in every training step
     """
 
+    @lasting
     def __init__(
         self,
         model: nn.Module,
@@ -63,7 +65,7 @@ class Sparsifier:
         seed: int = 0,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        layers = {name: layer for name, layer in sparse_layers(model).items() if layer.weight.requires_grad}
+        layers = {name: layer for name, layer in named_layers(model).items() if layer.weight.requires_grad}
         if not layers:
             raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
         if total_steps < 1:
@@ -74,7 +76,7 @@ class Sparsifier:
         self._process_group = process_group
         methods = methods_by_name(method, list(layers))
         self._layers = [
-            ManagedLayer(plain(name), layer, methods[name], optimizer, Observation(layer, methods[name], process_group))
+            ManagedLayer(name, layer, methods[name], optimizer, Observation(layer, methods[name], process_group))
             for name, layer in layers.items()
         ]
         self._groups: list[tuple[Method, Group]] = [
@@ -125,6 +127,7 @@ class Sparsifier:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "offsets": self._offsets()}
 
+    @lasting
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy watches its layers and registers its hooks anew: neither is copied."""
         offsets = state.pop("offsets")
@@ -135,7 +138,7 @@ class Sparsifier:
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
     @torch.compiler.disable
-    @torch.no_grad()
+    @lasting
     def step(self) -> bool:
         """Call once per training step, after `optimizer.step()`. Returns True if an update changed anything.
 
@@ -149,19 +152,16 @@ class Sparsifier:
         self._arm()
         return changed
 
+    @lasting
     def track(self, model: nn.Module) -> None:
         """Also changes the patterns of a copy of the model (an EMA, `torch.optim.swa_utils.AveragedModel`) at every update.
 
         Raises:
-            ValueError: the copy lacks a layer, or has it with another pattern.
+            ValueError: the copy lacks a layer, has it with another pattern, or was made in inference mode.
         """
-        copies = {plain(name): layer for name, layer in sparse_layers(model).items()}
+        copies = named_layers(model)
         for managed in self._layers:
-            name, copy = managed.name, copies.get(managed.name)
-            if copy is None:
-                raise ValueError(f"track: expected a copy of the sparse layer {name!r}, got none among {sorted(copies)}")
-            if distributed.digest(copy) != distributed.digest(managed.layer):
-                raise ValueError(f"track: expected {name!r} with the same pattern in both models, got different ones")
+            managed.check_copy(copies)
         for managed in self._layers:
             managed.copies.append(copies[managed.name])
 
@@ -194,7 +194,7 @@ class Sparsifier:
         self._history.begin_update(self._step)
         for managed, action in orders:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
-            self._history.add(managed.name, *change)
+            self._history.add(managed.name, managed.layer, *change)
         self._updates += 1
         # Rules may choose in every step, and a comparison synchronises: those are compared now and then only.
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
@@ -246,7 +246,7 @@ class Sparsifier:
         """What resuming needs in addition to the model's and optimizer's state: plain values and tensors, for `torch.save`."""
         observations = {managed.name: managed.observation for managed in self._layers}
         return {
-            "version": 2,
+            "version": VERSION,
             "step": self._step,
             "updates": self._updates,
             "postponed_to": list(self._postponed_to),
@@ -261,14 +261,16 @@ class Sparsifier:
             **self._history.state_dict(),
         }
 
+    @lasting
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes from a `state_dict()`. Load the model's and the optimizer's state too.
 
         Raises:
             ValueError: the state belongs to other layers or another method; nothing has changed.
         """
-        state = upgraded(state_dict)
-        check_state(state, self.state_dict())
+        own = self.state_dict()
+        state = upgraded(state_dict, list(own["shapes"]))
+        check_state(state, own)
         self._step, self._updates, self.seed = state["step"], state["updates"], state["seed"]
         self._postponed_to, self.total_steps = list(state["postponed_to"]), state["total_steps"]
         self._history.load_state_dict(state)

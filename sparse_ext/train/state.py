@@ -9,11 +9,10 @@ from typing import Any
 
 from sparse_ext.methods import Method
 
+from .coverage import check_coverage
+from .names import shortened
 
-def plain(name: str) -> str:
-    """The layer's name without what DDP, AveragedModel and torch.compile put around a model."""
-    parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
-    return ".".join(parts)
+VERSION = 3  # of a Sparsifier's state
 
 
 def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> dict[str, Method]:
@@ -24,7 +23,7 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> 
     """
     if isinstance(method, Method):
         return dict.fromkeys(names, method)
-    found = {name: next((p for p in method if fnmatchcase(plain(name), p)), None) for name in names}
+    found = {name: next((p for p in method if fnmatchcase(name, p)), None) for name in names}
     if lost := [name for name, pattern in found.items() if pattern is None]:
         raise ValueError(f"expected a method for every sparse layer, got none for {', '.join(lost)}; add '*': Static()")
     if idle := [pattern for pattern in method if pattern not in found.values()]:
@@ -39,8 +38,17 @@ def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
     return {pattern: described(one) for pattern, one in method.items()}
 
 
-def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state in today's form. Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`."""
+def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """A state in the form of today's version, for layers of these names; ValueError if it is of a later one.
+
+    Version 1 held the sums of RigL's gradients as `growth`, and `draws` for `offsets`. Version 2 had shorter names, and
+    coverage as bits alone.
+    """
+    if (version := state.get("version", 1)) > VERSION:
+        raise ValueError(
+            f"expected a Sparsifier's state of version {VERSION} or older, got version {version}: a newer sparse_ext wrote it; "
+            "upgrade sparse_ext to load it"
+        )
     state = dict(state)
     if "growth" in state:
         state["signals"] = {name: {"gradient": {"total": total}} for name, total in state.pop("growth").items()}
@@ -50,7 +58,18 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     state.setdefault("spoiled", [])
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
-    return state
+    return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})
+
+
+def _renamed(state: dict[str, Any], today: Mapping[str, str]) -> dict[str, Any]:
+    """The state with today's names of its layers in place of shortened ones."""
+
+    def name(old: str) -> str:
+        return today.get(shortened(old), old)
+
+    by_name = {key: value for key, value in state.items() if isinstance(value, Mapping) and key != "method"}
+    renamed = {key: {name(old): value for old, value in values.items()} for key, values in by_name.items()}
+    return {**state, **renamed, "spoiled": [name(old) for old in state["spoiled"]]}
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -69,8 +88,6 @@ def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             if any(shape != own["shapes"].get(name) for shape in shapes.values()):
                 raise ValueError(f"expected signals of shapes {own['shapes']}, got {signal!r} of {name!r} with {shapes}")
     for name, bits in state["coverage"].items():
-        rows, cols = own["shapes"].get(name, (0, 0))
-        if tuple(bits.shape) not in ((-(-rows * cols // 8),), (rows, -(-cols // 8))):
-            raise ValueError(f"expected coverage of {-(-rows * cols // 8)} bytes for {name!r}, got shape {tuple(bits.shape)}")
+        check_coverage(name, bits, *own["shapes"].get(name, (0, 0)))
     if state["coverage"].keys() != own["coverage"].keys():
         raise ValueError(f"expected coverage of layers {list(own['coverage'])}, got {list(state['coverage'])}")

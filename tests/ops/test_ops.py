@@ -62,6 +62,8 @@ def assert_agrees(op, arguments, dtype, threads=1):
 
 def tensors(arguments, device, dtype):
     def made(value):
+        if isinstance(value, dict):  # a list of tensors
+            return [made(one) for one in value.values()]
         if isinstance(value, tuple):
             return torch.tensor(value, device=device)
         if not isinstance(value, list):

@@ -256,6 +256,7 @@ def test_largest_is_stable_and_puts_nan_first():
     assert largest(torch.tensor([1.0, -2.0, 2.0, nan, -inf]), 3).tolist() == [False, True, False, True, True]
     assert largest(torch.tensor([1.0, -2.0, 2.0]), 2, signed=True).tolist() == [True, False, True]
     assert largest(torch.tensor([1.0]), 0).tolist() == [False]
+    assert largest(torch.tensor([1.0, nan]), 2).tolist() == [True, True]
 
 
 @pytest.mark.parametrize("rule", [Rule("largest"), Rule("soft", 1.1754943508222875e-38), Rule("transposable", -1.25)])

@@ -191,6 +191,15 @@ def different_seeds(rank):
     return out, changed, patterns(model), loss.detach()
 
 
+def compiled_before_ddp(rank):
+    """Rank 0's patterns arrive in the buffers of a program that has run with others."""
+    inner, (x, _) = mlp(seed=rank), batch(1)
+    compiled = torch.compile(inner, backend="aot_eager")
+    compiled(x)
+    DDP(inner)
+    return compiled(x).detach(), patterns(inner)
+
+
 class Denser(sx.Static):
     def max_density(self, density):
         return 2 * density
@@ -267,7 +276,7 @@ SCENARIOS = {
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
         two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds,
         no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl,
-        fsdp_set, fsdp_afterwards,
+        fsdp_set, fsdp_afterwards, compiled_before_ddp,
     )
 }  # fmt: skip
 

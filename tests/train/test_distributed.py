@@ -121,6 +121,12 @@ def test_ddp_makes_ranks_equal_that_began_with_different_patterns(outcomes):
     assert torch.equal(loss, other_loss)
 
 
+def test_compiled_code_follows_what_ddp_sends(outcomes):
+    (first, pattern), (second, other) = values(outcomes, "compiled_before_ddp")
+    assert pattern == other
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("scenario", ["no_room_after_wrapping", "no_room_inside_ddp"])
 def test_a_layer_cannot_be_enlarged_under_ddp(outcomes, scenario):
     refused(outcomes, scenario, "ValueError", "before the model is wrapped", "pass method=... to sparsify_")

@@ -65,3 +65,12 @@ def test_a_run_goes_on(name):
     assert [step for step, changed in train(model, optimizer, sparsifier, steps) if changed] == expected["changed"]
     assert_layers(model, expected)
     assert str(sparsifier.report()) == expected["report"]
+
+
+def test_a_newer_state_is_refused():
+    model = build({"layout": "csr", "dtype": "float32", "layers": [{}, {}]})
+    sparsifier = sx.Sparsifier(model, OPTIMIZERS["sgd"](model.parameters()), sx.RigL(), total_steps=9)
+    version = sparsifier.state_dict()["version"]
+    message = rf"expected a Sparsifier's state of version {version} or older, got version {version + 1}: a newer sparse_ext"
+    with pytest.raises(ValueError, match=message):
+        sparsifier.load_state_dict({"version": version + 1, "something": "else"})

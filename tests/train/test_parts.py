@@ -1,6 +1,7 @@
 """Methods for parts of a model, by patterns of layer names."""
 
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from training import OPTIMIZERS, assert_same, everything, masks, mlp, run
 
 import sparse_ext as sx
+from sparse_ext.methods import Regrow
 
 RIGL = sx.RigL(drop_fraction=0.4, update_interval=3, t_end=1.0)
 
@@ -100,3 +102,44 @@ def test_a_state_goes_with_its_patterns():
 def test_parts_that_do_not_fit_get_a_sentence(parts, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         trainer(parts)
+
+
+@dataclass(frozen=True)
+class Unequal(sx.Static):
+    """Orders these counts of every layer at step 1."""
+
+    drop: int = 2
+    grow: int = 2
+
+    def is_update(self, time):
+        return time.step == 1
+
+    def plan(self, layers, time):
+        return dict.fromkeys(layers, Regrow(self.drop, self.grow)) if time.step == 1 else {}
+
+
+def test_a_layout_that_cannot_grow_other_counts_than_it_drops_refuses():
+    """Of 2:4 two of every four stay; the report would book what was ordered."""
+    model = nn.Sequential(sx.SparseLinear(8, 6, layout="2:4"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sx.Sparsifier(model, optimizer, Unequal(drop=2, grow=1), total_steps=9)
+    before, mask = everything(model, optimizer), model[0].mask()
+    with pytest.raises(ValueError, match=r"as many positions to grow as to drop .* got drop 2, grow 1"):
+        sparsifier.step()
+    assert_same(everything(model, optimizer), before)
+    assert torch.equal(model[0].mask(), mask)
+
+
+@pytest.mark.parametrize("inputs", [8, 9, 10, 11])
+def test_the_report_books_what_has_changed(inputs):
+    """Groups of one or two columns have no alternative, so fewer than all positions change."""
+    model = nn.Sequential(sx.SparseLinear(inputs, 6, layout="2:4"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    nnz, before = model[0].nnz, model[0].mask()
+    sparsifier = sx.Sparsifier(model, optimizer, Unequal(drop=nnz, grow=nnz), total_steps=9)
+    assert sparsifier.step()
+    now = model[0].mask()
+    (row,) = sparsifier.report().layers
+    assert round(row.replaced * nnz) == round(row.replaced_last * nnz) == int((now & ~before).sum()) > 0
+    assert round(row.flip_rate * now.numel()) == int((now ^ before).sum())
+    assert round(row.coverage * now.numel()) == int((now | before).sum())

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 import torch  # before _C: both share torch's libgomp
 
-from sparse_ext import _C
+try:
+    import sparse_ext._C as _C
+except ModuleNotFoundError as error:  # `from sparse_ext import _C` would speak of a circular import
+    raise ModuleNotFoundError(
+        f"sparse_ext is not built: expected its compiled kernels, sparse_ext._C for Python {sys.version_info[0]}."
+        f"{sys.version_info[1]}, in {Path(__file__).parents[2]}, got none; run `make build` or `pip install .` in the source "
+        "tree, or leave the tree to import an installed sparse_ext",
+        name=error.name,
+    ) from error
 
 # The order of the enum Dtype in csrc/python/arguments.h; the first four are those of weights and activations.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}

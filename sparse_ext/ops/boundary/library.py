@@ -42,25 +42,35 @@ class Op:
 
     def _check_devices(self, arguments: dict[str, Any]) -> None:
         """ValueError unless all tensors are on one device."""
-        (first, like), *others = [(name, value) for name, value in arguments.items() if isinstance(value, torch.Tensor)]
-        for name, tensor in others:
+        tensors = [(name, tensor) for name, value in arguments.items() for tensor in tensors_of(value)]
+        for name, tensor in tensors:
+            first, like = tensors[0]
             if tensor.device != like.device:
                 raise ValueError(f"{self.name}: expected {name} on {like.device} (as {first}), got {tensor.device}")
+
+
+def tensors_of(argument: Any) -> list[torch.Tensor]:
+    """An operator's argument as a list of tensors: of one, of those in a list, or none."""
+    values = argument if isinstance(argument, (list, tuple)) else [argument]
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 OPS: dict[str, Op] = {}
 
 
-def define(schema: str, flops: Callable[..., int] | None = None) -> Callable[[Callable[..., Any]], Op]:
+def define(
+    schema: str, flops: Callable[..., int] | None = None, tags: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Op]:
     """Registers the decorated function as the CPU and CUDA kernel of `schema`.
 
     Args:
         flops: the floating-point operations of a call, from the operator's arguments and the keyword out_val, its result.
+        tags: names of torch.Tag, in addition to those of all operators; what an older torch does not know is left out.
     """
 
     def register(kernel: Callable[..., Any]) -> Op:
         name = schema.partition("(")[0]
-        LIBRARY.define(schema, tags=_TAGS)
+        LIBRARY.define(schema, tags=(*_TAGS, *(getattr(torch.Tag, tag) for tag in tags if hasattr(torch.Tag, tag))))
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(name, kernel, key)
         if flops is not None:
