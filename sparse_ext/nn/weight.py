@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, lasting, layout_named, prepared
+from sparse_ext.ops.boundary.launch import reading_waits
 from sparse_ext.ops.dense_grad import new_handle
-from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, follow_, reading_waits
+from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, follow_
 
 from .checkpoint import check_version, fitted
 

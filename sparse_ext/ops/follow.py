@@ -22,11 +22,6 @@ OTHER_RULE = (
 )
 
 
-def reading_waits(tensor: torch.Tensor) -> bool:
-    """Whether Python would have to wait for the tensor's device to read from it."""
-    return not tensor.is_cpu
-
-
 class Follower(Protocol):
     """A layer."""
 

@@ -8,7 +8,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparse_ext import SparseLinear
-from sparse_ext.nn import weight
 from sparse_ext.ops import LAYOUTS, OPS, GradientTotal, auto
 
 CLOSE = TOLERANCE[torch.float32]
@@ -150,7 +149,8 @@ class NoWait(TorchDispatchMode):
 @pytest.fixture
 def as_on_cuda(monkeypatch, emulated):
     """Emulated kernels, and layers that do not read from their tensors."""
-    monkeypatch.setattr(weight, "reading_waits", lambda tensor: True)
+    for module in ("nn.weight", "ops.csr.auto"):
+        monkeypatch.setattr(f"sparse_ext.{module}.reading_waits", lambda tensor: True)
     monkeypatch.setattr(auto, "TABLE", {})
 
 

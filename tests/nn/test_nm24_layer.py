@@ -13,7 +13,7 @@ import sparse_ext as sx
 from sparse_ext import SparseLinear
 from sparse_ext import functional as SF
 from sparse_ext.ops import Nm24Pattern, Rule, auto, reference
-from sparse_ext.ops.nm24.layout import FORWARD, GRAD_INPUT
+from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
 
 # ---- what a layer is -------------------------------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ def backend_of(op: str, tensor: torch.Tensor) -> Backend:
     return backend
 
 
+def reading_waits(tensor: torch.Tensor) -> bool:
+    """Whether Python would have to wait for the tensor's device to read from it."""
+    return not tensor.is_cpu
+
+
 def ready(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as kernels need it: contiguous and aligned; itself where it already is."""
     tensor = tensor.contiguous()
