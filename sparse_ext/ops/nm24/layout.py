@@ -46,10 +46,10 @@ class Nm24Linear(Kernels):
         relu: bool,
     ) -> torch.Tensor:
         _check(product, weight, rule, x)
-        values = _packed(product, weight, rule, operands, x.dtype)
+        values, ids = _packed(product, weight, rule, operands, x.dtype)
         if not _dense_is_faster(FORWARD, product, x):
-            return kernels.nm24_gemm.call(values, operands.ids, x, bias, relu)
-        y = torch.nn.functional.linear(x, kernels.nm24_unpack.call(values, operands.ids, product.cols), bias)
+            return kernels.nm24_gemm.call(values, ids, x, bias, relu)
+        y = torch.nn.functional.linear(x, kernels.nm24_unpack.call(values, ids, product.cols), bias)
         return y.relu_() if relu else y
 
     @staticmethod
@@ -57,8 +57,8 @@ class Nm24Linear(Kernels):
         product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dy: torch.Tensor
     ) -> torch.Tensor:
         if rule is None or rule.name != "transposable" or _dense_is_faster(GRAD_INPUT, product, dy):
-            values = _packed(product, weight, rule, operands, dy.dtype)
-            return dy @ kernels.nm24_unpack.call(values, operands.ids, product.cols)
+            values, ids = _packed(product, weight, rule, operands, dy.dtype)
+            return dy @ kernels.nm24_unpack.call(values, ids, product.cols)
         dense = weight.view(product.rows, product.cols)
         _, values_t, ids_t = kernels.nm24_pack.call(dense, operands.ids, True, dy.dtype)
         return kernels.nm24_gemm.call(values_t, ids_t, dy, None)
@@ -94,14 +94,18 @@ def _check(product: Linear, weight: torch.Tensor, rule: Rule | None, x: torch.Te
 
 def _packed(
     product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dtype: torch.dtype
-) -> torch.Tensor:
-    """values [rows, 2 * groups] that products multiply by; of a dense weight its chosen part, in this dtype."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """values [rows, 2 * groups] and ids that products multiply by; of a dense weight its chosen part, in this dtype.
+
+    "soft" subtracts the third largest of four, so it chooses anew: the pattern may be older than the weight.
+    """
     if rule is None:
-        return weight.view(kernels.values_shape(product.rows, product.cols))
+        return weight.view(kernels.values_shape(product.rows, product.cols)), operands.ids
     dense = weight.view(product.rows, product.cols)
     if rule.name == "soft":
-        return kernels.nm24_prune.call(dense, "soft", dtype, rule.scale)[0]
-    return kernels.nm24_pack.call(dense, operands.ids, False, dtype)[0]
+        values, ids = kernels.nm24_prune.call(dense, "soft", dtype, rule.scale)
+        return values, ids
+    return kernels.nm24_pack.call(dense, operands.ids, False, dtype)[0], operands.ids
 
 
 def _dense_is_faster(name: str, product: Linear, tokens: torch.Tensor) -> bool:
@@ -139,5 +143,5 @@ class Nm24(Layout):
 
     @classmethod
     def matrix(cls, weight: torch.Tensor, pattern: Nm24Pattern, rule: Rule | None) -> torch.Tensor:
-        values = _packed(Linear(pattern.rows, pattern.cols), weight, rule, Nm24Operands(pattern.ids), weight.dtype)
-        return kernels.nm24_unpack(values, pattern.ids, pattern.cols)
+        values, ids = _packed(Linear(pattern.rows, pattern.cols), weight, rule, Nm24Operands(pattern.ids), weight.dtype)
+        return kernels.nm24_unpack(values, ids, pattern.cols)
