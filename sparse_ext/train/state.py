@@ -7,7 +7,11 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
+
 from sparse_ext.methods import Method
+
+from .form import check_numbers, same_choices
 
 
 def plain(name: str) -> str:
@@ -57,12 +61,13 @@ def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """ValueError unless the state is one of a Sparsifier with the layers and the method of this `own` state."""
     if missing := own.keys() - state.keys() - {"version"}:
         raise ValueError(f"expected a Sparsifier's state, got one without {', '.join(sorted(missing))}")
-    if state["method"] != own["method"]:
+    if not same_choices(own["method"], state["method"]):
         raise ValueError(f"expected the state of method {own['method']}, got {state['method']}")
     if state["shapes"].keys() != own["shapes"].keys():
         raise ValueError(f"expected the state of layers {list(own['shapes'])}, got {list(state['shapes'])}")
     if state["shapes"] != own["shapes"]:
         raise ValueError(f"expected the state of layers of shapes {own['shapes']}, got {state['shapes']}")
+    check_numbers(state, own)
     for name, signals in state["signals"].items():
         for signal, tensors in signals.items():
             shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
@@ -72,5 +77,5 @@ def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         rows, cols = own["shapes"].get(name, (0, 0))
         if tuple(bits.shape) not in ((-(-rows * cols // 8),), (rows, -(-cols // 8))):
             raise ValueError(f"expected coverage of {-(-rows * cols // 8)} bytes for {name!r}, got shape {tuple(bits.shape)}")
-    if state["coverage"].keys() != own["coverage"].keys():
-        raise ValueError(f"expected coverage of layers {list(own['coverage'])}, got {list(state['coverage'])}")
+        if bits.dtype is not torch.uint8:
+            raise ValueError(f"expected coverage of dtype torch.uint8 for {name!r}, got {bits.dtype}")
