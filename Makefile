@@ -2,6 +2,7 @@
 #   make test     builds, with the CUDA kernels emulated on the CPU where the toolkit's headers are found, and runs the tests
 #   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--quick"
 #   make sanitize  the kernel tests under ASan and UBSan
+#   make fuzz     looks for checkpoints and indices that break something; FUZZ_SECONDS for each of two targets, default 600
 #   make stubs    writes sparse_ext/_C.pyi, after a change of the bindings
 #   make bench    measures the kernels                                    BENCH_ARGS="run ..."
 #   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
@@ -19,7 +20,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* 
 CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: build test demo bench sanitize stubs lint format gpu gpu-quick clean venv
+.PHONY: build test demo bench sanitize fuzz stubs lint format gpu gpu-quick clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -40,6 +41,11 @@ test: $(VENV)/.with-test
 
 sanitize: $(VENV)/.with-test
 	tools/sanitize.sh $(TEST_ARGS)
+
+# Without a wheel of atheris, tools/fuzz.sh says that it skips.
+fuzz: $(VENV)/.with-test
+	-$(INSTALL) --only-binary :all: atheris
+	tools/fuzz.sh
 
 stubs: $(VENV)/.with-lint $(VENV)/.with-test
 	$(BIN)/python tools/stubs.py "$$(ls -t build/*/_C_emulated*.so | head -1)"
@@ -69,4 +75,4 @@ gpu-quick:
 	tools/gpu.sh quick
 
 clean:
-	rm -rf build build-* dist out .sanitize *.egg-info sparse_ext/*.so $(VENV)/.with-*
+	rm -rf build build-* dist out .sanitize .fuzz *.egg-info sparse_ext/*.so $(VENV)/.with-*
