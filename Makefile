@@ -3,6 +3,7 @@
 #                 TEST_ARGS="-m slow" runs the slow ones instead, TEST_ARGS=--all-cases what sampling leaves out as well
 #   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--full", or "--quick"
 #   make sanitize  the kernel tests under ASan and UBSan
+#   make fuzz     looks for checkpoints and indices that break something; FUZZ_SECONDS for each of two targets, default 600
 #   make stubs    writes sparse_ext/_C.pyi, after a change of the bindings
 #   make bench    measures the kernels                                    BENCH_ARGS="run ..."
 #   make gpu      on a machine with a GPU, without network: builds, tests, sanitizes, measures; results in OUT (default: out)
@@ -24,7 +25,7 @@ CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.h test
 export PATH := $(BIN):$(PATH)
 export SPARSE_EXT_CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,off)
 
-.PHONY: build test demo bench sanitize stubs lint format gpu gpu-quick dist clean venv
+.PHONY: build test demo bench sanitize fuzz stubs lint format gpu gpu-quick dist clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -46,6 +47,11 @@ test: $(VENV)/.with-test
 
 sanitize: $(VENV)/.with-test
 	tools/sanitize.sh $(TEST_ARGS)
+
+# Without a wheel of atheris, tools/fuzz.sh says that it skips.
+fuzz: $(VENV)/.with-test
+	-$(INSTALL) --only-binary :all: atheris
+	tools/fuzz.sh
 
 stubs: $(VENV)/.with-lint $(VENV)/.with-test
 	$(BIN)/python tools/stubs.py "$$(ls -t build/*/_C_emulated*.so | head -1)"
@@ -81,4 +87,4 @@ dist:
 	PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" tools/dist.sh $(DIST)
 
 clean:
-	rm -rf build build-* dist out .sanitize *.egg-info sparse_ext/*.so $(VENV)/.with-*
+	rm -rf build build-* dist out .sanitize .fuzz *.egg-info sparse_ext/*.so $(VENV)/.with-*

@@ -16,6 +16,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 import torch
 from cases import DTYPES, SAME_CODE, TENSOR_CORES, name_of
@@ -26,8 +27,12 @@ from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
 
-# A layout and a method from outside: what runs over LAYOUTS or METHODS runs over these, too.
-sys.path.append(str(ROOT / "tests" / "outside"))
+# In CI the same examples every time; elsewhere new ones, of which hypothesis remembers those that failed.
+hypothesis.settings.register_profile("ours", deadline=None, max_examples=25, derandomize="CI" in os.environ, print_blob=True)
+hypothesis.settings.load_profile("ours")
+
+# What several folders share. A layout and a method from outside: what runs over LAYOUTS or METHODS runs over these, too.
+sys.path += [str(ROOT / "tests" / folder) for folder in ("outside", "train", "fuzz")]
 for module in ("ell", "momentum"):
     importlib.import_module(module)
 

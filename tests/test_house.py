@@ -119,7 +119,7 @@ def test_rooms_of_operators_have_the_same_files():
 # Words that have others in their place: dense weight, rng (seed, offset), sync, empty, from_checkpoint.
 OLD_WORDS = r"\bmaster\b|\bdraws?\b|catch_up|none_yet|\badopted\b"
 # They read what version 1 wrote, or name a random stream that it began.
-READS_VERSION_1 = ("sparse_ext/train/state.py", "sparse_ext/train/sparsifier.py")
+READS_VERSION_1 = ("sparse_ext/train/state.py", "sparse_ext/train/form.py", "sparse_ext/train/sparsifier.py")
 
 
 def test_old_words_are_gone():

@@ -45,11 +45,40 @@ def fitted(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tupl
     given: Entries = {}
     for key, value in state_dict.items():
         name = key[len(prefix) :]
-        if key.startswith(prefix) and "." not in name and isinstance(value, torch.Tensor):
+        if key.startswith(prefix) and "." not in name and _is_readable(key, name, value, layer):
             given[name] = value
     own, kind = _converted(given, prefix, layer)
     others = {key: value for key, value in state_dict.items() if key[len(prefix) :] not in given or not key.startswith(prefix)}
     return {**others, **{prefix + name: tensor for name, tensor in own.items()}}, kind
+
+
+def _is_readable(key: str, name: str, value: Any, layer: SparseWeight) -> bool:
+    """Whether it is a tensor; ValueError if it has the name of one of the layer's, and is none that can be copied into it."""
+    if name not in ("weight", "bias", "rule", *layer._kind.pattern.BUFFERS):
+        return isinstance(value, torch.Tensor)
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{key}: expected a tensor, got {type(value).__name__}")
+    if value.is_meta or value.layout is not torch.strided:
+        raise ValueError(f"{key}: expected a tensor with values of its own, got one of {value.layout} on {value.device}")
+    if name in ("weight", "bias") and not value.is_floating_point():
+        raise ValueError(f"{key}: expected a floating-point dtype, got {value.dtype}")
+    return True
+
+
+def check_whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) -> None:
+    """ValueError unless these entries, and the layer's own where one is missing, make a valid layer of this layout."""
+    given = {key[len(prefix) :]: value for key, value in entries.items() if key.startswith(prefix)}
+    rows, cols = layer.product.rows, layer.product.cols
+    if kind is layer._kind:
+        missing = {name: tensor for name, tensor in layer._stored().items() if name not in given}
+        if missing and len(missing) < len(layer._names):  # `fitted` has checked a pattern that is all there
+            _check({**given, **missing}, prefix, layer.product, kind)
+        length = layer.weight.numel()
+    else:
+        length = rows * cols
+    for name, size in (("weight", length), ("bias", rows)):
+        if name in given and getattr(layer, name) is not None and given[name].shape != (size,):
+            raise ValueError(f"{prefix}{name}: expected shape ({size},), got {tuple(given[name].shape)}")
 
 
 def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entries, type[Layout]]:

@@ -13,22 +13,12 @@ from sparse_ext.ops.boundary.launch import reading_waits
 from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, follow_
 
-from .checkpoint import check_version, fitted
+from .checkpoint import check_version, check_whole, fitted
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
 _TRANSIENT = (
-    "_kind",
-    "_pattern",
-    "_operands",
-    "_rule",
-    "_seen",
-    "_text",
-    "_prepared_at",
-    "_rng",
-    "_handle",
-    "_token",
-    "_watch",
-)
+    "_kind", "_pattern", "_operands", "_rule", "_seen", "_text", "_prepared_at", "_rng", "_handle", "_token", "_watch",
+)  # fmt: skip
 
 
 class SparseWeight(nn.Module):
@@ -280,11 +270,16 @@ class SparseWeight(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Loads this layer's entries, or converts those of another layout, capacity or dense layer: `checkpoint.fitted`."""
+        """Loads this layer's entries, or converts those of another layout, capacity or dense layer: `checkpoint.fitted`.
+
+        What is wrong with one of them is found before the first is copied: a layer that refuses an entry is as it was. Of keys
+        that are missing or unexpected only `load_state_dict` knows whether they are refused: afterwards, as in every module.
+        """
         try:
             check_version(prefix, local_metadata, self._version)
             state_dict, kind = fitted(state_dict, prefix, self)
-        except ValueError as error:  # nothing has been touched yet
+            check_whole(state_dict, prefix, self, kind)
+        except ValueError as error:
             error_msgs.append(str(error))
             return
         if kind is not self._kind:

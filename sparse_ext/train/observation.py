@@ -142,14 +142,20 @@ class Observation:
         states = {name: signal.state_dict() for name, signal in self.signals.items()}
         return {name: state for name, state in states.items() if state}
 
-    def load_state_dict(self, state: dict[str, Any], observed: int, spoiled: bool) -> None:
-        """What `state_dict` gave; all other signals begin anew."""
+    def restored(self, state: dict[str, Any], observed: int) -> dict[str, Signal]:
+        """The signals that `state_dict` gave, which observed so many steps; ValueError where they cannot be this layer's."""
         signals: dict[str, Signal] = {}
         for name, tensors in state.items():
             if name not in self._kinds:
                 raise ValueError(f"expected the state of signals {', '.join(map(repr, self._kinds)) or 'none'}, got {name!r}")
             signals[name] = self._new(self._kinds[name], self.layer.weight)
             signals[name].load_state_dict(tensors)
+        if observed and (missing := [name for name in self._kinds if name not in signals]):
+            raise ValueError(f"expected the state of signals that observed {observed} steps, got none of {', '.join(missing)}")
+        return signals
+
+    def restore(self, signals: dict[str, Signal], observed: int, spoiled: bool) -> None:
+        """Goes on with `restored` signals; all others begin anew."""
         self.signals, self._streamed = signals, None
         self.observed, self.spoiled = observed, spoiled
         self.layer.unwatch()

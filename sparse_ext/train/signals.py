@@ -70,10 +70,19 @@ class Signal(ABC):
         return {key: value.clone() for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what `state_dict` returned; ValueError unless every tensor is [rows, cols]."""
+        """Restores what `state_dict` returned; ValueError unless these are its tensors, and without NaN."""
+        held = {key for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        may_hold = held | {key for key, value in vars(self).items() if value is None and key != "method"}
+        if not held <= state.keys() <= may_hold:
+            expected, got = (", ".join(sorted(keys)) or "none" for keys in (may_hold, state.keys()))
+            raise ValueError(f"{self.name}: expected tensors {expected}, got {got}")
         for key, value in state.items():
             if value.shape != (self.rows, self.cols):
                 raise ValueError(f"{self.name}: expected {key} of shape {(self.rows, self.cols)}, got {tuple(value.shape)}")
+            if value.dtype != (dtype := vars(self)[key].dtype if key in held else self.dtype):
+                raise ValueError(f"{self.name}: expected {key} of dtype {dtype}, got {value.dtype}")
+            if bool(value.isnan().any()):
+                raise ValueError(f"{self.name}: expected {key} without NaN, got {int(value.isnan().sum())}")
         vars(self).update({key: value.to(self.device, copy=True) for key, value in state.items()})
 
 

@@ -15,6 +15,7 @@ from sparse_ext.methods import Action, Choose, Method, Regrow, Time
 from sparse_ext.ops import lasting
 
 from . import dense_weights, distributed
+from .form import check_form
 from .managed import ManagedLayer
 from .names import named_layers
 from .observation import Observation
@@ -266,11 +267,17 @@ class Sparsifier:
         """Resumes from a `state_dict()`. Load the model's and the optimizer's state too.
 
         Raises:
-            ValueError: the state belongs to other layers or another method; nothing has changed.
+            ValueError: the state belongs to other layers or another method, or is corrupt; nothing has changed.
+            TypeError: an entry of the state is of another type; nothing has changed.
         """
+        check_form(state_dict)
         own = self.state_dict()
         state = upgraded(state_dict, list(own["shapes"]))
         check_state(state, own)
+        signals = {
+            m.name: m.observation.restored(state["signals"].get(m.name, {}), state["observed"].get(m.name, 0))
+            for m in self._layers
+        }
         self._step, self._updates, self.seed = state["step"], state["updates"], state["seed"]
         self._postponed_to, self.total_steps = list(state["postponed_to"]), state["total_steps"]
         self._history.load_state_dict(state)
@@ -278,9 +285,7 @@ class Sparsifier:
         self._sample(state["offsets"])
         for managed in self._layers:
             name = managed.name
-            managed.observation.load_state_dict(
-                state["signals"].get(name, {}), state["observed"].get(name, 0), name in state["spoiled"]
-            )
+            managed.observation.restore(signals[name], state["observed"].get(name, 0), name in state["spoiled"])
         self._arm()
 
     def report(self) -> Report:

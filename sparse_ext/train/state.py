@@ -10,6 +10,7 @@ from typing import Any
 from sparse_ext.methods import Method
 
 from .coverage import check_coverage
+from .form import check_numbers, same_choices
 from .names import shortened
 
 VERSION = 3  # of a Sparsifier's state
@@ -76,12 +77,13 @@ def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """ValueError unless the state is one of a Sparsifier with the layers and the method of this `own` state."""
     if missing := own.keys() - state.keys() - {"version"}:
         raise ValueError(f"expected a Sparsifier's state, got one without {', '.join(sorted(missing))}")
-    if state["method"] != own["method"]:
+    if not same_choices(own["method"], state["method"]):
         raise ValueError(f"expected the state of method {own['method']}, got {state['method']}")
     if state["shapes"].keys() != own["shapes"].keys():
         raise ValueError(f"expected the state of layers {list(own['shapes'])}, got {list(state['shapes'])}")
     if state["shapes"] != own["shapes"]:
         raise ValueError(f"expected the state of layers of shapes {own['shapes']}, got {state['shapes']}")
+    check_numbers(state, own)
     for name, signals in state["signals"].items():
         for signal, tensors in signals.items():
             shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
@@ -89,5 +91,3 @@ def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 raise ValueError(f"expected signals of shapes {own['shapes']}, got {signal!r} of {name!r} with {shapes}")
     for name, bits in state["coverage"].items():
         check_coverage(name, bits, *own["shapes"].get(name, (0, 0)))
-    if state["coverage"].keys() != own["coverage"].keys():
-        raise ValueError(f"expected coverage of layers {list(own['coverage'])}, got {list(state['coverage'])}")

@@ -26,12 +26,16 @@ def replaced(name, make):
     return edit
 
 
-def without_weight(edit):
+def without(name, edit):
     def both(state):
         edit(state)
-        del state["weight"]
+        del state[name]
 
     return both
+
+
+def without_weight(edit):
+    return without("weight", edit)
 
 
 # A layer 4 -> 3 with entries (0, 1) (0, 3) (1, 0) (2, 2) and one spare: row_ptr 0 2 3 4, col_idx 1 3 0 2 0.
@@ -53,6 +57,13 @@ CORRUPT = {
     "float row_ptr": (replaced("row_ptr", lambda t: t + 0.5), ("int32", "got .*float")),
     "unsorted, no weight": (without_weight(edited("col_idx", slice(0, 2), torch.tensor([3, 1]))),
                             ("ascending", "got 3 then 1")),
+    "half a pattern": (without("col_idx", edited("row_ptr", 1, 4)), ("monotone", "got 4 then 3")),
+    "64 bits that would wrap": (replaced("col_idx", lambda t: t.long() + 2**32), (r"below 2\^31", "got 4294967297")),
+    "16-bit row_ptr": (replaced("row_ptr", lambda t: t.short()), ("int32", "got torch.int16")),
+    "complex weight": (replaced("weight", lambda t: t.cfloat()), ("floating-point", "got torch.complex64")),
+    "bias of another length": (replaced("bias", lambda t: t[:-1]), ("bias", r"\(3,\)", r"got \(2,\)")),
+    "bias without values": (replaced("bias", lambda t: t.to("meta")), ("bias", "values of its own", "on meta")),
+    "bias that is a list": (replaced("bias", lambda t: t.tolist()), ("bias", "expected a tensor", "got list")),
     "too large, no weight": (without_weight(edited("col_idx", 3, 4)), ("between 0 and 3", "got 4")),
 }  # fmt: skip
 

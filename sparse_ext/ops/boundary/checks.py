@@ -77,7 +77,9 @@ def check_sizes(op: str, rows: int, cols: int, capacity: int) -> None:
 
 
 def check_range(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> None:
-    """In debug mode, `check_pattern`; otherwise nothing: reading every index costs as much as a small product."""
+    """cols is a size. In debug mode, `check_pattern`, too: reading every index costs as much as a small product."""
+    if cols < 0:
+        raise ValueError(f"{op}: expected cols of at least 0, got {cols}")
     if DEBUG:
         check_pattern(op, row_ptr, col_idx, row_ptr.numel() - 1, cols)
 
@@ -89,16 +91,21 @@ def check_slots(op: str, slot: torch.Tensor, capacity: int) -> None:
         raise ValueError(f"{op}: expected slot with indices between 0 and {capacity - 1}, got {int(bad)}")
 
 
-def check_positions(op: str, position: torch.Tensor, count: torch.Tensor, positions: int) -> None:
-    """In debug mode: the first `count` are ascending positions of the matrix."""
+def check_positions(
+    op: str, position: torch.Tensor, count: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, rows: int
+) -> None:
+    """In debug mode: the first `count` are ascending positions of the first `rows` rows, and none of the pattern's entries."""
     if not DEBUG:
         return
-    used = position[: int(count)]
+    number, positions = int(count), rows * cols
+    used = position[: max(number, 0)]
     edges = torch.cat([used.new_full((1,), -1), used, used.new_full((1,), positions)])
-    if used.numel() != int(count) or int(edges.diff().min()) <= 0:
-        raise ValueError(
-            f"{op}: expected {int(count)} ascending positions between 0 and {positions - 1}, got {used.tolist()[:9]}"
-        )
+    if used.numel() != number or int(edges.diff().min()) <= 0:
+        raise ValueError(f"{op}: expected {number} ascending positions between 0 and {positions - 1}, got {used.tolist()[:9]}")
+    counts = row_ptr.diff().long()
+    entries = torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts) * cols
+    if (taken := used[torch.isin(used, entries + col_idx[: entries.numel()])]).numel():
+        raise ValueError(f"{op}: expected positions that are no entries, got {int(taken[0])}")
 
 
 def check_pattern(name: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, rows: int, cols: int) -> None:

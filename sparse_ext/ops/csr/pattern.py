@@ -79,7 +79,7 @@ class CsrPattern(Pattern):
 
     def check(self, prefix: str = "", rule: Rule | None = None) -> None:
         for name, index in self.buffers.items():
-            if index.is_floating_point():
+            if index.dtype is not torch.int32:
                 raise ValueError(f"{prefix}{name}: expected dtype torch.int32, got {index.dtype}")
         check_pattern(prefix + "pattern", self.row_ptr, self.col_idx, self.rows, self.cols)
 
@@ -108,4 +108,8 @@ class CsrPattern(Pattern):
     @classmethod
     def upgraded(cls, prefix: str, rows: int, cols: int, entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """64-bit indices, as other tools write them, become ours."""
-        return {**entries, **{name: entries[name].int() for name in cls.BUFFERS if entries[name].dtype == torch.int64}}
+        wide = {name: entries[name] for name in cls.BUFFERS if entries[name].dtype is torch.int64}
+        for name, index in wide.items():
+            if not torch.equal(index.int(), index):
+                raise ValueError(f"{prefix}{name}: expected indices below 2^31, got {int(index[index.int() != index][0])}")
+        return {**entries, **{name: index.int() for name, index in wide.items()}}

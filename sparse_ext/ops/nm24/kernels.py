@@ -90,7 +90,7 @@ def nm24_prune(
             "transposable": of each 4 x 4 tile the two of each row and column with the largest sum of magnitudes, of equal sums
             the first in lexicographic order (Hu et al. 2024, https://arxiv.org/abs/2404.01847).
         dtype: of the values; None: that of dense. A float32 matrix gives 16-bit values, too.
-        scale: what the values are multiplied by.
+        scale: what the values are multiplied by, a float32.
     """
     op = "nm24_prune"
     if choice not in CHOICES[1:]:

@@ -42,8 +42,8 @@ class Nm24Linear(Kernels):
         relu: bool,
     ) -> torch.Tensor:
         _check(product, weight, rule, x)
-        values = _packed(product, weight, rule, operands, x.dtype)
-        return auto.auto_gemm.call(values, operands.ids, x, bias, relu)
+        values, ids = _packed(product, weight, rule, operands, x.dtype)
+        return auto.auto_gemm.call(values, ids, x, bias, relu)
 
     @staticmethod
     def grad_input(
@@ -51,8 +51,8 @@ class Nm24Linear(Kernels):
     ) -> torch.Tensor:
         if rule is not None and rule.name == "transposable":
             return auto.auto_gemm_t.call(weight.view(product.rows, product.cols), operands.ids, dy)
-        values = _packed(product, weight, rule, operands, dy.dtype)
-        return dy @ kernels.nm24_unpack.call(values, operands.ids, product.cols)
+        values, ids = _packed(product, weight, rule, operands, dy.dtype)
+        return dy @ kernels.nm24_unpack.call(values, ids, product.cols)
 
     @staticmethod
     def grad_weight(
@@ -85,14 +85,18 @@ def _check(product: Linear, weight: torch.Tensor, rule: Rule | None, x: torch.Te
 
 def _packed(
     product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dtype: torch.dtype
-) -> torch.Tensor:
-    """values [rows, 2 * groups] that products multiply by; of a dense weight its chosen part, in this dtype."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """values [rows, 2 * groups] and ids that products multiply by; of a dense weight its chosen part, in this dtype.
+
+    "soft" subtracts the third largest of four, so it chooses anew: the pattern may be older than the weight.
+    """
     if rule is None:
-        return weight.view(kernels.values_shape(product.rows, product.cols))
+        return weight.view(kernels.values_shape(product.rows, product.cols)), operands.ids
     dense = weight.view(product.rows, product.cols)
     if rule.name == "soft":
-        return kernels.nm24_prune.call(dense, "soft", dtype, rule.scale)[0]
-    return kernels.nm24_pack.call(dense, operands.ids, False, dtype)[0]
+        values, ids = kernels.nm24_prune.call(dense, "soft", dtype, rule.scale)
+        return values, ids
+    return kernels.nm24_pack.call(dense, operands.ids, False, dtype)[0], operands.ids
 
 
 class Nm24(Layout):
@@ -126,5 +130,5 @@ class Nm24(Layout):
 
     @classmethod
     def matrix(cls, weight: torch.Tensor, pattern: Nm24Pattern, rule: Rule | None) -> torch.Tensor:
-        values = _packed(Linear(pattern.rows, pattern.cols), weight, rule, Nm24Operands(pattern.ids), weight.dtype)
-        return kernels.nm24_unpack(values, pattern.ids, pattern.cols)
+        values, ids = _packed(Linear(pattern.rows, pattern.cols), weight, rule, Nm24Operands(pattern.ids), weight.dtype)
+        return kernels.nm24_unpack(values, ids, pattern.cols)

@@ -167,7 +167,7 @@ class Nm24Pattern(Pattern):
             return entries
         entries = dict(entries)
         pruning = entries.pop("pruning")
-        if pruning.shape != (2,) or pruning.is_floating_point():
+        if pruning.shape != (2,) or pruning.dtype not in (torch.int32, torch.int64):
             raise ValueError(f"{prefix}pruning: expected two integers, got {pruning.dtype} of shape {tuple(pruning.shape)}")
         number, bits = pruning.tolist()
         if not (0 <= number < len(_RULES_V1) and -(2**31) <= bits < 2**31):

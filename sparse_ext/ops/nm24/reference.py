@@ -27,7 +27,7 @@ def _fours(dense, rows_too=False):
     """[rows, groups, 4], with zeros for what does not exist."""
     rows, cols = dense.shape
     padded = torch.nn.functional.pad(dense, (0, -cols % 4, 0, -rows % 4 if rows_too else 0))
-    return padded.view(padded.shape[0], -1, 4)
+    return padded.view(padded.shape[0], padded.shape[1] // 4, 4)
 
 
 def _largest(fours):
@@ -38,14 +38,14 @@ def _largest(fours):
 def _transposable(dense):
     fours = _magnitude(_fours(dense, rows_too=True))  # [4 * strips, groups, 4]
     pairs = torch.stack([fours[..., first] + fours[..., second] for first, second in _PAIRS], -1)
-    row = pairs.view(-1, 4, *pairs.shape[1:]).unbind(1)  # four times [strips, groups, 6]
+    row = pairs.unflatten(0, (pairs.shape[0] // 4, 4)).unbind(1)  # four times [strips, groups, 6]
     best, total = torch.zeros(row[0].shape[:2], dtype=torch.long), row[0].new_full(row[0].shape[:2], -1.0)
     for index, (p, q, r, s) in enumerate(_TILES):
         offered = (row[0][..., p] + row[1][..., q]) + (row[2][..., r] + row[3][..., s])
         best[offered > total] = index
         total = torch.maximum(total, offered)
     chosen = torch.tensor(_TILES)[best]  # [strips, groups, 4], the pair of each row
-    return torch.tensor(_PAIRS)[chosen].transpose(1, 2).reshape(-1, fours.shape[1], 2)[: dense.shape[0]]
+    return torch.tensor(_PAIRS)[chosen].transpose(1, 2).flatten(0, 1)[: dense.shape[0]]
 
 
 def _ids(positions):
@@ -57,7 +57,7 @@ def _ids(positions):
 
 def _positions(ids, cols):
     """The way back."""
-    codes = torch.stack([ids & 15, ids >> 4], -1).reshape(ids.shape[0], -1)[:, : -(-cols // 4)].long()
+    codes = torch.stack([ids & 15, ids >> 4], -1).flatten(1)[:, : -(-cols // 4)].long()
     return torch.stack([codes & 3, codes >> 2], -1)
 
 
@@ -67,23 +67,23 @@ def _values(dense, positions, dtype, towards_zero=0.0, scale=1.0):
     return kept.flatten(1).to(dtype)
 
 
-def _columns(dense, positions, dtype):
+def _columns(dense, positions, dtype, scale=1.0):
     """values and ids of the transpose: by column, the rows that have it; a strip that ends early gets what is missing there."""
     mask = torch.zeros(_fours(dense).shape, dtype=torch.bool).scatter_(-1, positions, True).flatten(1)[:, : dense.shape[1]]
     fours = _fours(mask.t()).clone()
     for i in (3, 2, 1, 0):
         fours[..., i] |= fours.sum(-1) < 2
     positions_t = _largest(fours)
-    return _values(dense.t(), positions_t, dtype), _ids(positions_t)
+    return _values(dense.t(), positions_t, dtype, scale=scale), _ids(positions_t)
 
 
 def nm24_prune(dense, choice, dtype=None, scale=1.0):
-    dtype = dtype or dense.dtype
+    dtype, scale = dtype or dense.dtype, float(torch.tensor(scale, dtype=torch.float32))
     positions = _transposable(dense) if choice == "transposable" else _largest(_fours(dense))
     others = torch.ones_like(_fours(dense), dtype=torch.bool).scatter_(-1, positions, False)
     third = _magnitude(_fours(dense)).masked_fill(~others, 0.0).amax(-1, keepdim=True) if choice == "soft" else 0.0
     made = _values(dense, positions, dtype, third, scale), _ids(positions)
-    return (*made, *_columns(dense, positions, dtype)) if choice == "transposable" else made
+    return (*made, *_columns(dense, positions, dtype, scale)) if choice == "transposable" else made
 
 
 def nm24_pack(dense, ids, transposed=False, dtype=None):
@@ -137,7 +137,7 @@ def _numbers(rows, groups, rng, dtype):
     """The two numbers in [0, 1) of each group: [rows, groups, 2]."""
     seed, offset = rng.tolist()
     pairs = torch.arange(rows)[:, None] << 32 | torch.arange(-(-groups // 2))
-    bits = philox4x32(seed, pairs, offset).view(rows, -1, 2)[:, :groups]
+    bits = philox4x32(seed, pairs, offset).view(rows, groups + groups % 2, 2)[:, :groups]
     return bits.to(dtype) * 2.0**-32 if dtype == torch.float64 else (bits >> 8).to(dtype) * 2.0**-24
 
 

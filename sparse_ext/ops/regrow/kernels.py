@@ -163,6 +163,7 @@ def regrow_candidates_(
         )
     check_score(op, "tile", tile, score, tuple(tile.shape))
     row_ptr, col_idx = check_pattern_of(op, score, row_ptr, col_idx, tile.shape[1])
+    check_positions(op, position, count, row_ptr, col_idx, tile.shape[1], first_row)
     best.take_(row_ptr, col_idx, tile.shape[1], tile, range(first_row, first_row + tile.shape[0]))
 
 
@@ -193,7 +194,7 @@ def regrow_streamed(
     row_ptr, col_idx = _checked(op, weight, row_ptr, col_idx, cols, drop, grow)
     if position.numel() < grow:
         raise ValueError(f"{op}: expected at least grow = {grow} candidates, got {position.numel()}")
-    check_positions(op, position, count, (row_ptr.numel() - 1) * cols)
+    check_positions(op, position, count, row_ptr, col_idx, cols, row_ptr.numel() - 1)
     return rebuild(op, weight, row_ptr, col_idx, cols, best, 0, drop, grow)
 
 
