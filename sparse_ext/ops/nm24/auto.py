@@ -5,6 +5,8 @@ Each operator chooses when it runs, where sizes are numbers: a compiled or expor
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..auto import dense_is_faster
@@ -19,14 +21,18 @@ def _is_dense(product: str, tokens: torch.Tensor, rows: int, cols: int) -> bool:
     return dense_is_faster(product, tokens, rows, cols, rows * cols // 2)
 
 
-def _flops(product: str, tokens: torch.Tensor, rows: int, cols: int) -> int:
-    positions = rows * cols if _is_dense(product, tokens, rows, cols) else rows * kernels.values_shape(1, cols)[1]
-    return 2 * tokens.shape[0] * positions
+def _stored(rows: int, cols: int) -> int:
+    """How many values a 2:4 matrix of this shape has."""
+    return math.prod(kernels.values_shape(rows, cols))
+
+
+def _flops(product: str, tokens: torch.Tensor, rows: int, cols: int, stored: int) -> int:
+    return 2 * tokens.shape[0] * (rows * cols if _is_dense(product, tokens, rows, cols) else stored)
 
 
 @define(
     "auto_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
-    flops=lambda values, ids, x, *_, **__: _flops(FORWARD, x, values.shape[0], x.shape[1]),
+    flops=lambda values, ids, x, *_, **__: _flops(FORWARD, x, values.shape[0], x.shape[1], values.numel()),
 )
 def auto_gemm(
     values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
@@ -47,7 +53,9 @@ def _(values, ids, x, bias, relu=False):
 
 @define(
     "auto_gemm_t(Tensor dense, Tensor ids, Tensor dy) -> Tensor",
-    flops=lambda dense, ids, dy, **_: _flops(GRAD_INPUT, dy, *dense.shape),
+    flops=lambda dense, ids, dy, **_: _flops(
+        GRAD_INPUT, dy, dense.shape[0], dense.shape[1], _stored(dense.shape[1], dense.shape[0])
+    ),
 )
 def auto_gemm_t(dense: torch.Tensor, ids: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
     """dx [tokens, cols] = dy W, where W is what `dense` [rows, cols] has at the ids of transposable tiles, in dy's dtype."""
