@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes what takes data from outside, guided by coverage, FUZZ_SECONDS for each target. Arguments: the targets; none: both.
+# FUZZ_SEED: with the same one the inputs come in the same order; by default in another one every time.
 #   loader      checkpoints of layers, and states of a Sparsifier
 #   launchers   the operators on any indices that ops/ lets through: CPU kernels and emulated CUDA kernels, under ASan + UBSan
 # A finding ends the run, and fails. Inputs that reached new code stay in .fuzz, where the next run starts.
@@ -13,7 +14,7 @@ fi
 
 # fuzz TARGET LD_PRELOAD
 fuzz() {
-  local options=(-max_total_time="${FUZZ_SECONDS:-600}" -max_len=64 -len_control=0 -timeout=120 -rss_limit_mb=0
+  local options=(-max_total_time="${FUZZ_SECONDS:-600}" -seed="${FUZZ_SEED:-0}" -max_len=64 -len_control=0 -timeout=120 -rss_limit_mb=0
                  -artifact_prefix=".fuzz/$1-" -verbosity=0 -print_final_stats=1)
   mkdir -p ".fuzz/$1"
   if ! env LD_PRELOAD="${2:-}" python -W ignore tests/fuzz/fuzz.py "$1" ".fuzz/$1" "${options[@]}" 2> >(grep -v "^INFO: " >&2); then
