@@ -1,4 +1,4 @@
-"""Save, new process, load: the next 200 steps are those of the uninterrupted run, bit for bit."""
+"""Save, new process, load: the next 100 steps are those of the uninterrupted run, bit for bit."""
 
 import io
 import subprocess

@@ -38,6 +38,8 @@ class CsrPattern(Pattern):
 
     @classmethod
     def from_mask(cls, mask: torch.Tensor, capacity: int | None = None) -> CsrPattern:
+        if mask.dim() == 2:
+            check_sizes("csr_from_mask", mask.shape[0], mask.shape[1], capacity or 0)  # before all of them are counted
         row_ptr, col_idx = csr_from_mask(mask, int(mask.sum()) if capacity is None else capacity)
         return cls(mask.shape[0], mask.shape[1], row_ptr, col_idx)
 
