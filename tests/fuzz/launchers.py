@@ -18,7 +18,7 @@ SHAPES = (
     Shape(3, 4, 2, 0.5), Shape(7, 5, 3, 0.5, spare=4), Shape(1, 50, 4, 0.3), Shape(50, 1, 4, 0.3), Shape(5, 9, 0, 0.5),
     Shape(6, 8, 5, 0.0, spare=3), Shape(9, 17, 33, 1.0), Shape(33, 70, 17, 0.1, spare=7),
 )  # fmt: skip
-# Not those that call no launcher, or choose between the others: of two views of a matrix they read one, and twins the other one.
+# Not those that call no launcher, or choose between others: of two views of a matrix they read one, and twins the other one.
 LAUNCHED = [op for op in OPS if op not in ("observe_dense_grad_", "follow_") and not op.startswith("auto_")]
 SIZES = ("cols", "rows", "capacity")  # these decide how much memory a result takes
 EXACT = {"rtol": 0, "atol": 0}
