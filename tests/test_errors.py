@@ -9,7 +9,7 @@ from torch import nn
 
 from sparse_ext import SparseLinear, densify_, layer_densities, sparsify_
 from sparse_ext import functional as SF
-from sparse_ext.ops import LAYOUTS, OPS, CsrPattern, Linear, operands_of
+from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, Linear, operands_of
 from sparse_ext.ops.boundary import checks
 
 meta = torch.device("meta")
@@ -252,6 +252,14 @@ def test_debug_mode_reads_every_candidate(positions, monkeypatch):
     best = (torch.zeros(p.pattern.capacity), torch.zeros(2), torch.tensor(positions), torch.tensor([2]))
     with pytest.raises(ValueError, match=r"regrow_streamed: expected 2 ascending positions between 0 and 19, got \["):
         OPS["regrow_streamed"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 5, *best, 2, 2)
+
+
+def test_too_few_candidates_are_refused():
+    """As before any row has passed: with them the number of entries would drift."""
+    p = problem(Shape(4, 5, 3, 0.5))
+    none = Candidates.empty(p.weight, p.pattern.capacity, 3, torch.float32)
+    with pytest.raises(ValueError, match=r"regrow_streamed: expected count 2 or more .*, got 0"):
+        OPS["regrow_streamed"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 5, *none.tensors, 2, 2)
 
 
 def test_debug_mode_reads_every_slot(monkeypatch):

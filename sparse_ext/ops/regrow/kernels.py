@@ -194,6 +194,9 @@ def regrow_streamed(
     row_ptr, col_idx = _checked(op, weight, row_ptr, col_idx, cols, drop, grow)
     if position.numel() < grow:
         raise ValueError(f"{op}: expected at least grow = {grow} candidates, got {position.numel()}")
+    needed = min(grow, (row_ptr.numel() - 1) * cols - int(row_ptr[-1]))  # with fewer, another number would grow
+    if int(count) < needed:
+        raise ValueError(f"{op}: expected count {needed} or more (the candidates of all rows), got {int(count)}")
     check_positions(op, position, count, row_ptr, col_idx, cols, row_ptr.numel() - 1)
     return rebuild(op, weight, row_ptr, col_idx, cols, best, 0, drop, grow)
 
