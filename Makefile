@@ -24,7 +24,7 @@ SOURCES = CMakeLists.txt setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.* 
 CXX_FILES = $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.* tests/emulation/*.h tests/emulation/*.cpp tests/emulation/*.cu)
 export PATH := $(BIN):$(PATH)
 ASKED_CUDA := $(SPARSE_EXT_CUDA)
-export SPARSE_EXT_CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,off)
+export SPARSE_EXT_CUDA := $(or $(ASKED_CUDA),$(if $(shell nvidia-smi -L 2>/dev/null),auto,off))
 
 .PHONY: build test demo bench sanitize fuzz stubs lint format gpu gpu-quick dist clean venv
 venv: $(VENV)/.tools
@@ -84,6 +84,7 @@ gpu:
 gpu-quick:
 	$(PYTHON) tools/gpu.py quick
 
+# A wheel is for other machines: it has CUDA kernels wherever there is an nvcc.
 dist: export SPARSE_EXT_CUDA := $(or $(ASKED_CUDA),auto)
 dist:
 	PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" tools/dist.sh $(DIST)

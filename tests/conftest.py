@@ -67,6 +67,7 @@ def pytest_addoption(parser):
     parser.addoption("--operator", help="only the tests of this operator; '-': only those of none")
 
 
+@pytest.hookimpl(trylast=True)  # of what -k and -m have left: else they would take away the only case of a pair
 def pytest_collection_modifyitems(config, items):
     """Leaves out what is not possible or would run the same code again; of the rest every two values of parameters meet."""
     tests = {}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sparse_ext.ops import Pattern
-from sparse_ext.ops.pattern import bits_at
+from sparse_ext.ops.pattern import bits_at, count_bits
 
 _BITS = 64  # of a position in a list: from one position in so many on, a bit for each position takes less
 
@@ -42,8 +42,7 @@ class Coverage:
         """How many positions were ever in use."""
         if self._ever.dtype is torch.int64:
             return self._ever.numel()
-        ones = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
-        return int(ones[self._ever.cpu().numpy()].sum(dtype=np.int64))
+        return int(count_bits(self._ever))
 
     def state(self) -> torch.Tensor:
         """A copy on the CPU: int64 positions, ascending; or uint8 bits, as `Pattern.bits`."""

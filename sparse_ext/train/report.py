@@ -84,7 +84,8 @@ class Report:
 class History:
     """The statistics behind a `Report`, by layer name.
 
-    Counts and coverage stay on the layers' devices until they are read, so that an update does not synchronise.
+    Counts and coverage stay on the layers' devices until they are read. An update synchronises only where few positions were
+    ever in use: coverage then lists them.
     """
 
     def __init__(self, layers: Mapping[str, SparseLayer]) -> None:

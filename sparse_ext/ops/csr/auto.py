@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..auto import dense_is_faster
+from ..boundary.checks import check_entries, check_index
 from ..boundary.launch import reading_waits
 from ..boundary.library import define
 from . import densified, kernels
@@ -39,10 +40,11 @@ def auto_spmm(
     relu: bool = False,
 ) -> torch.Tensor:
     """y [tokens, rows] = x W^T + bias, or torch.relu of that, as `csr_spmm`."""
-    kernels.check_matmul("auto_spmm", weight, row_ptr, col_idx, cols, x, bias)
-    dense = _is_dense("matmul", x, cols, row_ptr, col_idx)
-    product = densified.densified_matmul if dense else kernels.csr_spmm
-    return product.kernel(weight, row_ptr, col_idx, cols, x, bias, relu)
+    op = "auto_spmm"
+    kernels.check_matmul(op, weight, row_ptr, col_idx, cols, x, bias)
+    if _is_dense("matmul", x, cols, row_ptr, col_idx):
+        return densified.matmul(op, weight, row_ptr, col_idx, cols, x, bias, relu)
+    return kernels.multiply(op, weight, row_ptr, col_idx, None, x, bias, relu)
 
 
 @auto_spmm.fake
@@ -67,11 +69,13 @@ def auto_spmm_t(
     dy: torch.Tensor,
 ) -> torch.Tensor:
     """dx [tokens, cols] = dy W, as `csr_spmm_t`, by the matrix or by its transposed view."""
-    rows, cols = row_ptr.numel() - 1, col_ptr.numel() - 1
-    kernels.check_columns("auto_spmm_t", "dy", dy, rows, "output")
+    op, rows, cols = "auto_spmm_t", row_ptr.numel() - 1, col_ptr.numel() - 1
+    kernels.check_matmul_t(op, weight, col_ptr, row_idx, slot, rows, dy)
+    check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx)
+    check_entries(op, "row_idx", row_idx.numel(), col_idx=col_idx)
     if _is_dense("matmul_t", dy, cols, row_ptr, col_idx):
-        return densified.densified_matmul_t.kernel(weight, row_ptr, col_idx, cols, dy)
-    return kernels.csr_spmm_t.kernel(weight, col_ptr, row_idx, slot, rows, dy)
+        return densified.matmul_t(op, weight, row_ptr, col_idx, cols, dy)
+    return kernels.multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
 
 
 @auto_spmm_t.fake
@@ -85,10 +89,10 @@ def _(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy):
 )
 def auto_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it, as `csr_sddmm`."""
-    kernels.check_grad_weight("auto_sddmm", row_ptr.numel() - 1, cols, dy, x)
-    dense = _is_dense("grad_weight", x, cols, row_ptr, col_idx)
-    product = densified.densified_grad_weight if dense else kernels.csr_sddmm
-    return product.kernel(row_ptr, col_idx, cols, dy, x)
+    op = "auto_sddmm"
+    kernels.check_grad_weight(op, row_ptr, col_idx, cols, dy, x)
+    product = densified.grad_weight if _is_dense("grad_weight", x, cols, row_ptr, col_idx) else kernels.sample
+    return product(op, row_ptr, col_idx, cols, dy, x)
 
 
 @auto_sddmm.fake

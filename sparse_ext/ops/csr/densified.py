@@ -65,11 +65,65 @@ def _checked(
     op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """row_ptr and col_idx as kernels need them."""
-    check_index(op, values, row_ptr=row_ptr, col_idx=col_idx)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     check_dtype(op, backend_of(op, values), "x", values)
     return row_ptr, col_idx
+
+
+# ---- the products, of checked operands -----------------------------------------------------------------------------------
+
+
+def matmul(
+    op: str,
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    relu: bool,
+) -> torch.Tensor:
+    rows = row_ptr.numel() - 1
+    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
+    weight = ready(weight)
+    y = x.new_empty((x.shape[0], rows))
+    for first, end, panel in _panels(rows, cols, weight):
+        _unpack(panel, weight, row_ptr, col_idx, first_row=first)
+        if bias is None:
+            torch.mm(x, panel.t(), out=y[:, first:end])
+        else:
+            torch.addmm(bias[first:end], x, panel.t(), out=y[:, first:end])
+    return y.relu_() if relu else y
+
+
+def matmul_t(
+    op: str, weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor
+) -> torch.Tensor:
+    rows = row_ptr.numel() - 1
+    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, dy)
+    weight = ready(weight)
+    dx = dy.new_empty((dy.shape[0], cols))
+    for first, end, panel in _panels(rows, cols, weight, dim=1):
+        _unpack(panel, weight, row_ptr, col_idx, first_col=first)
+        torch.mm(dy, panel, out=dx[:, first:end])
+    return dx
+
+
+def grad_weight(
+    op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
+    rows = row_ptr.numel() - 1
+    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
+    values = x.new_empty((col_idx.numel(),))
+    if not rows:
+        values.zero_()
+    for first, end, panel in _panels(rows, cols, x):
+        _pack(values, torch.mm(dy[:, first:end].t(), x, out=panel), row_ptr, col_idx, first)
+    return values
+
+
+# ---- as operators ----------------------------------------------------------------------------------------------------------
 
 
 def _flops(weight: Any, row_ptr: Any, col_idx: Any, cols: int, x: Any, *args: Any, **kwargs: Any) -> int:
@@ -91,18 +145,8 @@ def densified_matmul(
     relu: bool = False,
 ) -> torch.Tensor:
     """y [tokens, rows] = x W^T + bias, or torch.relu of that, as `csr_spmm`."""
-    op, rows = "densified_matmul", row_ptr.numel() - 1
-    check_matmul(op, weight, row_ptr, col_idx, cols, x, bias)
-    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
-    weight = ready(weight)
-    y = x.new_empty((x.shape[0], rows))
-    for first, end, panel in _panels(rows, cols, weight):
-        _unpack(panel, weight, row_ptr, col_idx, first_row=first)
-        if bias is None:
-            torch.mm(x, panel.t(), out=y[:, first:end])
-        else:
-            torch.addmm(bias[first:end], x, panel.t(), out=y[:, first:end])
-    return y.relu_() if relu else y
+    check_matmul("densified_matmul", weight, row_ptr, col_idx, cols, x, bias)
+    return matmul("densified_matmul", weight, row_ptr, col_idx, cols, x, bias, relu)
 
 
 @densified_matmul.fake
@@ -116,17 +160,12 @@ def densified_matmul_t(
     weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor
 ) -> torch.Tensor:
     """dx [tokens, cols] = dy W, as `csr_spmm_t`, but by the matrix's own row_ptr and col_idx."""
-    op, rows = "densified_matmul_t", row_ptr.numel() - 1
-    check_columns(op, "dy", dy, rows, "output")
+    op = "densified_matmul_t"
+    check_columns(op, "dy", dy, row_ptr.numel() - 1, "output")
     check_values(op, "dy", dy, weight=weight)
+    check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx)
     check_entries(op, "col_idx", col_idx.numel(), weight=weight)
-    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, dy)
-    weight = ready(weight)
-    dx = dy.new_empty((dy.shape[0], cols))
-    for first, end, panel in _panels(rows, cols, weight, dim=1):
-        _unpack(panel, weight, row_ptr, col_idx, first_col=first)
-        torch.mm(dy, panel, out=dx[:, first:end])
-    return dx
+    return matmul_t(op, weight, row_ptr, col_idx, cols, dy)
 
 
 @densified_matmul_t.fake
@@ -143,15 +182,8 @@ def densified_grad_weight(
     row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it, as `csr_sddmm`."""
-    op, rows = "densified_grad_weight", row_ptr.numel() - 1
-    check_grad_weight(op, rows, cols, dy, x)
-    row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
-    values = x.new_empty((col_idx.numel(),))
-    if not rows:
-        values.zero_()
-    for first, end, panel in _panels(rows, cols, x):
-        _pack(values, torch.mm(dy[:, first:end].t(), x, out=panel), row_ptr, col_idx, first)
-    return values
+    check_grad_weight("densified_grad_weight", row_ptr, col_idx, cols, dy, x)
+    return grad_weight("densified_grad_weight", row_ptr, col_idx, cols, dy, x)
 
 
 @densified_grad_weight.fake

@@ -29,7 +29,7 @@ def check_columns(op: str, name: str, tensor: torch.Tensor, columns: int, what: 
         raise ValueError(f"{op}: expected {name} with {columns} columns (weight has {columns} {what} features), got {got}")
 
 
-def _multiply(
+def multiply(
     op: str,
     weight: torch.Tensor,
     row_ptr: torch.Tensor,
@@ -39,7 +39,7 @@ def _multiply(
     bias: torch.Tensor | None,
     relu: bool,
 ) -> torch.Tensor:
-    """The kernel behind both products; slot None is the weight itself, otherwise its transposed view."""
+    """The kernel behind both products, of checked operands; slot None is the weight itself, otherwise its transposed view."""
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x" if slot is None else "dy", x)
     (tokens, cols), rows = x.shape, row_ptr.numel() - 1
@@ -103,7 +103,7 @@ def csr_spmm(
     With `relu`, y is torch.relu of that.
     """
     check_matmul("csr_spmm", weight, row_ptr, col_idx, cols, x, bias)
-    return _multiply("csr_spmm", weight, row_ptr, col_idx, None, x, bias, relu)
+    return multiply("csr_spmm", weight, row_ptr, col_idx, None, x, bias, relu)
 
 
 @csr_spmm.fake
@@ -111,6 +111,23 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     check_values("csr_spmm", "x", x, weight=weight, bias=bias)
     check_index("csr_spmm", x, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((x.shape[0], row_ptr.shape[0] - 1))
+
+
+def check_matmul_t(
+    op: str,
+    weight: torch.Tensor,
+    col_ptr: torch.Tensor,
+    row_idx: torch.Tensor,
+    slot: torch.Tensor,
+    rows: int,
+    dy: torch.Tensor,
+) -> None:
+    """What the product dy W asks of its operands, the transposed view among them."""
+    check_columns(op, "dy", dy, rows, "output")
+    check_values(op, "dy", dy, weight=weight)
+    check_index(op, dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
+    check_slots(op, slot, weight.numel())
 
 
 @define(
@@ -127,12 +144,8 @@ def csr_spmm_t(
 ) -> torch.Tensor:
     """dx [tokens, cols] = dy W: the input gradient, through the transposed view (col_ptr [cols + 1], row_idx, slot)."""
     op = "csr_spmm_t"
-    check_columns(op, "dy", dy, rows, "output")
-    check_values(op, "dy", dy, weight=weight)
-    check_index(op, dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
-    check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
-    check_slots(op, slot, weight.numel())
-    return _multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
+    check_matmul_t(op, weight, col_ptr, row_idx, slot, rows, dy)
+    return multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
 
 
 @csr_spmm_t.fake
@@ -142,13 +155,31 @@ def _(weight, col_ptr, row_idx, slot, rows, dy):
     return dy.new_empty((dy.shape[0], col_ptr.shape[0] - 1))
 
 
-def check_grad_weight(op: str, rows: int, cols: int, dy: torch.Tensor, x: torch.Tensor) -> None:
-    """What every product dy^T x asks of its operands."""
+def check_grad_weight(
+    op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor
+) -> None:
+    """What every product dy^T x at a pattern asks of its operands."""
     check_columns(op, "x", x, cols, "input")
-    check_columns(op, "dy", dy, rows, "output")
+    check_columns(op, "dy", dy, row_ptr.numel() - 1, "output")
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"{op}: expected x with {dy.shape[0]} tokens (as dy), got {x.shape[0]}")
     check_values(op, "dy", dy, x=x)
+    check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
+
+
+def sample(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The kernel behind the weight gradient, of checked operands."""
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
+    check_range(op, row_ptr, col_idx, cols)
+    backend = backend_of(op, x)
+    dtype = check_dtype(op, backend, "x", x)
+    dy, x = ready(dy), ready(x)
+    dw = x.new_empty((col_idx.numel(),))
+    pattern, stream, tokens = views.pattern(row_ptr, col_idx, cols), backend.stream(x), x.shape[0]
+    x_view, dy_view = (x.data_ptr(), dtype, tokens, cols), (dy.data_ptr(), dtype, tokens, row_ptr.numel() - 1)
+    space = workspace(x, backend.module.csr_sddmm_workspace(pattern, x_view, stream))
+    backend.module.csr_sddmm(dw.data_ptr(), pattern, dy_view, x_view, views.address(space), stream)
+    return dw
 
 
 @define(
@@ -157,20 +188,8 @@ def check_grad_weight(op: str, rows: int, cols: int, dy: torch.Tensor, x: torch.
 )
 def csr_sddmm(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """dw [capacity] = (dy^T x) at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
-    op, rows = "csr_sddmm", row_ptr.numel() - 1
-    check_grad_weight(op, rows, cols, dy, x)
-    check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
-    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
-    check_range(op, row_ptr, col_idx, cols)
-    backend = backend_of(op, x)
-    dtype = check_dtype(op, backend, "x", x)
-    dy, x = ready(dy), ready(x)
-    dw = x.new_empty((col_idx.numel(),))
-    pattern, stream, tokens = views.pattern(row_ptr, col_idx, cols), backend.stream(x), x.shape[0]
-    x_view, dy_view = (x.data_ptr(), dtype, tokens, cols), (dy.data_ptr(), dtype, tokens, rows)
-    space = workspace(x, backend.module.csr_sddmm_workspace(pattern, x_view, stream))
-    backend.module.csr_sddmm(dw.data_ptr(), pattern, dy_view, x_view, views.address(space), stream)
-    return dw
+    check_grad_weight("csr_sddmm", row_ptr, col_idx, cols, dy, x)
+    return sample("csr_sddmm", row_ptr, col_idx, cols, dy, x)
 
 
 @csr_sddmm.fake
@@ -250,10 +269,7 @@ def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torc
 @csr_from_mask.fake
 def _(mask, capacity):
     check_sizes("csr_from_mask", *mask.shape, capacity)
-    return (
-        mask.new_empty((mask.shape[0] + 1,), dtype=torch.int32),
-        mask.new_empty((capacity,), dtype=torch.int32),
-    )
+    return mask.new_empty((mask.shape[0] + 1,), dtype=torch.int32), mask.new_empty((capacity,), dtype=torch.int32)
 
 
 @define("csr_transpose(Tensor row_ptr, Tensor col_idx, int cols) -> (Tensor, Tensor, Tensor)")

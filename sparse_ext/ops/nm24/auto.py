@@ -40,7 +40,7 @@ def auto_gemm(
     """y [tokens, rows] = x W^T + bias, or torch.relu of that, as `nm24_gemm`."""
     rows, cols = kernels.check_matmul("auto_gemm", values, ids, x, bias)
     if not _is_dense(FORWARD, x, rows, cols):
-        return kernels.nm24_gemm.kernel(values, ids, x, bias, relu)
+        return kernels.multiply("auto_gemm", values, ids, x, bias, relu)
     y = torch.nn.functional.linear(x, kernels.nm24_unpack.kernel(values, ids, cols), bias)
     return y.relu_() if relu else y
 
@@ -62,11 +62,11 @@ def auto_gemm_t(dense: torch.Tensor, ids: torch.Tensor, dy: torch.Tensor) -> tor
     rows, cols = dense.shape
     if dy.dim() != 2 or dy.shape[1] != rows:
         raise ValueError(f"auto_gemm_t: expected dy [tokens, {rows}] (as dense has rows), got shape {tuple(dy.shape)}")
-    sparse = not _is_dense(GRAD_INPUT, dy, rows, cols)
-    values, *transpose = kernels.nm24_pack.kernel(dense, ids, sparse, dy.dtype)
-    if sparse:
-        return kernels.nm24_gemm.kernel(*transpose, dy, None)
-    return dy @ kernels.nm24_unpack.kernel(values, ids, cols)
+    if _is_dense(GRAD_INPUT, dy, rows, cols):
+        (values,) = kernels.nm24_pack.kernel(dense, ids, False, dy.dtype)
+        return dy @ kernels.nm24_unpack.kernel(values, ids, cols)
+    _, values_t, ids_t = kernels.nm24_pack.kernel(dense, ids, True, dy.dtype)
+    return kernels.multiply("auto_gemm_t", values_t, ids_t, dy, None, False)
 
 
 @auto_gemm_t.fake

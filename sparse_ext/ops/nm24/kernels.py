@@ -165,19 +165,11 @@ def check_matmul(
     return rows, cols
 
 
-@define(
-    "nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
-    flops=lambda values, ids, x, *_, **__: 2 * values.numel() * x.shape[0],
-)
-def nm24_gemm(
-    values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+def multiply(
+    op: str, values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool
 ) -> torch.Tensor:
-    """y [tokens, rows] = x [tokens, cols] W^T + bias, or torch.relu of that. On CUDA bfloat16 and float16 only.
-
-    Given values_t and ids_t of a transposable matrix and dy in place of x, the same product is the input gradient.
-    """
-    op = "nm24_gemm"
-    rows, cols = check_matmul(op, values, ids, x, bias)
+    """The kernel behind the products, of checked values, x and bias."""
+    rows, cols = values.shape[0], x.shape[1]
     backend = backend_of(op, x)
     dtype = check_dtype(op, backend, "x", x)
     if dtype not in TENSOR_CORE_DTYPES and hasattr(backend.module, "device_count"):
@@ -189,6 +181,21 @@ def nm24_gemm(
     space = workspace(x, backend.module.nm24_gemm_workspace(w, x_view, stream))
     backend.module.nm24_gemm(views.matrix(y), w, x_view, views.address(bias), relu, views.address(space), stream)
     return y
+
+
+@define(
+    "nm24_gemm(Tensor values, Tensor ids, Tensor x, Tensor? bias, bool relu=False) -> Tensor",
+    flops=lambda values, ids, x, *_, **__: 2 * values.numel() * x.shape[0],
+)
+def nm24_gemm(
+    values: torch.Tensor, ids: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, relu: bool = False
+) -> torch.Tensor:
+    """y [tokens, rows] = x [tokens, cols] W^T + bias, or torch.relu of that. On CUDA bfloat16 and float16 only.
+
+    Given values_t and ids_t of a transposable matrix and dy in place of x, the same product is the input gradient.
+    """
+    check_matmul("nm24_gemm", values, ids, x, bias)
+    return multiply("nm24_gemm", values, ids, x, bias, relu)
 
 
 @nm24_gemm.fake
