@@ -18,7 +18,7 @@ fuzz() {
                  -artifact_prefix=".fuzz/$1-" -verbosity=0 -print_final_stats=1)
   mkdir -p ".fuzz/$1"
   if ! env LD_PRELOAD="${2:-}" python -W ignore tests/fuzz/fuzz.py "$1" ".fuzz/$1" "${options[@]}" 2> >(grep -v "^INFO: " >&2); then
-    echo "fuzz: $1 found something; mend it, and move .fuzz/$1-* to tests/fuzz/corpus/$1, which make test runs"
+    echo "fuzz: $1 found something; mend it, and move .fuzz/$1-* to tests/fuzz/corpus/$1, which make test runs (OPERATOR.what)"
     exit 1
   fi
 }
