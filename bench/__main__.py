@@ -1,4 +1,4 @@
-"""Command line: `python -m bench run | report | compare | crossover | bounds`; each explains itself with --help."""
+"""Command line: `python -m bench run | report | compare | bounds`; each explains itself with --help."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sparse_ext.ops import auto
-
-from . import bounds, crossover
+from . import bounds
 from .cases import PATTERNS, SPARSITIES, SUITES, Case
 from .compare import compare
 from .contenders import CONTENDERS, PRODUCTS
@@ -38,14 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("--threads", type=int, nargs="+", default=[1])
     runner.add_argument("--out", type=Path, default=Path("out/bench.jsonl"))
 
-    crosser = commands.add_parser("crossover", help='measure the table of layout="auto" on this machine')
-    crosser.add_argument("--out", type=Path, default=Path(auto.__file__).with_name("crossover.json"))
-    crosser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as layers use them")
-    crosser.add_argument("--layout", choices=["auto", "2:4"], default="auto")
-    for command in (runner, crosser):
-        command.add_argument("--dtype", default="float32", choices=DTYPES)
-        command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-        command.add_argument("--budget", type=float, default=2.0, help="seconds per case and product")
+    runner.add_argument("--dtype", default="float32", choices=DTYPES)
+    runner.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    runner.add_argument("--budget", type=float, default=2.0, help="seconds per case and product")
 
     reporter = commands.add_parser("report", help="print the tables of a result file and plot them")
     reporter.add_argument("file", type=Path)
@@ -91,23 +84,13 @@ def _compare(arguments: argparse.Namespace) -> None:
         sys.exit(f"{len(failures)} of {len(lines)} cases lost more than {arguments.fail_above:.0%} of their speed-up")
 
 
-def _crossover(arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(arguments.threads)
-    rows = []
-    measure = crossover.measure_nm24 if arguments.layout == "2:4" else crossover.measure
-    for row in measure(getattr(torch, arguments.dtype), arguments.device, arguments.budget):
-        print(row, flush=True)
-        rows.append(row)
-    crossover.update(arguments.out, rows)
-
-
 def _bounds(arguments: argparse.Namespace) -> None:
     print(bounds.table())
 
 
 def main() -> None:
     arguments = _parser().parse_args()
-    commands = {"run": _run, "report": _report, "compare": _compare, "crossover": _crossover, "bounds": _bounds}
+    commands = {"run": _run, "report": _report, "compare": _compare, "bounds": _bounds}
     commands[arguments.command](arguments)
 
 

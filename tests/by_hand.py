@@ -22,6 +22,8 @@ Y_BIAS = [[17.0, 20.0, 36.0], [26.0, 20.0, 45.0]]
 MINUS_BIAS, Y_RELU = [-10.0, -20.0, -10.0], [[0.0, 0.0, 0.0], [6.0, 0.0, 5.0]]
 DX = [[1.0, 9.0, 2.0], [4.0, 18.0, 8.0]]
 DW = [17.0, 27.0, 36.0, 0.0]  # 1*1 + 4*4, 1*3 + 4*6, 3*2 + 6*5
+MASK_BITS = b"\x85\x00"  # positions 0, 2 and 7 of nine
+FULL = [1.0, 8.0, 2.0, 8.0, 8.0, 8.0, 8.0, 3.0, 8.0]  # W, and 8 outside of the mask
 DENSE_GRAD = [[17.0, 22.0, 27.0], [22.0, 29.0, 36.0], [27.0, 36.0, 45.0]]
 
 # 2:4, two rows of five: the last group of each has one column, and two positions all the same.
@@ -43,7 +45,7 @@ M_DY = [[1.0, 0.0], [1.0, -7.0], [1.0, 0.0], [1.0, 5.0], [2.0, 0.0], [0.0, 0.0],
 M_VALUES_T, M_IDS_T = [[2.0, 2.0, -3.0, 3.0], [-7.0, 5.0, 0.0, 3.0]], [b"\xed", b"\xcd"]  # (1, 3) (2, 3) and (1, 3) (0, 3)
 
 # {op: [(arguments, results)]}; lists of floats take the dtype under test, lists of ints are int32, tuples of them int64,
-# lists of bytes uint8; an in-place operator's result is its first argument.
+# bytes and lists of them uint8; an in-place operator's result is its first argument.
 HAND = {
     "csr_spmm": [
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),
@@ -66,6 +68,13 @@ HAND = {
     "csr_unpack": [((WEIGHT, ROW_PTR, COL_IDX, 3), (W,))],
     "csr_from_mask": [(([[True, False, True], [False] * 3, [False, True, False]], 4), (ROW_PTR, COL_IDX))],
     "csr_transpose": [((ROW_PTR, COL_IDX, 3), (COL_PTR, ROW_IDX, SLOT))],
+    "masked_select": [((DENSE_GRAD, MASK_BITS), ([[17.0, 0.0, 27.0], [0.0] * 3, [0.0, 36.0, 0.0]],))],
+    "masked_spmm": [
+        ((FULL, MASK_BITS, 3, X, None), (Y,)),
+        ((FULL, MASK_BITS, 3, X, MINUS_BIAS, True), (Y_RELU,)),
+    ],
+    "masked_spmm_t": [((FULL, MASK_BITS, 3, X), (DX,))],
+    "masked_sddmm": [((MASK_BITS, X, X), ([17.0, 0.0, 27.0, 0.0, 0.0, 0.0, 0.0, 36.0, 0.0],))],
     "nm24_prune": [
         ((N, "largest"), (N_VALUES, N_IDS)),
         ((N, "soft", None, 2.0), (N_SOFT, N_IDS)),

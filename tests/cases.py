@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, operands_of, reference
+from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, MaskedPattern, operands_of, reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int32, torch.uint16)
@@ -202,6 +202,13 @@ ARGUMENTS = {
     "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols)],
     "csr_from_mask": lambda p: [(p.mask, p.pattern.capacity)],
     "csr_transpose": lambda p: [(p.pattern.row_ptr, p.pattern.col_idx, p.shape.cols)],
+    "masked_select": lambda p: [(matrix, MaskedPattern.from_mask(p.mask).mask_bits) for matrix in (p.dense, p.dense.view(-1))],
+    "masked_spmm": lambda p: [
+        (p.dense.view(-1), MaskedPattern.from_mask(p.mask).mask_bits, p.shape.rows, p.x, *rest)
+        for rest in ((None,), (p.bias,), (p.bias, True))
+    ],
+    "masked_spmm_t": lambda p: [(p.dense.view(-1), MaskedPattern.from_mask(p.mask).mask_bits, p.shape.cols, p.dy)],
+    "masked_sddmm": lambda p: [(MaskedPattern.from_mask(p.mask).mask_bits, p.dy, p.x)],
     "nm24_prune": lambda p: [
         (matrix, *choice)
         for matrix in (p.dense, p.score)  # 16-bit values are made of float32, too
@@ -232,9 +239,10 @@ ARGUMENTS = {
 }
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
 _DENSIFIED = ("densified_matmul", "densified_matmul_t", "densified_grad_weight")
+MASKED = ("masked_spmm", "masked_spmm_t", "masked_sddmm")
 _AUTO = ("auto_spmm", "auto_spmm_t", "auto_sddmm")
 TORCH_SUMS = (*_DENSIFIED, *_AUTO, "auto_gemm", "auto_gemm_t")  # which may be torch's own products
-SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *TORCH_SUMS)
+SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *MASKED, *TORCH_SUMS)
 TENSOR_CORES = ("nm24_gemm", "auto_gemm", "auto_gemm_t")  # operators that CUDA has for 16-bit types only
 # Operators that read column or row indices, in either width; the others take int32 only, or no indices.
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *_DENSIFIED, *_AUTO)
@@ -243,6 +251,7 @@ INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *_DE
 _HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
 SAME_CODE = {
     **dict.fromkeys(("csr_spmm", "csr_spmm_t", "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue"), _HOPPER),
+    **dict.fromkeys(("masked_select", *MASKED), _HOPPER),
     "csr_sddmm": ("sm_90a_shared",),
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),
     **dict.fromkeys(("nm24_regrow", "regrow", "regrow_candidates_", "regrow_streamed"), _HOPPER + _CPU),

@@ -1,4 +1,4 @@
-"""The bench itself: cases, rows, break-even, comparison and crossovers, on shapes that take no time."""
+"""The bench itself: cases, rows, break-even and comparison, on shapes that take no time."""
 
 import json
 import re
@@ -14,7 +14,6 @@ from bench.bounds import bound_s, terms
 from bench.cases import PATTERNS, Case, Shape
 from bench.compare import compare
 from bench.contenders import CONTENDERS, PRODUCTS, Operands
-from bench.crossover import crossing, update
 from bench.report import break_even, table
 from bench.run import measure
 
@@ -84,14 +83,6 @@ def test_break_even(speedups, sparsity):
     assert break_even(speedups) == (sparsity if sparsity is None else pytest.approx(sparsity))
 
 
-@pytest.mark.parametrize(
-    ("ratios", "density"),
-    [([0.25, 1.0, 4.0], 0.2), ([0.5, 0.5, 2.0], 0.2 * 2**0.5), ([0.1, 0.2, 0.9], 1.0), ([1.2, 2.0, 4.0], 0.1)],
-)
-def test_crossing(ratios, density):
-    assert crossing([0.1, 0.2, 0.4], ratios) == pytest.approx(density)
-
-
 def test_compare_finds_what_became_slower():
     def row(sparsity, speedup, contender="sparse_ext"):
         return {"case": "step", "in_features": 8, "sparsity": sparsity, "contender": contender, "speedup": speedup}
@@ -111,15 +102,6 @@ def test_2_4_is_measured_at_half_of_the_zeros():
     assert found["2:4"] == {"forward", "input gradient", "step", "pack"}
     assert found["2:4 mvue"] == {"weight gradient", "step"}
     assert not CONTENDERS["2:4"](Operands(replace(CASE, sparsity=0.9)))
-
-
-def test_crossovers_replace_those_of_the_same_device_dtype_and_product(tmp_path):
-    path = tmp_path / "crossover.json"
-    row = {"device": "cpu v4", "dtype": "float32", "product": "matmul", "tokens": 1, "positions": 1, "density": 0.5}
-    others = [{**row, "dtype": "bfloat16"}, {**row, "device": "cpu v3"}, {**row, "product": "matmul_t"}]
-    path.write_text(json.dumps([row, *others]))
-    update(path, [new := {**row, "density": 0.6}])
-    assert json.loads(path.read_text()) == [*others, new]
 
 
 def test_bounds_in_the_docs_are_those_of_the_bench():

@@ -243,8 +243,8 @@ def test_functional_call():
 @pytest.mark.parametrize("density", [0.1, 0.9], ids=["dense", "sparse"])
 def test_auto_chooses_while_compiling(monkeypatch, density):
     name = auto.device_name(torch.device("cpu"))
-    table = {(name, torch.float32, product): ((5, 384, density),) for product in auto.PRODUCTS}
-    monkeypatch.setattr(auto, "TABLE", table)
+    table = {(name, torch.float32, product): (auto.Row(5, 384, 0, density),) for product in auto.PRODUCTS}
+    monkeypatch.setattr(auto.POLICY, "table", table)
     layer = SparseLinear(24, 16, sparsity=0.7, layout="auto")
     compiled = torch.compile(layer, fullgraph=True)
     for tokens in (5, 6, 7):

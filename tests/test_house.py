@@ -107,7 +107,7 @@ def test_layouts_are_not_told_apart_by_isinstance():
 def test_rooms_of_operators_have_the_same_files():
     """Who looks for a room's pattern, layout, operators or twins finds them under the same name in each."""
     rooms = [path for path in sorted((PACKAGE / "ops").iterdir()) if path.is_dir() and path.name[0] not in "_b"]
-    assert [room.name for room in rooms] == ["csr", "dense", "nm24", "regrow"]
+    assert [room.name for room in rooms] == ["csr", "dense", "masked", "nm24", "regrow"]
     for room in rooms:
         own = {path.stem for path in room.glob("*.py")}
         assert ({"pattern", "layout"} <= own) == any(

@@ -35,10 +35,12 @@ void bind(Arguments&&... arguments) {
   python::bind<Device, List>(arguments...);
 }
 
+#define SPX_ON_CPU
 #define SPX_COMPUTES(f) [](auto... type) { return SPX_OF_ISA(f<decltype(type)...>); }
 #define SPX_MOVES(f) [](auto... type) { return &baseline::f<decltype(type)...>; }
 #define SPX_SINGLE(f) [] { return &baseline::f; }
 #include "python/bindings.inc"
+#undef SPX_ON_CPU
 #undef SPX_COMPUTES
 #undef SPX_MOVES
 #undef SPX_SINGLE

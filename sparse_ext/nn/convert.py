@@ -16,7 +16,7 @@ from sparse_ext.ops import layout_named
 
 from .distributions import densities
 from .layer import SparseLayer, check_sparsity
-from .linear import SparseLinear, keep_frozen
+from .linear import SparseLinear
 
 # Dense class -> the sparse class that replaces it.
 REPLACEMENTS: dict[type[nn.Module], type[SparseLinear]] = {nn.Linear: SparseLinear}
@@ -160,20 +160,18 @@ def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, ini
     if method is not None and method.dense_weight:
         capacity = None
     dense = layer.weight
-    twin = REPLACEMENTS[type(layer)](
-        layer.in_features, layer.out_features, layer.bias is not None,
-        sparsity=1.0 - density, layout=layout, capacity=capacity, device=dense.device, dtype=dense.dtype,
-    )  # fmt: skip
+    twin = REPLACEMENTS[type(layer)].outline(layer, sparsity=1.0 - density, layout=layout, capacity=capacity)
     if method is not None and method.dense_weight:
         twin.store_dense_()
-        twin.reset_parameters()
     if not dense.is_meta:
+        twin.to_empty(device=dense.device)
         if init == "masked":
-            twin.set_matrix_(dense, twin.mask() if twin.chosen_by is None else None)
+            twin.set_matrix_(dense, twin.random_pattern().mask() if twin.chosen_by is None else None)
+        else:
+            twin.reset_parameters()
         if twin.bias is not None:
             twin.bias.copy_(layer.bias)
-    keep_frozen(twin, layer)
-    return twin.train(layer.training)
+    return twin
 
 
 def densify_(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ext.ops import Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
+from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
@@ -20,6 +20,19 @@ def check_sparsity(sparsity: float) -> float:
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"expected sparsity in [0, 1), got {sparsity}")
     return float(sparsity)
+
+
+def storage(
+    layout: str, positions: int, sparsity: float | None, dtype: torch.dtype | None, device: torch.device | str | None
+) -> Choice:
+    """(chosen, reason): the layout of a new layer for which this one was asked. None: the layout's, and PyTorch's, default.
+
+    ValueError if there is no such layout, or sparsity is none.
+    """
+    kind = layout_named(layout)
+    density = 1.0 - check_sparsity(kind.pattern.SPARSITY if sparsity is None else sparsity)
+    device = torch.get_default_device() if device is None else torch.device(device)
+    return kind.storage(positions, round(density * positions), dtype or torch.get_default_dtype(), device)
 
 
 class SparseLayer(SparseWeight):
@@ -49,12 +62,14 @@ class SparseLayer(SparseWeight):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        kind = layout_named(layout)
-        kernels_of(kind, product)
         rows, cols = product.rows, product.cols
-        sparsity = kind.pattern.SPARSITY if sparsity is None else check_sparsity(sparsity)
+        stored = storage(layout, rows * cols, sparsity, dtype, device)
+        kind = layout_named(stored.chosen)
+        kernels_of(kind, product)
+        sparsity = kind.pattern.SPARSITY if sparsity is None else float(sparsity)
         sizes = kind.pattern.sizes(rows, cols, sparsity, capacity)
-        self.layout, self.product, self._initial_nnz = layout, product, sizes.nnz
+        self.layout, self.layout_reason = stored
+        self.product, self._initial_nnz = product, sizes.nnz
         pattern = kind.pattern.empty(rows, cols, sizes.capacity, device)
         length = rows * cols if sizes.dense_weight else pattern.capacity
         self.weight = nn.Parameter(torch.zeros(length, device=device, dtype=dtype))
@@ -110,6 +125,12 @@ class SparseLayer(SparseWeight):
         self.write_pattern_(pattern, rule)
         self.weight.copy_(self._kind.pack(dense, self._pattern) if rule is None else dense.view(-1))
 
+    def random_pattern(self) -> Pattern:
+        """A new random pattern with the initial nnz, for this layer's capacity; the seed is PyTorch's next random number."""
+        # Not the present nnz: after to_empty the buffers are uninitialised.
+        sizes, seed = (self.product.rows, self.product.cols, self._initial_nnz), int(torch.randint(2**62, ()))
+        return self._pattern.random(*sizes, seed, self.weight.device, self._pattern.capacity)
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A new random pattern with the initial nnz, and new values. Call it after `to_empty`, too.
@@ -121,12 +142,9 @@ class SparseLayer(SparseWeight):
         if self.weight.is_meta:
             return
         rows, cols = self.product.rows, self.product.cols
-        # Not the present nnz: after to_empty the buffers are uninitialised.
-        nnz, seed = self._initial_nnz, int(torch.randint(2**62, ()))
         if self._rule is None:
-            fresh = self._pattern.random(rows, cols, nnz, seed, self.weight.device, self._pattern.capacity)
-            self.write_pattern_(fresh)
-        used = nnz if self._rule is None else rows * cols
+            self.write_pattern_(self.random_pattern())
+        used = self._initial_nnz if self._rule is None else rows * cols
         bound = math.sqrt(rows / used) if used else 0.0
         nn.init.uniform_(self.weight, -bound, bound).masked_fill_(self.slots() < 0, 0)
         if self._rule is not None:
@@ -200,7 +218,8 @@ class SparseLayer(SparseWeight):
             self.weight.data = values
         if grad is not None:
             self.weight.grad = taken(grad, source)
-        self.layout, self._kind = layout, layout_named(layout)
+        if layout != self.layout:
+            self.layout, self._kind, self.layout_reason = layout, layout_named(layout), "changed after the layer was made"
         self._rng = self._rng if self._kind.SAMPLES else None
         self._register(pattern, rule)
         return source

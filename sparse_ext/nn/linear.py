@@ -8,7 +8,7 @@ from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
 
 from sparse_ext.ops import Linear, layout_named
 
-from .layer import SparseLayer, check_sparsity
+from .layer import SparseLayer, check_sparsity, storage
 
 
 class SparseLinear(SparseLayer):
@@ -21,8 +21,9 @@ class SparseLinear(SparseLayer):
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
         sparsity: share of zeros in W, in [0, 1). nnz = round((1 - sparsity) * in_features * out_features). None: the layout's
             default: 0.9 for "csr" and "auto", 0.5 for "2:4", 0 for "dense". The last two allow no other value.
-        layout: "csr": any positions. "auto": the same, but multiplied densely where that was measured to be faster. "2:4": two
-            of every four neighbours of a row. "dense": all positions. Or a name from `register_layout`.
+        layout: "csr": any positions. "auto": the same, but multiplied densely where that was measured to be faster, and with
+            few zeros the layout "masked": any positions of a weight that has room for all. "2:4": two of every four neighbours
+            of a row. "dense": all positions. Or a name from `register_layout`.
         capacity: the length of `weight` as a share of W's elements, in [1 - sparsity, 1]: how far the layer can grow. None:
             just enough for nnz. For "2:4": 0.5 stores the weight packed; 1.0 stores a dense weight, of which products use two
             of every four.
@@ -30,6 +31,7 @@ class SparseLinear(SparseLayer):
     Attributes:
         weight: Parameter [capacity], 1-D: the non-zeros, row by row. Its gradient and optimizer state have the same shape.
         bias: Parameter [out_features] or None.
+        layout, layout_reason: how the weight is stored, and why.
         pattern: the positions of the non-zeros. `mask()` and `dense_weight()` return [out_features, in_features].
 
     Raises:
@@ -94,15 +96,27 @@ class SparseLinear(SparseLayer):
         if mask is not None:
             found = _sparsity_of(mask, dense, sparsity)
             sparsity = found if layout_named(layout).pattern.VARIABLE else None
-        layer = cls(
-            linear.in_features, linear.out_features, linear.bias is not None,
-            sparsity=sparsity, layout=layout, capacity=capacity, device="meta", dtype=dense.dtype,
-        )  # fmt: skip
+        layer = cls.outline(linear, sparsity=sparsity, layout=layout, capacity=capacity)
         if not dense.is_meta:
             layer.to_empty(device=dense.device)
             layer.set_matrix_(dense, mask)
             if linear.bias is not None and layer.bias is not None:
                 layer.bias.data.copy_(linear.bias.detach())
+        return layer
+
+    @classmethod
+    def outline(cls, linear: nn.Linear, *, sparsity: float | None, layout: str, capacity: float | None) -> SparseLinear:
+        """The layer for which `linear` would be exchanged, on the device "meta": neither pattern nor values are computed.
+
+        `to_empty` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`.
+        """
+        dense = linear.weight
+        stored = storage(layout, dense.numel(), sparsity, dense.dtype, dense.device)
+        layer = cls(
+            linear.in_features, linear.out_features, linear.bias is not None,
+            sparsity=sparsity, layout=stored.chosen, capacity=capacity, device="meta", dtype=dense.dtype,
+        )  # fmt: skip
+        layer.layout_reason = stored.reason
         keep_frozen(layer, linear)
         return layer.train(linear.training)
 

@@ -33,6 +33,7 @@ class SparseWeight(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     layout: str
+    layout_reason: str  # why it is this one
     product: Product
     _initial_nnz: int
     _names: tuple[str, ...]  # of the buffers
@@ -256,7 +257,7 @@ class SparseWeight(nn.Module):
         return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({"layout_reason": "as asked for", **state})
         self._start()
         self._bind()
 
@@ -286,7 +287,7 @@ class SparseWeight(nn.Module):
             rows, cols, device = self.product.rows, self.product.cols, self.weight.device
             stored = {name: state_dict[prefix + name] for name in kind.pattern.BUFFERS}
             capacity = kind.pattern.of_buffers(rows, cols, stored, device).capacity
-            self.layout, self._kind = kind.name, kind
+            self.layout, self._kind, self.layout_reason = kind.name, kind, "as in the checkpoint"
             self._register(kind.pattern.empty(rows, cols, capacity, device), self._first_rule(bool(kind.pattern.RULES)))
         before = self._stored()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)

@@ -1,6 +1,7 @@
 """Floor 1: the operators, in a room for each kernel family. The only importer of `_C`; everything above goes through here."""
 
 from . import reference
+from .auto import Choice
 from .autograd import multiply
 from .boundary.launch import BACKENDS
 from .boundary.library import OPS
@@ -11,6 +12,8 @@ from .dense_grad import GradientTotal, Watch, new_handle
 from .follow import follow_
 from .lasting import lasting
 from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
+from .masked.layout import Masked
+from .masked.pattern import MaskedPattern
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
 from .pattern import Pattern, Sizes, slot_map
@@ -18,7 +21,7 @@ from .product import Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
 from .rule import Rule
 
-for _layout in (Csr, Auto, Nm24, Dense):
+for _layout in (Csr, Auto, Masked, Nm24, Dense):
     register_layout(_layout)
 
 __all__ = [
@@ -27,11 +30,13 @@ __all__ = [
     "OPS",
     "CandidateSink",
     "Candidates",
+    "Choice",
     "CsrPattern",
     "GradientTotal",
     "Kernels",
     "Layout",
     "Linear",
+    "MaskedPattern",
     "Nm24Pattern",
     "Pattern",
     "Product",

@@ -1,64 +1,165 @@
-"""Where a dense product is faster than a sparse one: measured crossovers, as data.
+"""`Policy`: which product and which storage is faster, dense or sparse, by measured crossovers.
 
-crossover.json holds rows {device, dtype, product, tokens, positions, density}. With that many tokens and matrix elements
-(positions), the dense product, unpacking included, is faster above that density. The row of the nearest size is used, compared
-by ratios. A layout with a fixed density has rows of density 0 (dense is faster) or 1 (sparse is). A device or dtype without
-rows is multiplied sparsely.
+A table holds rows {device, dtype, product, threads, tokens, positions, density}: with that many tokens and matrix elements
+(positions), the dense way is faster above that density. A product named "storage" compares a whole training step. A layout
+with a fixed density has rows of density 0 (dense is faster) or 1 (sparse is). Rows without threads count for any number.
 
-`python -m bench crossover` measures a machine and writes its rows. SPARSE_EXT_CROSSOVER names another file to read.
+crossover.json ships with the package. `python -m sparse_ext calibrate` measures a machine and writes a table of its user's,
+whose rows take the place of those of the same device, dtype and product.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from .boundary.launch import BACKENDS
 
-PRODUCTS = ("matmul", "matmul_t", "grad_weight")
-Row = tuple[int, int, float]  # tokens, positions, density
+SHIPPED = Path(__file__).with_name("crossover.json")
+# Every CPU in a table, in order: where one has no rows, those of the nearest serve.
+CPUS = ("cpu baseline", "cpu v3", "cpu v4", "cpu v4_bf16", "cpu v4_bf16 amx")
+PRODUCTS = ("matmul", "matmul_t", "grad_weight")  # of a step, as tables call them
+STORAGE = "storage"
+
+Key = tuple[str, torch.dtype, str]  # device, dtype, product
 
 
-def load(path: Path) -> dict[tuple[str, torch.dtype, str], tuple[Row, ...]]:
-    """{(device, dtype, product): rows}."""
-    table: dict[tuple[str, torch.dtype, str], list[Row]] = {}
-    for row in json.loads(path.read_text()):
-        key = (row["device"], getattr(torch, row["dtype"]), row["product"])
-        table.setdefault(key, []).append((row["tokens"], row["positions"], row["density"]))
-    return {key: tuple(rows) for key, rows in table.items()}
+class Row(NamedTuple):
+    """One crossover: the dense way is faster above this density; threads 0: any number."""
+
+    tokens: int
+    positions: int
+    threads: int
+    density: float
 
 
-def cpu_name() -> str:
-    """This CPU in the table: its instruction set, and whether dense bfloat16 products run on AMX."""
+Table = dict[Key, tuple[Row, ...]]
+
+
+class Choice(NamedTuple):
+    """What was chosen, and why, in words."""
+
+    chosen: str
+    reason: str
+
+
+def own_table() -> Path:
+    """Where the user's table is, or will be: $SPARSE_EXT_CROSSOVER, or in the folder of the user's settings."""
+    settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(os.environ.get("SPARSE_EXT_CROSSOVER") or Path(settings) / "sparse_ext" / "crossover.json")
+
+
+def read(rows: Iterable[dict[str, Any]]) -> Table:
+    """A table from its rows; KeyError, TypeError, ValueError or AttributeError if they are none."""
+    table: dict[Key, list[Row]] = {}
+    for row in rows:
+        dtype = getattr(torch, row["dtype"])
+        crossover = Row(int(row["tokens"]), int(row["positions"]), int(row.get("threads", 0)), float(row["density"]))
+        if min(crossover[:2]) < 1 or not 0 <= crossover.density <= 1 or not isinstance(dtype, torch.dtype):
+            raise ValueError(f"expected sizes above 0, a density in [0, 1] and a dtype, got {row}")
+        table.setdefault((row["device"], dtype, row["product"]), []).append(crossover)
+    return {key: tuple(found) for key, found in table.items()}
+
+
+def load(path: Path) -> Table:
+    """The table in a file, empty if there is none; warns and leaves out one that is corrupt."""
+    try:
+        return read(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        warnings.warn(f"{path}: expected a table as `python -m sparse_ext calibrate` writes it, got {error!r}", stacklevel=2)
+        return {}
+
+
+def _cpu_name() -> str:
+    """This CPU in a table: its instruction set, and whether dense bfloat16 products run on AMX."""
     return f"cpu {BACKENDS['cpu'].module.isa()}{' amx' if torch.cpu._is_amx_tile_supported() else ''}"
 
 
-TABLE = load(Path(os.environ.get("SPARSE_EXT_CROSSOVER") or Path(__file__).with_name("crossover.json")))
-_CPU = cpu_name()
+_CPU = _cpu_name()
 
 
 def device_name(device: torch.device) -> str:
-    """A device in the table: `cpu_name`, or the GPU architecture."""
+    """A device in a table: its CPU's name, or the GPU's architecture."""
     if device.type != "cuda":
         return _CPU
     major, minor = torch.cuda.get_device_capability(device)
     return f"cuda {major}.{minor}"
 
 
+@lru_cache(maxsize=64)
+def _by_distance(device: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The devices that a table knows and that can stand for this one, the nearest first."""
+
+    def rank(name: str) -> float:
+        return CPUS.index(name) if name in CPUS else float(re.sub(r"[^\d.]", "", name) or 0)
+
+    kind = device.split()[0]
+    return tuple(sorted((name for name in known if name.split()[0] == kind), key=lambda name: abs(rank(name) - rank(device))))
+
+
+def _apart(one: int, other: int) -> float:
+    return max(one / other, other / one) if one and other else 1.0
+
+
 @lru_cache(maxsize=4096)  # sizes repeat; the search takes as long as a small product
-def nearest_crossing(rows: tuple[Row, ...], tokens: int, positions: int) -> float:
-    """The density of the row of the nearest size."""
-    return min(rows, key=lambda row: max(row[0] / tokens, tokens / row[0]) * max(row[1] / positions, positions / row[1]))[2]
+def _crossing(rows: tuple[Row, ...], tokens: int, positions: int, threads: int) -> float:
+    """The density of the row of the nearest size, compared by ratios; tokens 0: the lowest for any number of them."""
+
+    def distance(row: Row) -> float:
+        return _apart(row.tokens, tokens) * _apart(row.positions, positions) * _apart(row.threads, threads)
+
+    nearest = min(map(distance, rows))
+    return min(row.density for row in rows if distance(row) == nearest)
 
 
-def dense_is_faster(product: str, x: torch.Tensor, rows: int, cols: int, entries: int) -> bool:
-    """Whether x [tokens, ...] times a [rows, cols] matrix with so many entries should be done densely."""
-    crossovers = TABLE.get((device_name(x.device), x.dtype, product))
-    if not crossovers:
-        return False
-    tokens, positions = max(1, x.shape[0]), max(1, rows * cols)
-    return entries > nearest_crossing(crossovers, tokens, positions) * positions
+class Policy:
+    """Chooses by the crossovers of a table.
+
+    Attributes:
+        table: {(device, dtype, product): rows}.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def rows(self, device: str, dtype: torch.dtype, product: str) -> tuple[str, tuple[Row, ...]]:
+        """(device, rows) that serve there: its own, those of the nearest device, those of float32, or none."""
+        own = self.table.get((device, dtype, product))
+        if own:
+            return device, own
+        known = tuple(dict.fromkeys(name for name, *_ in self.table))
+        for kind in (dtype, torch.float32):
+            for name in _by_distance(device, known):
+                if found := self.table.get((name, kind, product)):
+                    return name, found
+        return device, ()
+
+    def is_dense(self, product: str, x: torch.Tensor, rows: int, cols: int, entries: int) -> bool:
+        """Whether x [tokens, ...] times a [rows, cols] matrix with so many entries should be done densely."""
+        _, found = self.rows(device_name(x.device), x.dtype, product)
+        if not found:
+            return False
+        tokens, positions = max(1, x.shape[0]), max(1, rows * cols)
+        return entries > _crossing(found, tokens, positions, torch.get_num_threads()) * positions
+
+    def storage(self, sparse: str, dense: str, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+        """Which of two layouts should store nnz of so many positions: the one that no number of tokens makes slower."""
+        name = device_name(device)
+        measured, found = self.rows(name, dtype, STORAGE)
+        if not found:
+            return Choice(sparse, f"nothing was measured on {name}: `python -m sparse_ext calibrate` does")
+        crossing = _crossing(found, 0, max(1, positions), torch.get_num_threads())
+        where = measured if measured == name else f"{measured}, the nearest to {name}"
+        zeros = f"{1 - nnz / max(1, positions):.0%} zeros; faster from {1 - crossing:.0%} on, as measured on {where}"
+        return Choice(dense if nnz > crossing * positions else sparse, zeros)
+
+
+POLICY = Policy(load(SHIPPED) | load(own_table()))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from .auto import Choice
 from .lasting import lasting
 from .pattern import Pattern
 from .product import Kernels
@@ -55,6 +56,11 @@ class Layout(ABC):
     def is_prepared(operands: Any, pattern: Any) -> bool:
         """Whether the operands already hold this pattern. May always be False, where comparing is as slow as preparing."""
         return False
+
+    @classmethod
+    def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+        """(chosen, reason): the name of the layout that shall store a new matrix of so many positions. By default, this one."""
+        return Choice(cls.name, "as asked for")
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:

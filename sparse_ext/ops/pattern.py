@@ -145,17 +145,21 @@ class Pattern(ABC):
 
     def check(self, prefix: str = "", rule: Rule | None = None) -> None:
         """Reads every index. ValueError, beginning with `prefix`, unless the pattern is valid and possible under `rule`."""
-        for name, like in self.empty(self.rows, self.cols, self.capacity, "meta").buffers.items():
-            got = self.buffers[name]
-            if got.dtype is not like.dtype or got.shape != like.shape:
-                expected = f"{like.dtype} of shape {tuple(like.shape)}"
-                raise ValueError(f"{prefix}{name}: expected {expected}, got {got.dtype} of {tuple(got.shape)}")
+        self.check_form(prefix)
         at = self.positions()
         used = at[at >= 0]
         if used.numel() and (int(used.max()) >= self.rows * self.cols or used.unique().numel() < used.numel()):
             raise ValueError(
                 f"{prefix}pattern: expected different positions below {self.rows * self.cols}, got {used[:9].tolist()}"
             )
+
+    def check_form(self, prefix: str) -> None:
+        """ValueError, beginning with `prefix`, unless the tensors have the dtypes and shapes of such a pattern's."""
+        for name, like in self.empty(self.rows, self.cols, self.capacity, "meta").buffers.items():
+            got = self.buffers[name]
+            if got.dtype is not like.dtype or got.shape != like.shape:
+                expected = f"{like.dtype} of shape {tuple(like.shape)}"
+                raise ValueError(f"{prefix}{name}: expected {expected}, got {got.dtype} of {tuple(got.shape)}")
 
     # ---- changes --------------------------------------------------------------------------------------------------------
 

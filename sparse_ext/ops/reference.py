@@ -15,6 +15,7 @@ from .csr.reference import (
     densified_matmul,
     densified_matmul_t,
 )
+from .masked.reference import masked_sddmm, masked_select, masked_spmm, masked_spmm_t
 from .nm24.reference import auto_gemm, auto_gemm_t, nm24_gemm, nm24_mvue, nm24_pack, nm24_prune, nm24_regrow, nm24_unpack
 from .regrow.random import philox4x32, random_u32
 from .regrow.reference import regrow, regrow_candidates_, regrow_streamed
@@ -46,6 +47,10 @@ __all__ = [
     "densified_matmul",
     "densified_matmul_t",
     "follow_",
+    "masked_sddmm",
+    "masked_select",
+    "masked_spmm",
+    "masked_spmm_t",
     "nm24_gemm",
     "nm24_mvue",
     "nm24_pack",

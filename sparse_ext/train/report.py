@@ -20,6 +20,7 @@ class LayerReport:
     Attributes:
         name: the layer's name in the model.
         shape: (rows, cols) of the weight matrix.
+        layout, reason: how the weight is stored, and why it is stored so.
         nnz: number of positions in use.
         capacity: length of the layer's weight.
         density: nnz / (rows * cols).
@@ -32,6 +33,8 @@ class LayerReport:
 
     name: str
     shape: tuple[int, int]
+    layout: str
+    reason: str
     nnz: int
     capacity: int
     density: float
@@ -70,12 +73,12 @@ class Report:
 
     def __str__(self) -> str:
         width = max([len("layer"), *(len(layer.name) for layer in self.layers)])
-        lines = [f"{'layer':<{width}}  {'shape':>13}  {'nnz':>9}  density  replaced  last update  coverage"]
+        lines = [f"{'layer':<{width}}  {'shape':>13}  {'nnz':>9}  density  replaced  last update  coverage  layout"]
         for layer in self.layers:
             shape = f"{layer.shape[0]} x {layer.shape[1]}"
             lines.append(
                 f"{layer.name:<{width}}  {shape:>13}  {layer.nnz:>9}  {layer.density:>7.2%}  {layer.replaced:>8.2f}"
-                f"  {layer.replaced_last:>11.2%}  {layer.coverage:>8.2%}"
+                f"  {layer.replaced_last:>11.2%}  {layer.coverage:>8.2%}  {layer.layout} ({layer.reason})"
             )
         total = f"step {self.step}, {self.updates} updates, density {self.density:.2%}, coverage {self.coverage:.2%}"
         return "\n".join([*lines, total])
@@ -139,6 +142,8 @@ class History:
         return LayerReport(
             name=name,
             shape=(pattern.rows, pattern.cols),
+            layout=layer.layout,
+            reason=layer.layout_reason,
             nnz=nnz,
             capacity=layer.capacity,
             density=layer.density,

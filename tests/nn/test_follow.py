@@ -151,7 +151,7 @@ def as_on_cuda(monkeypatch, emulated):
     """Emulated kernels, and layers that do not read from their tensors."""
     for module in ("nn.weight", "ops.csr.auto"):
         monkeypatch.setattr(f"sparse_ext.{module}.reading_waits", lambda tensor: True)
-    monkeypatch.setattr(auto, "TABLE", {})
+    monkeypatch.setattr(auto.POLICY, "table", {})
 
 
 LAYERS = {name: {"layout": name} for name in WITH_BUFFERS} | {"2:4 dense weight": {"layout": "2:4", "capacity": 1.0}}

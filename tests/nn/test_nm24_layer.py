@@ -267,10 +267,10 @@ def test_what_has_no_semi_structured_form(make):
 @pytest.mark.parametrize("density", [0.0, 1.0], ids=["dense", "sparse"])
 def test_few_tokens_are_multiplied_densely_where_that_was_measured_to_be_faster(monkeypatch, density):
     name = auto.device_name(X.device)
-    table = {(name, torch.float32, product): ((5, 117, density),) for product in (FORWARD, GRAD_INPUT)}
+    table = {(name, torch.float32, product): (auto.Row(5, 117, 0, density),) for product in (FORWARD, GRAD_INPUT)}
     layer, x = made(1.0, "transposable"), X.clone().requires_grad_()
     want = layer(X)
-    monkeypatch.setattr(auto, "TABLE", table)
+    monkeypatch.setattr(auto.POLICY, "table", table)
     torch.testing.assert_close(layer(x), want)
     half, full = 2 * 5 * 9 * 8, 2 * 5 * 9 * 13
     assert sx.count_flops(lambda: layer(X)) == (full if density == 0.0 else half)

@@ -55,8 +55,7 @@ def test_products_of_a_packed_weight(layout, shape, device, dtype):
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("layout", ["auto", "2:4"])
 def test_products_are_the_same_whatever_the_table_says(layout, dense, shape, device, dtype, monkeypatch):
-    for module in ("csr", "nm24"):
-        monkeypatch.setattr(f"sparse_ext.ops.{module}.auto.dense_is_faster", lambda *_: dense)
+    monkeypatch.setattr("sparse_ext.ops.auto.POLICY.is_dense", lambda *_: dense)
     test_products_of_a_packed_weight(layout, shape, device, dtype)
 
 
@@ -198,7 +197,7 @@ def test_csr_and_auto_share_operands():
 
 def test_an_unknown_layout_is_told_the_known_ones():
     assert layout_named("dense") is LAYOUTS["dense"]
-    with pytest.raises(ValueError, match=r"layout to be one of 'csr', 'auto', '2:4', 'dense'.*, got 'coo'"):
+    with pytest.raises(ValueError, match=r"layout to be one of 'csr', 'auto', 'masked', '2:4', 'dense'.*, got 'coo'"):
         layout_named("coo")
 
 

@@ -67,6 +67,8 @@ def tensors(arguments, device, dtype):
             return [made(one) for one in value.values()]
         if isinstance(value, tuple):
             return torch.tensor(value, device=device)
+        if isinstance(value, bytes):
+            return torch.tensor(list(value), dtype=torch.uint8, device=device)
         if not isinstance(value, list):
             return value
         if isinstance(value[0], bytes):

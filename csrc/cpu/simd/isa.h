@@ -11,6 +11,7 @@ namespace spx::cpu {
 using Threads = int;
 using Stream = Threads;  // what the declarations call it
 
+#define SPX_ON_CPU
 namespace baseline {
 #include "launchers.inc"
 }
@@ -23,6 +24,8 @@ namespace v4 {  // AVX-512
 namespace v4_bf16 {  // and AVX512-BF16
 #include "launchers.inc"
 }
+
+#undef SPX_ON_CPU
 
 // By name: "baseline", "v3", "v4", "v4_bf16". All of them give the same shapes of result, not the same bits.
 const char* isa();               // the one in use: the widest that both this binary and this CPU have, unless told otherwise

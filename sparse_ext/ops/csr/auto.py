@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ..auto import dense_is_faster
+from ..auto import POLICY
 from ..boundary.checks import check_entries, check_index
 from ..boundary.launch import reading_waits
 from ..boundary.library import define
@@ -17,7 +17,7 @@ from . import densified, kernels
 def _is_dense(product: str, tokens: torch.Tensor, cols: int, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> bool:
     """Whether a product with so many tokens is done densely. On CUDA the capacity stands for nnz, which is on the device."""
     entries = col_idx.shape[0] if reading_waits(row_ptr) else kernels.count_entries(row_ptr, col_idx)
-    return dense_is_faster(product, tokens, row_ptr.shape[0] - 1, cols, entries)
+    return POLICY.is_dense(product, tokens, row_ptr.shape[0] - 1, cols, entries)
 
 
 def _flops(product: str, tokens: torch.Tensor, cols: int, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> int:

@@ -1,41 +1,17 @@
-"""The three products with a CSR matrix unpacked to a dense one, panel by panel: what `layout="auto"` falls back to.
-
-A panel is a block of rows of the matrix (of columns for the input gradient) that fits into the cache. Each panel writes its own
-part of the output, so nothing is accumulated. The zeros are multiplied too: with Inf and NaN in x they give NaN.
-"""
+"""The three products with a CSR matrix unpacked to a dense one, panel by panel: what `layout="auto"` falls back to."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from .. import panels
 from ..boundary import views
 from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_values
-from ..boundary.launch import backend_of, ready, workspace
+from ..boundary.launch import backend_of, ready
 from ..boundary.library import define
 from .kernels import check_columns, check_grad_weight, check_matmul
-
-PANEL_BYTES = 16 << 20
-PANEL_STEP = 16  # panels begin at multiples of so many rows or columns: whole cache lines of what they write
-
-
-def _panels(rows: int, cols: int, like: torch.Tensor, dim: int = 0) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yields (first, end, memory) for the rows (dim 1: columns) [first, end) of a matrix. All panels share the memory."""
-    sizes = [rows, cols]
-    length, line_bytes = sizes[dim], sizes[1 - dim] * like.element_size()
-    step = length
-    if like.is_cpu:  # a GPU takes one panel: it unpacks at memory speed, and torch's allocator keeps the memory
-        count = max(1, -(-length * line_bytes // PANEL_BYTES))
-        step = min(length, -(-length // (count * PANEL_STEP)) * PANEL_STEP)
-    sizes[dim] = step
-    memory = cast(torch.Tensor, workspace(like, max(1, math.prod(sizes)) * like.element_size())).view(like.dtype)
-    for first in range(0, length, max(1, step)):
-        end = min(first + step, length)
-        sizes[dim] = end - first
-        yield first, end, memory[: math.prod(sizes)].view(sizes)
 
 
 def _unpack(
@@ -84,30 +60,25 @@ def matmul(
     bias: torch.Tensor | None,
     relu: bool,
 ) -> torch.Tensor:
-    rows = row_ptr.numel() - 1
     row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, x)
     weight = ready(weight)
-    y = x.new_empty((x.shape[0], rows))
-    for first, end, panel in _panels(rows, cols, weight):
+
+    def fill(panel: torch.Tensor, first: int) -> None:
         _unpack(panel, weight, row_ptr, col_idx, first_row=first)
-        if bias is None:
-            torch.mm(x, panel.t(), out=y[:, first:end])
-        else:
-            torch.addmm(bias[first:end], x, panel.t(), out=y[:, first:end])
-    return y.relu_() if relu else y
+
+    return panels.matmul(fill, row_ptr.numel() - 1, x, bias, relu)
 
 
 def matmul_t(
     op: str, weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int, dy: torch.Tensor
 ) -> torch.Tensor:
-    rows = row_ptr.numel() - 1
     row_ptr, col_idx = _checked(op, row_ptr, col_idx, cols, dy)
     weight = ready(weight)
-    dx = dy.new_empty((dy.shape[0], cols))
-    for first, end, panel in _panels(rows, cols, weight, dim=1):
+
+    def fill(panel: torch.Tensor, first: int) -> None:
         _unpack(panel, weight, row_ptr, col_idx, first_col=first)
-        torch.mm(dy, panel, out=dx[:, first:end])
-    return dx
+
+    return panels.matmul_t(fill, cols, dy)
 
 
 def grad_weight(
@@ -118,7 +89,7 @@ def grad_weight(
     values = x.new_empty((col_idx.numel(),))
     if not rows:
         values.zero_()
-    for first, end, panel in _panels(rows, cols, x):
+    for first, end, panel in panels.panels(rows, cols, x):
         _pack(values, torch.mm(dy[:, first:end].t(), x, out=panel), row_ptr, col_idx, first)
     return values
 

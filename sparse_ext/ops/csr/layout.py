@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..auto import POLICY, Choice
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Kernels, Linear
 from ..rule import Rule
@@ -168,10 +169,14 @@ class AutoLinear(CsrLinear):
 
 
 class Auto(Csr):
-    """CSR storage, and for each product the kernel that was measured to be faster."""
+    """CSR storage, and for each product the kernel that was measured to be faster; of few zeros, the storage "masked"."""
 
     name = "auto"
     products = {Linear: AutoLinear}  # noqa: RUF012
+
+    @classmethod
+    def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+        return POLICY.storage(cls.name, "masked", positions, nnz, dtype, device)
 
 
 # ---- the sampled product ------------------------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ import math
 
 import torch
 
-from ..auto import dense_is_faster
+from ..auto import POLICY
 from ..boundary.library import define
 from . import kernels
 
-# In the table of ops/auto.py.
+# Products in the table of ops/auto.py.
 FORWARD, GRAD_INPUT = "nm24 matmul", "nm24 matmul_t"
 
 
 def _is_dense(product: str, tokens: torch.Tensor, rows: int, cols: int) -> bool:
-    return dense_is_faster(product, tokens, rows, cols, rows * cols // 2)
+    return POLICY.is_dense(product, tokens, rows, cols, rows * cols // 2)
 
 
 def _stored(rows: int, cols: int) -> int:

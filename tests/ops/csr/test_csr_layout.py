@@ -15,7 +15,7 @@ CSR = [name for name, layout in LAYOUTS.items() if layout.pattern is CsrPattern]
 
 @pytest.fixture
 def all_dense(monkeypatch):
-    monkeypatch.setattr("sparse_ext.ops.csr.auto.dense_is_faster", lambda *_: True)
+    monkeypatch.setattr("sparse_ext.ops.auto.POLICY.is_dense", lambda *_: True)
 
 
 def kernels(name, pattern):
@@ -82,7 +82,7 @@ def test_auto_really_multiplies_densely(all_dense):
 
 
 def test_auto_multiplies_sparsely_where_no_row_says_otherwise(monkeypatch):
-    monkeypatch.setattr("sparse_ext.ops.auto.TABLE", {})
+    monkeypatch.setattr("sparse_ext.ops.auto.POLICY.table", {})
     p = problem(Shape(12, 20, 5, 0.3))
     linear, product, operands = kernels("auto", p.pattern)
     flops = count_flops(lambda: linear.forward(product, p.weight, None, operands, p.x, p.bias, False))
@@ -92,7 +92,7 @@ def test_auto_multiplies_sparsely_where_no_row_says_otherwise(monkeypatch):
 def test_auto_asks_the_table_for_each_product(monkeypatch):
     """By the name of the product, and by its own tokens."""
     asked = []
-    monkeypatch.setattr("sparse_ext.ops.csr.auto.dense_is_faster", lambda *given: asked.append(given))
+    monkeypatch.setattr("sparse_ext.ops.auto.POLICY.is_dense", lambda *given: asked.append(given))
     p = problem(Shape(12, 20, 5, 0.3, spare=3))
     linear, product, operands = kernels("auto", p.pattern)
     linear.forward(product, p.weight, None, operands, p.x, None, False)

@@ -150,7 +150,7 @@ HALF, WHOLE = 8 * 16 * 8, 2 * 8 * 16 * 8  # FLOPs of a sparse and of a dense pro
 
 @pytest.mark.parametrize(("rule", "grad_input"), [("largest", WHOLE), ("transposable", HALF)])
 def test_which_products_are_sparse(rule, grad_input, monkeypatch):
-    monkeypatch.setattr("sparse_ext.ops.auto.TABLE", {})
+    monkeypatch.setattr("sparse_ext.ops.auto.POLICY.table", {})
     p, layout = problem(SHAPES[0]), LAYOUTS["2:4"]
     pattern = selected(p.dense, rule)
     product, linear, operands = Linear(8, 16), layout.products[Linear], operands_of(layout, pattern)

@@ -42,9 +42,14 @@ def _timed(function: Callable[[], object], calls: int, device: str) -> float:
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], *, device: str = "cpu", budget_s: float = 4.0, turn_s: float = 0.01
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    device: str = "cpu",
+    budget_s: float = 4.0,
+    turn_s: float = 0.01,
+    least: int = 7,
 ) -> dict[str, Timing]:
-    """Seconds per call of each function. All take turns until the budget is spent, at least 7 rounds.
+    """Seconds per call of each function. All take turns until the budget is spent, at least `least` rounds.
 
     A turn repeats a short function for about `turn_s`, so that the clock's resolution and loop overhead do not count.
     """
@@ -56,7 +61,7 @@ def interleaved(
         calls[name] = max(1, min(1000, int(turn_s / max(once, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in functions}
     begin = time.perf_counter()
-    while time.perf_counter() - begin < budget_s or len(next(iter(samples.values()))) < 7:
+    while time.perf_counter() - begin < budget_s or len(next(iter(samples.values()))) < least:
         for name, function in functions.items():
             samples[name].append(_timed(function, calls[name], device))
     return {name: _summary(times) for name, times in samples.items()}

@@ -1,32 +1,34 @@
-"""The dense products of a CSR matrix, a panel after the other: any cut, any thread, and the memory that panels share."""
+"""Dense products of a matrix that is written panel by panel: any cut, any thread, and the memory that panels share."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from cases import ARGUMENTS, TOLERANCE, TORCH_SUMS, Shape, assert_agrees, problem
+from cases import ARGUMENTS, MASKED, TOLERANCE, TORCH_SUMS, Shape, assert_agrees, problem
 
 from sparse_ext import SparseLinear
-from sparse_ext.ops import OPS
+from sparse_ext.ops import OPS, MaskedPattern, panels
 from sparse_ext.ops.boundary import launch
 from sparse_ext.ops.csr import densified
+from sparse_ext.ops.masked import kernels as masked
 
 OPERATOR = "csr_unpack"  # one code for many kinds of devices, as all that is called here
 
 
 @pytest.fixture
 def all_dense(monkeypatch):
-    monkeypatch.setattr("sparse_ext.ops.csr.auto.dense_is_faster", lambda *_: True)
+    monkeypatch.setattr("sparse_ext.ops.auto.POLICY.is_dense", lambda *_: True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("panel_bytes", [1, 700, 5000, 1 << 20])
 def test_a_dense_product_does_not_depend_on_its_panels(panel_bytes, dtype, monkeypatch):
-    monkeypatch.setattr(densified, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(panels, "PANEL_BYTES", panel_bytes)
+    monkeypatch.setattr(masked, "_by_torch", lambda *_: True)
     for spare in (0, 7):
         p = problem(Shape(33, 70, 35, 0.2, spare=spare), dtype)
-        for op in TORCH_SUMS:
+        for op in (*TORCH_SUMS, *MASKED):
             for arguments in ARGUMENTS[op](p):
                 assert_agrees(op, arguments, dtype)
 
@@ -39,6 +41,22 @@ def test_a_panel_is_any_part_of_the_matrix(device, dtype):
         panel = torch.full((rows, cols[1] - cols[0]), torch.nan, dtype=dtype, device=device)
         densified._unpack(panel, p.weight, *index, first_row=33 - rows, first_col=cols[0])
         assert torch.equal(panel, whole[33 - rows :, slice(*cols)])
+
+
+def test_a_panel_is_any_part_of_a_masked_matrix(device, dtype):
+    """Bits of a row begin anywhere in a byte."""
+    for cols in (70, 64, 5):
+        p = problem(Shape(33, cols, 1, 0.4), dtype, device)
+        bits, whole = MaskedPattern.from_mask(p.mask).mask_bits, p.dense.masked_fill(~p.mask, 0)
+        for first_row, first_col, rows, width in ((0, 0, 33, cols), (2, 1, 9, cols - 1), (32, cols - 2, 1, 2), (5, 3, 0, 2)):
+            panel = torch.full((rows, width), torch.nan, dtype=dtype, device=device)
+            masked._select(panel, p.dense, bits, first_row, first_col)
+            assert torch.equal(panel, whole[first_row : first_row + rows, first_col : first_col + width])
+        matrix = p.dense.clone()
+        masked._select(matrix[4:20], matrix, bits, first_row=4)
+        assert torch.equal(matrix[4:20], whole[4:20])
+        assert torch.equal(matrix[:4], p.dense[:4])
+        assert torch.equal(matrix[20:], p.dense[20:])
 
 
 def keep_all(monkeypatch):

@@ -1,0 +1,116 @@
+// The dense product of two packed operands, the core of the masked products: sums[i, j] = sum_k a[k, i] * b[k, j]
+//
+//   "rows" i are packed in tiles, "lanes" j in strips [depth][kStripLanes]: a tile and a strip meet in registers, kDepth terms at
+//   a time, always in the order of k. A tile is [kDepth][kTileRows] or, ByRow, [kTileRows][kRowStride]: as its source lies
+//   strips are packed once, by all threads. A thread owns whole tiles; it packs kDepth terms of some of them, which stay in its
+//   cache while all strips pass. So every sum is one thread's, and has the same bits for any number of threads
+#pragma once
+#include "cpu/simd/vec.h"
+#include "cpu/simd/work.h"
+
+namespace spx::cpu::SPX_ISA::masked {
+
+// 12 sums, two loads and a broadcast fit 16 registers; AVX-512 has 32.
+constexpr int kTileRows = kVecBytes == 64 ? 12 : 6, kStripVecs = 2;
+constexpr int64_t kDepth = 384;                                     // so much of a strip, and the rows of a tile, fit L1
+constexpr int64_t kBlockBytes = 192 << 10, kGroupBytes = 96 << 10;  // of packed tiles and strips that are in L2 at a time
+
+// A line more than they need: tiles, and rows of a tile, would otherwise share the sets of a cache.
+template <class A>
+constexpr int64_t kRowStride = kDepth + 64 / sizeof(A);
+template <class A>
+constexpr int64_t kTileStride = kTileRows * kRowStride<A>;
+
+template <class A>
+constexpr int kStripLanes = kStripVecs * kLanes<A>;
+
+// A tile's sums, row by row.
+template <class A>
+struct Sums {
+  Vec<A> of[kTileRows][kStripVecs];
+
+  const A* row(int i) const { return reinterpret_cast<const A*>(of[i]); }
+};
+
+// sums (kFirst: 0) += the products of so many terms.
+template <bool kByRow, bool kFirst, class A>
+inline void multiply_tile(Sums<A>& sums, const A* tile, const A* strip, int64_t depth) {
+  // Unrolled, and never addressed as a whole: otherwise the compiler keeps the sums in memory.
+  Vec<A> sum[kTileRows][kStripVecs];
+#pragma GCC unroll 12
+  for (int i = 0; i < kTileRows; ++i) {
+    sum[i][0] = kFirst ? Vec<A>{} : sums.of[i][0];
+    sum[i][1] = kFirst ? Vec<A>{} : sums.of[i][1];
+  }
+  constexpr int64_t kStep = kByRow ? 1 : kTileRows, kNext = kByRow ? kRowStride<A> : 1;
+  for (int64_t k = 0; k < depth; ++k, tile += kStep, strip += kStripLanes<A>) {
+    const Vec<A> b0 = load<A>(strip), b1 = load<A>(strip + kLanes<A>);
+#pragma GCC unroll 12
+    for (int i = 0; i < kTileRows; ++i) {
+      sum[i][0] += tile[i * kNext] * b0;
+      sum[i][1] += tile[i * kNext] * b1;
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < kTileRows; ++i) {
+    sums.of[i][0] = sum[i][0];
+    sums.of[i][1] = sum[i][1];
+  }
+}
+
+// Workspace: all strips, then for each thread a block of tiles and, where it goes through several depths, its sums.
+struct Layout {
+  int64_t strips, group, block_tiles, block, sums, thread, total;
+};
+template <class A>
+Layout layout(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, int threads) {
+  const int64_t bytes = sizeof(A), tile = kTileStride<A> * bytes, strips = ceil_div(lanes, kStripLanes<A>);
+  Layout l;
+  l.strips = align64(strips * depth * kStripLanes<A> * bytes);
+  l.group = max(1, kGroupBytes / max(1, min(depth, kDepth) * kStripLanes<A> * bytes));
+  l.block_tiles = max(1, min(min(most_tiles, kBlockBytes / tile), ceil_div(ceil_div(rows, kTileRows), threads)));
+  l.block = align64(l.block_tiles * tile);
+  l.sums = l.block_tiles * (depth > kDepth ? strips : 1) * static_cast<int64_t>(sizeof(Sums<A>));
+  l.thread = l.block + l.sums;
+  l.total = l.strips + l.thread * threads;
+  return l;
+}
+
+// pack_tiles(to, i, n, k, d): terms [k, k + d) of n tiles from row i on, kTileStride apart; pack_strips(to, j, n):
+// n whole strips from lane j on, one after the other. What does not exist is 0. store(sums, i, j): sums of row i and lane j and behind. A block has at most most_tiles.
+template <class A, bool kByRow, class PackTiles, class PackStrips, class Store>
+void multiply(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, void* memory, int threads, PackTiles pack_tiles,
+              PackStrips pack_strips, Store store) {
+  const Layout l = layout<A>(rows, lanes, depth, most_tiles, threads);
+  const int64_t strips = ceil_div(lanes, kStripLanes<A>), tiles = ceil_div(rows, kTileRows);
+  A* packed = static_cast<A*>(memory);
+  in_parallel(threads, [&](int64_t id, int64_t team) {
+    const int64_t from = strips * id / team, to = strips * (id + 1) / team;
+    pack_strips(packed + from * depth * kStripLanes<A>, from * kStripLanes<A>, to - from);
+#pragma omp barrier
+    char* own = static_cast<char*>(memory) + l.strips + id * l.thread;
+    A* block = reinterpret_cast<A*>(own);
+    Sums<A>* all_sums = reinterpret_cast<Sums<A>*>(own + l.block);
+    const int64_t last = tiles * (id + 1) / team;
+    for (int64_t first = tiles * id / team; first < last; first += l.block_tiles) {
+      const int64_t count = min(l.block_tiles, last - first);
+      for (int64_t k = 0; k == 0 || k < depth; k += kDepth) {
+        const int64_t terms = min(kDepth, depth - k);
+        pack_tiles(block, first * kTileRows, count, k, terms);
+        for (int64_t group = 0; group < strips; group += l.group)
+          for (int64_t t = 0; t < count; ++t)
+            for (int64_t s = group; s < min(strips, group + l.group); ++s) {
+              Sums<A>& sums = all_sums[(depth > kDepth ? s * count : 0) + t];
+              const A *tile = block + t * kTileStride<A>, *strip = packed + (s * depth + k) * kStripLanes<A>;
+              if (k == 0)
+                multiply_tile<kByRow, true>(sums, tile, strip, terms);
+              else
+                multiply_tile<kByRow, false>(sums, tile, strip, terms);
+              if (k + terms == depth) store(sums, (first + t) * kTileRows, s * kStripLanes<A>);
+            }
+      }
+    }
+  });
+}
+
+}  // namespace spx::cpu::SPX_ISA::masked

@@ -1,0 +1,167 @@
+"""`python -m sparse_ext calibrate`: measures this machine's crossovers (see ops/auto.py) and writes them to the user's table.
+
+For each size the three products of a training step are measured in every way that layout="auto" (and "2:4") chooses from:
+sparse at several densities, unpacked and multiplied densely, and stored at full length with a mask. All take turns in one run,
+so that each finds its operands where the others have left them. Between two densities the ratio of the times is taken to be a
+power of the density.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .ops import LAYOUTS, CsrPattern, Linear, MaskedPattern, Nm24Pattern, auto, operands_of
+from .ops.csr import densified
+from .ops.nm24 import kernels as nm24
+from .ops.nm24.auto import FORWARD, GRAD_INPUT
+from .timing import interleaved
+
+DENSITIES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.8)
+UNPACKED_AT = 0.5  # the time of unpacking hardly depends on the density
+
+DTYPES = ("float32", "bfloat16", "float64", "float16")
+
+Functions = dict[str, Callable[[], object]]
+
+
+class Size(NamedTuple):
+    """A square weight [width, width] and so many tokens."""
+
+    width: int
+    tokens: int
+
+
+SIZES = (*map(Size._make, product((512, 1024, 2048), (16, 128, 512))), Size(4096, 64))
+
+
+def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
+    """{"way product": function}: every way that is chosen from; a density is the way of CSR kernels."""
+    width, tokens = size
+    x, dy, matrix = (torch.randn(n, width, device=device).to(dtype) for n in (tokens, tokens, width))
+    linear = Linear(width, width)
+    found: Functions = {}
+
+    def add(way: str, layout: str, pattern: Any) -> None:
+        kernels, operands = LAYOUTS[layout].products[Linear], operands_of(LAYOUTS[layout], pattern)
+        weight = LAYOUTS[layout].pack(matrix, pattern)
+        found[f"{way} matmul"] = lambda: kernels.forward(linear, weight, None, operands, x, None, False)
+        found[f"{way} matmul_t"] = lambda: kernels.grad_input(linear, weight, None, operands, dy)
+        found[f"{way} grad_weight"] = lambda: kernels.grad_weight(linear, None, operands, dy, x, None)
+
+    for density in DENSITIES:
+        add(str(density), "csr", CsrPattern.random(width, width, round(density * width * width), 1, device))
+    pattern = CsrPattern.random(width, width, round(UNPACKED_AT * width * width), 1, device)
+    weight, index = LAYOUTS["csr"].pack(matrix, pattern), operands_of(LAYOUTS["csr"], pattern)[:2]
+    found["unpacked matmul"] = lambda: densified.densified_matmul.call(weight, *index, width, x, None)
+    found["unpacked matmul_t"] = lambda: densified.densified_matmul_t.call(weight, *index, width, dy)
+    found["unpacked grad_weight"] = lambda: densified.densified_grad_weight.call(*index, width, dy, x)
+    add("masked", "masked", MaskedPattern.from_mask(pattern.mask()))
+    return found
+
+
+def contenders_nm24(size: Size, dtype: torch.dtype, device: str) -> Functions:
+    """The same for 2:4, a dense weight with transposable tiles: by its kernels, or unpacked."""
+    x, matrix = (torch.randn(n, size.width, device=device).to(dtype) for n in (size.tokens, size.width))
+    ids = Nm24Pattern.select(matrix, matrix.numel() // 2, rule="transposable").ids
+    values, values_t, ids_t = nm24.nm24_pack(matrix, ids, True, dtype)
+    return {
+        f"sparse {FORWARD}": lambda: nm24.nm24_gemm.call(values, ids, x, None),
+        f"unpacked {FORWARD}": lambda: x @ nm24.nm24_unpack.call(values, ids, size.width).t(),
+        f"sparse {GRAD_INPUT}": lambda: nm24.nm24_gemm.call(values_t, ids_t, x, None),
+        f"unpacked {GRAD_INPUT}": lambda: x @ nm24.nm24_unpack.call(values, ids, size.width),
+    }
+
+
+def crossing(densities: tuple[float, ...], ratios: list[float]) -> float:
+    """The density at which sparse over dense time reaches 1: if that is never, 1; if it is from the start, the first."""
+    for (d0, r0), (d1, r1) in pairwise(zip(densities, ratios, strict=True)):
+        if r0 < 1 <= r1:
+            return d0 * (d1 / d0) ** (math.log(1 / r0) / math.log(r1 / r0))
+    return 1.0 if ratios[-1] < 1 else densities[0]
+
+
+def crossings(seconds: dict[str, float]) -> dict[str, float]:
+    """{product: density} of the times of `contenders`; "storage" compares all three products with those at full length."""
+    found = {}
+    for name in auto.PRODUCTS:
+        ratios = [seconds[f"{density} {name}"] / seconds[f"unpacked {name}"] for density in DENSITIES]
+        found[name] = crossing(DENSITIES, ratios)
+    masked = sum(seconds[f"masked {name}"] for name in auto.PRODUCTS)
+    steps = [sum(min(seconds[f"{d} {name}"], seconds[f"unpacked {name}"]) for name in auto.PRODUCTS) for d in DENSITIES]
+    return {**found, auto.STORAGE: crossing(DENSITIES, [step / masked for step in steps])}
+
+
+def crossings_nm24(seconds: dict[str, float]) -> dict[str, float]:
+    """The same of `contenders_nm24`: the density is always a half, so that one way is faster."""
+    return {name: float(seconds[f"sparse {name}"] < seconds[f"unpacked {name}"]) for name in (FORWARD, GRAD_INPUT)}
+
+
+def measured(size: Size, dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
+    """The rows of one size, with the present number of threads."""
+    for make, evaluate in ((contenders, crossings), (contenders_nm24, crossings_nm24)):
+        timings = interleaved(make(size, dtype, device), device=device, budget_s=budget_s / 2, turn_s=0.0, least=3)
+        for name, density in evaluate({way: timing.median_s for way, timing in timings.items()}).items():
+            yield {
+                "device": auto.device_name(torch.device(device)),
+                "dtype": str(dtype).removeprefix("torch."),
+                "product": name,
+                "threads": torch.get_num_threads(),
+                "tokens": size.tokens,
+                "positions": size.width**2,
+                "density": round(density, 3),
+            }
+
+
+def update(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Puts rows in the place of those of the same device, dtype and product."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["device"], row["dtype"], row["product"]
+
+    new = {key(row) for row in rows}
+    kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if key(row) not in new]
+    lines = ",\n".join("  " + json.dumps(row) for row in [*kept, *rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"[\n{lines}\n]\n")
+
+
+def _progress(done: int, total: int, what: str) -> None:
+    """A bar, on a terminal in place."""
+    bar = "#" * (30 * done // total)
+    sys.stderr.write(f"\r[{bar:<30}] {done}/{total} {what:<40}" + ("\n" if done == total or not sys.stderr.isatty() else ""))
+    sys.stderr.flush()
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sparse_ext calibrate", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES[:2]))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1, and as many as torch uses")
+    parser.add_argument("--seconds", type=float, default=60.0, help="about so long in all; large sizes may take longer")
+    parser.add_argument("--out", type=Path, default=auto.own_table(), help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+def calibrate(arguments: list[str]) -> None:
+    """Measures, shows how far it is, and writes the table."""
+    options = parse(arguments)
+    threads = torch.get_num_threads()
+    runs = list(product(options.dtypes, options.threads or sorted({1, threads}), SIZES))
+    rows: list[dict[str, Any]] = []
+    for done, (dtype, count, size) in enumerate(runs):
+        _progress(done, len(runs), f"{dtype}, {size.width} x {size.width}, {size.tokens} tokens, {count} threads")
+        torch.set_num_threads(count)
+        rows += measured(size, getattr(torch, dtype), options.device, options.seconds / len(runs))
+    torch.set_num_threads(threads)
+    _progress(len(runs), len(runs), "")
+    update(options.out, rows)
+    print(f'{len(rows)} crossovers of {rows[0]["device"]} in {options.out}; layout="auto" reads them from the next start on')

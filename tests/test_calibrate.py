@@ -1,0 +1,55 @@
+"""`python -m sparse_ext calibrate`: crossovers by hand, the rows that are replaced, and a run on sizes that take no time."""
+
+import json
+
+import pytest
+
+from sparse_ext import calibrate
+from sparse_ext.calibrate import Size, crossing, crossings, update
+from sparse_ext.ops import auto
+from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("ratios", "density"),
+    [([0.5, 0.7, 0.9], 1.0), ([1.5, 2.0, 3.0], 0.1), ([0.5, 2.0, 3.0], 0.1 * 2**0.5), ([0.1, 0.5, 1.0], 0.4)],
+)
+def test_crossing(ratios, density):
+    assert crossing((0.1, 0.2, 0.4), ratios) == pytest.approx(density)
+
+
+def test_a_step_takes_the_faster_way_of_each_product():
+    seconds = {f"{density} {name}": density for density in calibrate.DENSITIES for name in auto.PRODUCTS}
+    seconds |= {f"unpacked {name}": at for name, at in zip(auto.PRODUCTS, (0.35, 0.2, 9.0), strict=True)}
+    seconds |= {f"masked {name}": 0.35 for name in auto.PRODUCTS}
+    found = crossings(seconds)
+    assert found == {
+        "matmul": pytest.approx(0.35),
+        "matmul_t": pytest.approx(0.2),
+        "grad_weight": 1.0,
+        # (0.35 + 0.2 + d) / 1.05 reaches 1 at d = 0.5
+        auto.STORAGE: pytest.approx(0.5),
+    }
+
+
+def test_crossovers_replace_those_of_the_same_device_dtype_and_product(tmp_path):
+    path = tmp_path / "new" / "crossover.json"
+    row = {"device": "cpu v4", "dtype": "float32", "product": "matmul", "tokens": 1, "positions": 1, "density": 0.5}
+    others = [{**row, "dtype": "bfloat16"}, {**row, "device": "cpu v3"}, {**row, "product": "matmul_t"}]
+    update(path, [row, *others])
+    update(path, [new := {**row, "density": 0.6}])
+    assert json.loads(path.read_text()) == [*others, new]
+
+
+def test_a_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(calibrate, "SIZES", (Size(16, 3), Size(32, 3)))
+    path = tmp_path / "crossover.json"
+    calibrate.calibrate(["--seconds", "0", "--threads", "1", "2", "--dtypes", "float32", "--out", str(path)])
+    table = auto.load(path)
+    products = {*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT}
+    assert {product for *_, product in table} == products
+    for rows in table.values():
+        assert [row[:3] for row in rows] == [(3, 256, 1), (3, 1024, 1), (3, 256, 2), (3, 1024, 2)]
+    out = capsys.readouterr()
+    assert f"{4 * len(products)} crossovers of {auto.device_name(calibrate.torch.device('cpu'))} in {path}" in out.out
+    assert "4/4" in out.err
