@@ -25,7 +25,7 @@ from .ops.nm24 import kernels as nm24
 from .ops.nm24.auto import FORWARD, GRAD_INPUT
 from .timing import interleaved
 
-DENSITIES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.8)
+DENSITIES = (0.2, 0.3, 0.45, 0.6, 0.8)
 UNPACKED_AT = 0.5  # the time of unpacking hardly depends on the density
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
@@ -40,7 +40,7 @@ class Size(NamedTuple):
     tokens: int
 
 
-SIZES = (*map(Size._make, product((512, 1024, 2048), (16, 128, 512))), Size(4096, 64))
+SIZES = tuple(map(Size._make, product((512, 1024, 2048), (16, 64, 256))))
 
 
 def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
@@ -143,7 +143,7 @@ def _progress(done: int, total: int, what: str) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sparse_ext calibrate", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES[:2]))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1, and as many as torch uses")
     parser.add_argument("--seconds", type=float, default=60.0, help="about so long in all; large sizes may take longer")

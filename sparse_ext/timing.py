@@ -51,14 +51,16 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Seconds per call of each function. All take turns until the budget is spent, at least `least` rounds.
 
-    A turn repeats a short function for about `turn_s`, so that the clock's resolution and loop overhead do not count.
+    A turn repeats a short function for about `turn_s`, so that the clock's resolution and loop overhead do not count; 0: a turn
+    is one call.
     """
-    calls = {}
+    calls = dict.fromkeys(functions, 1)
     for name, function in functions.items():
-        for _ in range(2):
+        function()
+        if turn_s:
             function()
-        once = _timed(function, 1, device)
-        calls[name] = max(1, min(1000, int(turn_s / max(once, 1e-7))))
+            once = _timed(function, 1, device)
+            calls[name] = max(1, min(1000, int(turn_s / max(once, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in functions}
     begin = time.perf_counter()
     while time.perf_counter() - begin < budget_s or len(next(iter(samples.values()))) < least:

@@ -52,7 +52,7 @@ HAND = {
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,)),
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, MINUS_BIAS, True), (Y_RELU,)),
     ],
-    "csr_spmm_t": [((WEIGHT, COL_PTR, ROW_IDX, SLOT, 3, X), (DX,))],
+    "csr_spmm_t": [((WEIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, X), (DX,))],
     "csr_sddmm": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
     "densified_matmul": [
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),

@@ -190,13 +190,13 @@ ARGUMENTS = {
         (p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.x, *rest)
         for rest in ((None,), (p.bias,), (p.bias, True))  # True: relu
     ],
-    "csr_spmm_t": lambda p: [(p.weight, p.operands.col_ptr, p.operands.row_idx, p.operands.slot, p.shape.rows, p.dy)],
+    "csr_spmm_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, *p.operands[2:], p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy, p.x)],
     "densified_matmul": lambda p: ARGUMENTS["csr_spmm"](p),
     "densified_matmul_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy)],
     "densified_grad_weight": lambda p: ARGUMENTS["csr_sddmm"](p),
     "auto_spmm": lambda p: ARGUMENTS["csr_spmm"](p),
-    "auto_spmm_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, *p.operands[2:], p.dy)],
+    "auto_spmm_t": lambda p: ARGUMENTS["csr_spmm_t"](p),
     "auto_sddmm": lambda p: ARGUMENTS["csr_sddmm"](p),
     "csr_pack": lambda p: [(p.dense, p.pattern.row_ptr, p.operands.col_idx)],
     "csr_unpack": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols)],

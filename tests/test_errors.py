@@ -220,8 +220,8 @@ def test_index_checks_do_not_read_past_the_end():
 
 # ---- debug mode: every index is read ----------------------------------------------------------------------------------
 # For the ids of 2:4 see test_nm24.py.
-OF_NM24 = ("auto_gemm", "auto_gemm_t", *(op for op in OPS if op.startswith("nm24")))
-WITHOUT_INDICES = ("csr_from_mask", "follow_", "observe_dense_grad_", *OF_NM24)
+OTHERS = ("auto_gemm", "auto_gemm_t", *(op for op in OPS if op.startswith(("nm24", "masked"))))
+WITHOUT_INDICES = ("csr_from_mask", "follow_", "observe_dense_grad_", *OTHERS)
 SPOIL = {
     "out of range": (lambda index: index[:1].fill_(99), "between 0 and .*got 99"),
     "not ascending": (lambda index: index[:2].copy_(index[:2].flip(0)), "ascending .*got .* then"),
@@ -267,4 +267,4 @@ def test_debug_mode_reads_every_slot(monkeypatch):
     weight = torch.cat([p.weight, p.weight])[:20]  # a wrong slot reads the other half
     p.operands.slot[7] = 20
     with pytest.raises(ValueError, match=r"csr_spmm_t: expected slot .* between 0 and 19, got 20"):
-        OPS["csr_spmm_t"](weight, p.operands.col_ptr, p.operands.row_idx, p.operands.slot, 4, p.dy)
+        OPS["csr_spmm_t"](weight, *p.operands, p.dy)

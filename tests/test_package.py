@@ -212,7 +212,7 @@ PUBLIC = """
 
 def test_public_names():
     assert sorted(sx.__all__) == sorted(PUBLIC.split())
-    rooms = {"config", "functional", "methods", "nn", "ops", "train"}
+    rooms = {"calibrate", "config", "functional", "methods", "nn", "ops", "timing", "train"}
     assert {name for name in vars(sx) if not name.startswith("_")} - rooms <= set(PUBLIC.split())
 
 

@@ -10,12 +10,10 @@ from shares import SHARES
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from sparse_ext import METHODS, SparseLinear, densify_, layer_densities, sparsify_
+from sparse_ext import SparseLinear, densify_, layer_densities, sparsify_
 from sparse_ext.nn import sparse_layers
 from sparse_ext.nn.distributions import DISTRIBUTIONS, densities
-from sparse_ext.ops import LAYOUTS
 
-DENSE = [name for name, method in METHODS.items() if method().dense_weight]
 X = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -299,30 +297,3 @@ def test_a_copied_encoder_layer_keeps_off_the_fused_path():
     model = copy.deepcopy(sparsify_(encoder(), 0.5)).eval()
     with torch.no_grad():
         assert model(torch.randn(2, 5, 32)).isfinite().all()
-
-
-# ---- what conversion costs ----------------------------------------------------------------------------------------------
-
-WITH_METHODS = [(layout, None) for layout in LAYOUTS if layout != "dense"] + [("2:4", name) for name in DENSE]
-
-
-def converted(layout, method, how):
-    if how == "from_dense":
-        return SparseLinear.from_dense(nn.Linear(16, 32), layout=layout)
-    return sparsify_(nn.Sequential(nn.Linear(16, 32)), layout=layout, init=how, method=method and METHODS[method]())[0]
-
-
-@pytest.mark.parametrize("how", ["from_dense", "variance", "masked"])
-@pytest.mark.parametrize(("layout", "method"), WITH_METHODS)
-def test_operands_are_derived_once(layout, method, how, monkeypatch):
-    """That of the transposed view is a sort by one thread. Of no entries there is nothing to sort."""
-    kind, derived = LAYOUTS[layout], []
-    prepare_ = kind.prepare_
-
-    def counted(operands, pattern):
-        derived.append(pattern.nnz)
-        prepare_(operands, pattern)
-
-    monkeypatch.setattr(kind, "prepare_", staticmethod(counted))
-    layer = converted(layout, method, how)
-    assert [nnz for nnz in derived if nnz] == [layer.nnz]

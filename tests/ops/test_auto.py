@@ -31,7 +31,7 @@ def test_the_nearest_size_counts(tokens, positions, density):
 @pytest.mark.parametrize(("threads", "density"), [(1, 0.2), (2, 0.5), (3, 0.5), (64, 0.9)])
 def test_the_nearest_number_of_threads_counts(threads, density, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    rows = policy([Row(10, 100, 1, 0.2), Row(10, 100, 2, 0.5), Row(10, 100, 16, 0.9)])
+    rows = policy((Row(10, 100, 1, 0.2), Row(10, 100, 2, 0.5), Row(10, 100, 16, 0.9)))
     x = torch.empty(10, 1)
     assert [rows.is_dense("matmul", x, 1, 100, 100 * density + more) for more in (0, 1)] == [False, True]
 

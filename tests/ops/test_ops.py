@@ -8,6 +8,7 @@ from cases import (
     INDEXED,
     INDEXED_OPS,
     LARGE,
+    MASKED,
     SMALL,
     SUMS,
     TENSOR_CORES,
@@ -142,8 +143,13 @@ def test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype):
 # ---- what holds for all ----------------------------------------------------------------------------------------------
 
 
+def has_own_sums(case):
+    return case.op not in MASKED or (case.kind == "cpu" and case.isa != "v4_bf16")
+
+
+@pytest.mark.only("torch's own products have the same bits for one thread count only", has_own_sums)
 @pytest.mark.parametrize("shape", THREADED, ids=str)
-@pytest.mark.parametrize("op", [op for op in OPS if op not in TORCH_SUMS])  # torch's: the same bits for one thread count only
+@pytest.mark.parametrize("op", [op for op in OPS if op not in TORCH_SUMS])
 def test_same_bits_for_any_thread_count_and_run(op, shape, device, dtype, kind):
     p = problem(MEDIUM if kind == "emulated" else shape, dtype, device)
     # Multiples of 1/8 add up without rounding in any order, and so would hide a changed order.
@@ -232,7 +238,7 @@ def test_columns_without_entries_keep_their_nan(device, dtype):
     p.x[:, empty_column] = float("nan")
     p.dy[:, empty_row] = float("inf")
     assert OPS["csr_spmm"](weight, row_ptr, col_idx, MEDIUM.cols, p.x, p.bias).isfinite().all()
-    assert OPS["csr_spmm_t"](weight, col_ptr, row_idx, slot, MEDIUM.rows, p.dy).isfinite().all()
+    assert OPS["csr_spmm_t"](weight, row_ptr, col_idx, col_ptr, row_idx, slot, p.dy).isfinite().all()
     assert OPS["csr_sddmm"](row_ptr, col_idx, MEDIUM.cols, p.dy, p.x).isfinite().all()
 
 

@@ -2,9 +2,9 @@
 // __restrict tells the compiler that 16-bit values and columns do not overlap.
 #include <omp.h>
 
-#include <algorithm>
 #include <cstring>
 
+#include "cpu/csr/entries.h"
 #include "cpu/simd/isa.h"
 
 namespace spx::cpu::SPX_ISA::csr {
@@ -23,14 +23,6 @@ Status csr_pack(T* values, CsrPattern<Index> pattern, DenseView<const T> dense, 
   const int64_t nnz = pattern.row_ptr[pattern.rows];
   fill_zero(values + nnz, pattern.capacity - nnz);
   return kOk;
-}
-
-// The first of a row's entries [begin, end) that is not left of column `bound`.
-template <class Index>
-int64_t entry_at(const Index* col_idx, int64_t begin, int64_t end, int64_t bound) {
-  if (begin == end || col_idx[begin] >= bound) return begin;
-  if (col_idx[end - 1] < bound) return end;
-  return std::lower_bound(col_idx + begin, col_idx + end, bound) - col_idx;
 }
 
 template <class T, class Index>

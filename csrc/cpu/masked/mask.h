@@ -1,5 +1,5 @@
-// The mask of a matrix [rows, cols], one bit for each position: i = r * cols + c is bit i % 8 of byte i / 8. Elements are selected
-// bit by bit, whatever they are, eight at a time.
+// The mask of a matrix [rows, cols], one bit for each position: i = r * cols + c is bit i % 8 of byte i / 8. Elements are
+// selected bit by bit, whatever they are, eight at a time.
 #pragma once
 #include <cstring>
 

@@ -1,7 +1,7 @@
 // The dense product of two packed operands, the core of the masked products: sums[i, j] = sum_k a[k, i] * b[k, j]
 //
-//   "rows" i are packed in tiles, "lanes" j in strips [depth][kStripLanes]: a tile and a strip meet in registers, kDepth terms at
-//   a time, always in the order of k. A tile is [kDepth][kTileRows] or, ByRow, [kTileRows][kRowStride]: as its source lies
+//   "rows" i are packed in tiles, "lanes" j in strips [depth][kStripLanes]: a tile and a strip meet in registers, kDepth terms
+//   at a time, always in the order of k. A tile is [kDepth][kTileRows] or, ByRow, [kTileRows][kRowStride]: as its source lies
 //   strips are packed once, by all threads. A thread owns whole tiles; it packs kDepth terms of some of them, which stay in its
 //   cache while all strips pass. So every sum is one thread's, and has the same bits for any number of threads
 #pragma once
@@ -76,8 +76,9 @@ Layout layout(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, in
   return l;
 }
 
-// pack_tiles(to, i, n, k, d): terms [k, k + d) of n tiles from row i on, kTileStride apart; pack_strips(to, j, n):
-// n whole strips from lane j on, one after the other. What does not exist is 0. store(sums, i, j): sums of row i and lane j and behind. A block has at most most_tiles.
+// pack_tiles(to, i, n, k, d): terms [k, k + d) of n tiles from row i on, kTileStride apart; at most most_tiles
+// pack_strips(to, j, n): n whole strips from lane j on, one after the other. What does not exist is 0
+// store(sums, i, j): takes the sums of row i and lane j and behind
 template <class A, bool kByRow, class PackTiles, class PackStrips, class Store>
 void multiply(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, void* memory, int threads, PackTiles pack_tiles,
               PackStrips pack_strips, Store store) {

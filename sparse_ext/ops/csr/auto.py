@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 
 from ..auto import POLICY
-from ..boundary.checks import check_entries, check_index
 from ..boundary.launch import reading_waits
 from ..boundary.library import define
 from . import densified, kernels
@@ -68,14 +67,12 @@ def auto_spmm_t(
     slot: torch.Tensor,
     dy: torch.Tensor,
 ) -> torch.Tensor:
-    """dx [tokens, cols] = dy W, as `csr_spmm_t`, by the matrix or by its transposed view."""
-    op, rows, cols = "auto_spmm_t", row_ptr.numel() - 1, col_ptr.numel() - 1
-    kernels.check_matmul_t(op, weight, col_ptr, row_idx, slot, rows, dy)
-    check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx)
-    check_entries(op, "row_idx", row_idx.numel(), col_idx=col_idx)
+    """dx [tokens, cols] = dy W, as `csr_spmm_t`."""
+    op, cols = "auto_spmm_t", col_ptr.numel() - 1
+    kernels.check_matmul_t(op, weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy)
     if _is_dense("matmul_t", dy, cols, row_ptr, col_idx):
         return densified.matmul_t(op, weight, row_ptr, col_idx, cols, dy)
-    return kernels.multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
+    return kernels.multiply_t(op, weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy)
 
 
 @auto_spmm_t.fake

@@ -10,11 +10,14 @@ from __future__ import annotations
 import torch
 
 from ..boundary import views
-from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_sizes, check_slots, check_values
+from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
 from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
+# Up to so many tokens a CPU computes the input gradient by the matrix itself: gathering its values into the transposed view's
+# order takes as long as some hundred tokens' products (AVX2, 1024 and 2048 squared, 5 to 50 % density).
+FEW_TOKENS = 128
 
 
 def count_entries(row_ptr: torch.Tensor, col_idx: torch.Tensor) -> int:
@@ -116,42 +119,69 @@ def _(weight, row_ptr, col_idx, cols, x, bias, relu=False):
 def check_matmul_t(
     op: str,
     weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
     col_ptr: torch.Tensor,
     row_idx: torch.Tensor,
     slot: torch.Tensor,
-    rows: int,
     dy: torch.Tensor,
 ) -> None:
     """What the product dy W asks of its operands, the transposed view among them."""
-    check_columns(op, "dy", dy, rows, "output")
+    check_columns(op, "dy", dy, row_ptr.numel() - 1, "output")
     check_values(op, "dy", dy, weight=weight)
-    check_index(op, dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
-    check_entries(op, "row_idx", row_idx.numel(), weight=weight, slot=slot)
+    check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    check_entries(op, "row_idx", row_idx.numel(), weight=weight, col_idx=col_idx, slot=slot)
     check_slots(op, slot, weight.numel())
 
 
-@define(
-    "csr_spmm_t(Tensor weight, Tensor col_ptr, Tensor row_idx, Tensor slot, int rows, Tensor dy) -> Tensor",
-    flops=lambda weight, col_ptr, row_idx, slot, rows, dy, **_: 2 * count_entries(col_ptr, row_idx) * dy.shape[0],
-)
-def csr_spmm_t(
+def multiply_t(
+    op: str,
     weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
     col_ptr: torch.Tensor,
     row_idx: torch.Tensor,
     slot: torch.Tensor,
-    rows: int,
     dy: torch.Tensor,
 ) -> torch.Tensor:
-    """dx [tokens, cols] = dy W: the input gradient, through the transposed view (col_ptr [cols + 1], row_idx, slot)."""
-    op = "csr_spmm_t"
-    check_matmul_t(op, weight, col_ptr, row_idx, slot, rows, dy)
-    return multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
+    """dy W of checked operands: by the transposed view or, of few tokens on a CPU, by the matrix itself."""
+    backend, tokens = backend_of(op, dy), dy.shape[0]
+    if tokens > FEW_TOKENS or not hasattr(backend.module, "csr_spmm_t"):
+        return multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
+    dtype, (rows, cols) = check_dtype(op, backend, "dy", dy), (row_ptr.numel() - 1, col_ptr.numel() - 1)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
+    check_range(op, row_ptr, col_idx, cols)
+    dy, weight = ready(dy), ready(weight)
+    dx, stream = dy.new_empty(tokens, cols), backend.stream(dy)
+    w, dy_view = (weight.data_ptr(), dtype, views.pattern(row_ptr, col_idx, cols)), (dy.data_ptr(), dtype, tokens, rows)
+    space = workspace(dy, backend.module.csr_spmm_t_workspace(w, dy_view, stream))
+    backend.module.csr_spmm_t((dx.data_ptr(), dtype, tokens, cols), w, dy_view, views.address(space), stream)
+    return dx
+
+
+@define(
+    "csr_spmm_t(Tensor weight, Tensor row_ptr, Tensor col_idx, Tensor col_ptr, Tensor row_idx, Tensor slot, Tensor dy)"
+    " -> Tensor",
+    flops=lambda weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, **_: 2 * count_entries(row_ptr, col_idx) * dy.shape[0],
+)
+def csr_spmm_t(
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    col_ptr: torch.Tensor,
+    row_idx: torch.Tensor,
+    slot: torch.Tensor,
+    dy: torch.Tensor,
+) -> torch.Tensor:
+    """dx [tokens, cols] = dy W: the input gradient. (col_ptr [cols + 1], row_idx, slot) is the transposed view."""
+    check_matmul_t("csr_spmm_t", weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy)
+    return multiply_t("csr_spmm_t", weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy)
 
 
 @csr_spmm_t.fake
-def _(weight, col_ptr, row_idx, slot, rows, dy):
+def _(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy):
     check_values("csr_spmm_t", "dy", dy, weight=weight)
-    check_index("csr_spmm_t", dy, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    check_index("csr_spmm_t", dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     return dy.new_empty((dy.shape[0], col_ptr.shape[0] - 1))
 
 
@@ -197,104 +227,3 @@ def _(row_ptr, col_idx, cols, dy, x):
     check_values("csr_sddmm", "dy", dy, x=x)
     check_index("csr_sddmm", x, row_ptr=row_ptr, col_idx=col_idx)
     return x.new_empty((col_idx.shape[0],))
-
-
-@define("csr_pack(Tensor dense, Tensor row_ptr, Tensor col_idx) -> Tensor")
-def csr_pack(dense: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> torch.Tensor:
-    """values [capacity] = dense [rows, cols] at the pattern, 0 behind it."""
-    op = "csr_pack"
-    if dense.dim() != 2 or dense.shape[0] != row_ptr.numel() - 1:
-        raise ValueError(f"{op}: expected dense with {row_ptr.numel() - 1} rows, got shape {tuple(dense.shape)}")
-    check_index(op, dense, row_ptr=row_ptr, col_idx=col_idx)
-    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
-    check_range(op, row_ptr, col_idx, dense.shape[1])
-    backend = backend_of(op, dense)
-    check_dtype(op, backend, "dense", dense)
-    dense = ready(dense)
-    values = dense.new_empty((col_idx.numel(),))
-    pattern = views.pattern(row_ptr, col_idx, dense.shape[1])
-    backend.module.csr_pack(values.data_ptr(), pattern, views.matrix(dense), backend.stream(dense))
-    return values
-
-
-@csr_pack.fake
-def _(dense, row_ptr, col_idx):
-    check_index("csr_pack", dense, row_ptr=row_ptr, col_idx=col_idx)
-    return dense.new_empty((col_idx.shape[0],))
-
-
-@define("csr_unpack(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols) -> Tensor")
-def csr_unpack(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> torch.Tensor:
-    """The dense matrix [rows, cols], 0 outside the pattern."""
-    op, rows = "csr_unpack", row_ptr.numel() - 1
-    check_index(op, weight, row_ptr=row_ptr, col_idx=col_idx)
-    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
-    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
-    check_range(op, row_ptr, col_idx, cols)
-    backend = backend_of(op, weight)
-    check_dtype(op, backend, "weight", weight)
-    weight = ready(weight)
-    dense = weight.new_empty((rows, cols))
-    w = views.csr(weight, views.pattern(row_ptr, col_idx, cols))
-    backend.module.csr_unpack(views.matrix(dense), w, 0, backend.stream(weight))
-    return dense
-
-
-@csr_unpack.fake
-def _(weight, row_ptr, col_idx, cols):
-    check_index("csr_unpack", weight, row_ptr=row_ptr, col_idx=col_idx)
-    return weight.new_empty((row_ptr.shape[0] - 1, cols))
-
-
-@define("csr_from_mask(Tensor mask, int capacity) -> (Tensor, Tensor)")
-def csr_from_mask(mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row_ptr, col_idx [capacity]) of a boolean mask [rows, cols] with at most `capacity` ones."""
-    op = "csr_from_mask"
-    if mask.dtype != torch.bool:
-        raise TypeError(f"{op}: expected mask of dtype torch.bool, got {mask.dtype}")
-    if mask.dim() != 2:
-        raise ValueError(f"{op}: expected mask with 2 dimensions, got shape {tuple(mask.shape)}")
-    check_sizes(op, mask.shape[0], mask.shape[1], capacity)
-    if (nnz := int(mask.sum())) > capacity:
-        raise ValueError(f"{op}: expected a mask with at most {capacity} ones (the capacity), got {nnz}")
-    backend = backend_of(op, mask)
-    mask = ready(mask)
-    rows, cols = mask.shape
-    row_ptr = torch.empty(rows + 1, dtype=torch.int32, device=mask.device)
-    col_idx = torch.empty(capacity, dtype=torch.int32, device=mask.device)
-    backend.module.csr_from_mask(views.pattern(row_ptr, col_idx, cols), views.matrix(mask), backend.stream(mask))
-    return row_ptr, col_idx
-
-
-@csr_from_mask.fake
-def _(mask, capacity):
-    check_sizes("csr_from_mask", *mask.shape, capacity)
-    return mask.new_empty((mask.shape[0] + 1,), dtype=torch.int32), mask.new_empty((capacity,), dtype=torch.int32)
-
-
-@define("csr_transpose(Tensor row_ptr, Tensor col_idx, int cols) -> (Tensor, Tensor, Tensor)")
-def csr_transpose(row_ptr: torch.Tensor, col_idx: torch.Tensor, cols: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The transposed view (col_ptr [cols + 1], row_idx [capacity], slot [capacity]) of an int32 pattern.
-
-    Entries are ordered by column, then row; slot says where each one's value is. Behind nnz all are 0.
-    """
-    op = "csr_transpose"
-    check_index(op, row_ptr, row_ptr=row_ptr, col_idx=col_idx)
-    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
-    if col_idx.dtype != torch.int32:
-        raise TypeError(f"{op}: expected col_idx of dtype torch.int32, got {col_idx.dtype}")
-    check_sizes(op, row_ptr.numel() - 1, cols, col_idx.numel())
-    check_range(op, row_ptr, col_idx, cols)
-    backend = backend_of(op, row_ptr)
-    col_ptr = row_ptr.new_empty((cols + 1,))
-    row_idx, slot = torch.empty_like(col_idx), torch.empty_like(col_idx)
-    pattern, stream = views.pattern(row_ptr, col_idx, cols), backend.stream(row_ptr)
-    space = workspace(row_ptr, backend.module.csr_transpose_workspace(pattern, stream))
-    out = views.pattern(col_ptr, row_idx, row_ptr.numel() - 1, slot)
-    backend.module.csr_transpose(out, pattern, views.address(space), stream)
-    return col_ptr, row_idx, slot
-
-
-@csr_transpose.fake
-def _(row_ptr, col_idx, cols):
-    return row_ptr.new_empty((cols + 1,)), torch.empty_like(col_idx), torch.empty_like(col_idx)

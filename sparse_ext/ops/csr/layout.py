@@ -11,7 +11,7 @@ from ..auto import POLICY, Choice
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Kernels, Linear
 from ..rule import Rule
-from . import auto, kernels
+from . import auto, conversions, kernels
 from .pattern import CsrPattern
 
 # Up to this many columns an index fits 16 bits, and kernels read half as many index bytes.
@@ -57,7 +57,7 @@ class CsrLinear(Kernels):
     ) -> torch.Tensor:
         if rule is not None:
             weight = _packed(product, weight, operands, dy.dtype)
-        return kernels.csr_spmm_t.call(weight, operands.col_ptr, operands.row_idx, operands.slot, product.rows, dy)
+        return kernels.csr_spmm_t.call(weight, *operands, dy)
 
     @staticmethod
     def grad_weight(
@@ -76,7 +76,7 @@ class CsrLinear(Kernels):
 def _packed(product: Linear, weight: torch.Tensor, operands: CsrOperands, dtype: torch.dtype) -> torch.Tensor:
     """The part of a dense weight that products take."""
     dense = weight.view(product.rows, product.cols).to(dtype)
-    return kernels.csr_pack.call(dense, operands.row_ptr, operands.col_idx)
+    return conversions.csr_pack.call(dense, operands.row_ptr, operands.col_idx)
 
 
 class Csr(Layout):
@@ -104,7 +104,7 @@ class Csr(Layout):
 
     @staticmethod
     def prepare_(operands: CsrOperands, pattern: CsrPattern) -> None:
-        transposed = kernels.csr_transpose(pattern.row_ptr, pattern.col_idx, pattern.cols)
+        transposed = conversions.csr_transpose(pattern.row_ptr, pattern.col_idx, pattern.cols)
         for tensor, value in zip(operands, (pattern.row_ptr, pattern.col_idx, *transposed), strict=True):
             tensor.copy_(value)
 
@@ -116,11 +116,11 @@ class Csr(Layout):
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
         check_matrix(dense, pattern)
-        return kernels.csr_pack(dense, pattern.row_ptr, pattern.col_idx)
+        return conversions.csr_pack(dense, pattern.row_ptr, pattern.col_idx)
 
     @classmethod
     def unpack(cls, values: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:
-        return kernels.csr_unpack(values, pattern.row_ptr, pattern.col_idx, pattern.cols)
+        return conversions.csr_unpack(values, pattern.row_ptr, pattern.col_idx, pattern.cols)
 
 
 # ---- "auto" --------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ..pattern import Pattern
 from ..regrow.candidates import Candidates, CandidateSink
 from ..regrow.kernels import regrow, regrow_streamed
 from ..rule import Rule
-from .kernels import csr_from_mask, csr_unpack
+from .conversions import csr_from_mask, csr_unpack
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,8 +40,8 @@ def csr_spmm(weight, row_ptr, col_idx, cols, x, bias, relu=False):
     return (y.relu() if relu else y).to(x.dtype)
 
 
-def csr_spmm_t(weight, col_ptr, row_idx, slot, rows, dy):
-    return csr_spmm(weight[slot.long()], col_ptr, row_idx, rows, dy, None)
+def csr_spmm_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy):
+    return csr_spmm(weight[slot.long()], col_ptr, row_idx, row_ptr.numel() - 1, dy, None)
 
 
 def csr_sddmm(row_ptr, col_idx, cols, dy, x):
@@ -73,7 +73,7 @@ def auto_spmm(weight, row_ptr, col_idx, cols, x, bias, relu=False):
 
 
 def auto_spmm_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy):
-    return csr_spmm_t(weight, col_ptr, row_idx, slot, row_ptr.numel() - 1, dy)
+    return csr_spmm_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy)
 
 
 def auto_sddmm(row_ptr, col_idx, cols, dy, x):

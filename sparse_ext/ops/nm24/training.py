@@ -11,7 +11,7 @@ from ..boundary import views
 from ..boundary.checks import check_dtype
 from ..boundary.launch import DTYPES, backend_of, ready
 from ..boundary.library import define
-from ..csr.kernels import csr_from_mask, csr_pack, csr_unpack
+from ..csr.conversions import csr_from_mask, csr_pack, csr_unpack
 from ..regrow.candidates import Candidates, check_score, score_dtype
 from ..regrow.kernels import rebuild
 from .kernels import check_ids, empty, values_shape
