@@ -5,6 +5,7 @@ import torch
 from by_hand import HAND, REGROW
 from cases import (
     ARGUMENTS,
+    BEYOND_16_BITS,
     INDEXED,
     INDEXED_OPS,
     LARGE,
@@ -137,9 +138,23 @@ def test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype):
         assert_agrees(op, arguments, dtype, threads=2)
 
 
+# In `make test`, those that read 16-bit indices by code of their own.
+INDEXED_OR_SLOW = [
+    pytest.param(op, index, marks=() if op.startswith(("csr", "densified")) else pytest.mark.slow) for op, index in INDEXED_OPS
+]
+
+
+@pytest.mark.only("the emulator is slow", is_small_enough)
+@pytest.mark.parametrize("shape", BEYOND_16_BITS, ids=str)
+@pytest.mark.parametrize(("op", "index"), INDEXED_OR_SLOW, ids=name_of)
+def test_agrees_with_its_twin_where_sizes_are_too_large_for_16_bits(op, index, shape, device, dtype):
+    test_agrees_with_its_twin_on_large_shapes(op, index, shape, device, dtype)
+
+
 # ---- what holds for all ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.only("the emulator has a shape of its own", lambda case: case.kind != "emulated" or case.shape is THREADED[0])
 @pytest.mark.parametrize("shape", THREADED, ids=str)
 @pytest.mark.parametrize("op", [op for op in OPS if op not in TORCH_SUMS])  # torch's: the same bits for one thread count only
 def test_same_bits_for_any_thread_count_and_run(op, shape, device, dtype, kind):
