@@ -43,6 +43,9 @@ $(VENV)/.with-%: $(VENV)/.tools $(SOURCES)
 	touch $@
 $(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
 
+# Tests in other processes want the core where a thread waits for others; by default it would spin there.
+test sanitize: export OMP_WAIT_POLICY := passive
+
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow" $(TEST_ARGS)
 

@@ -64,11 +64,14 @@ SMALL = (
     Shape(9, 17, 33, 1.0),  # full
     Shape(33, 70, 65, 0.1, spare=7),
 )
-# Enough work for two threads, one token block more than a multiple, 32-bit columns and row ids, the last 16-bit column.
+# Enough work for two threads, one token block more than a multiple.
 LARGE = (
     Shape(100, 300, 131, 0.1),
     Shape(64, 64, 64, 0.5),
     Shape(40, 600, 70, 0.3, skew=True),
+)
+# The last 16-bit column, 32-bit columns and row ids.
+BEYOND_16_BITS = (
     Shape(3, 65536, 5, 0.01),
     Shape(3, 65537, 5, 0.01, spare=1),
     Shape(65537, 3, 2, 0.01),

@@ -53,13 +53,25 @@ def pytest_report_header():
     return None if HAS_GPU else "device kinds: without cuda, as this build or machine has none"
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc):
-    """`device`: every kind; with `dtype`: every kind with each dtype that it has kernels for."""
+    """`device`: every kind; with `dtype`: every kind with each dtype that it has kernels for.
+
+    What is not possible, or would run the same code again, or is not sampled, is left out here: making tests takes pytest long.
+    """
     if {"device", "dtype"} <= set(metafunc.fixturenames):
         pairs = [(kind, dtype) for kind, dtypes in HERE.items() for dtype in dtypes]
         metafunc.parametrize(("device", "dtype"), pairs, indirect=["device"], ids=[f"{k}-{name_of(d)}" for k, d in pairs])
     elif "device" in metafunc.fixturenames:
         metafunc.parametrize("device", HERE, indirect=True)
+    yield
+    test = metafunc.definition
+    calls = [c for c in metafunc._calls if is_possible(test, c.params) and not runs_the_same_code(test, c.params)]
+    assert calls or not metafunc._calls, f"{test.nodeid}: none of the cases is possible"
+    if not chosen_by_name(metafunc.config):
+        marks = [[mark.name for mark in call.marks] for call in calls]  # -m may leave out what has some
+        calls = sampled(metafunc.config, calls, [(operator_of(test, c.params), *m) for c, m in zip(calls, marks, strict=True)])
+    metafunc._calls = calls
 
 
 def pytest_addoption(parser):
@@ -67,43 +79,54 @@ def pytest_addoption(parser):
     parser.addoption("--operator", help="only the tests of this operator; '-': only those of none")
 
 
-@pytest.hookimpl(trylast=True)  # of what -k and -m have left: else they would take away the only case of a pair
+@pytest.hookimpl(trylast=True)  # of what -k has left: else it would take away the only case of a pair
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what is not possible or would run the same code again; of the rest every two values of parameters meet."""
-    tests = {}
     wanted = config.getoption("operator")
-    for item in items:
-        if is_possible(item) and not runs_the_same_code(item) and wanted in (None, operator_of(item) or "-"):
-            tests.setdefault((item.path, item.name.partition("[")[0], operator_of(item)), []).append(item)
-    kept = set()
-    for cases in tests.values():
-        chosen = range(len(cases)) if config.getoption("all_cases") else pairwise([parameters_of(item) for item in cases])
-        kept |= {cases[i] for i in chosen}
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+    kept = [item for item in items if wanted in (None, operator_of(item, parameters_of(item)) or "-")]
+    if chosen_by_name(config):
+        kept = sampled(config, kept, [(i.path, i.originalname, operator_of(i, parameters_of(i))) for i in kept])
+    config.hook.pytest_deselected(items=list(set(items) - set(kept)))
+    items[:] = kept
 
 
-def parameters_of(item):
-    return item.callspec.params if hasattr(item, "callspec") else {}
+def chosen_by_name(config):
+    """Whether -k or an id chooses among the cases: from among these is then sampled."""
+    return bool(config.option.keyword) or any("[" in argument for argument in config.args)
 
 
-def operator_of(item):
+def sampled(config, cases, groups):
+    """Those of the cases in which every two values of parameters still meet, of each group by itself."""
+    if config.getoption("all_cases"):
+        return cases
+    members = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group, []).append(number)
+    kept = (numbers[i] for numbers in members.values() for i in pairwise([parameters_of(cases[n]) for n in numbers]))
+    return [cases[number] for number in sorted(kept)]
+
+
+def parameters_of(case):
+    """Of a test, or of a call that becomes one."""
+    return getattr(getattr(case, "callspec", case), "params", {})
+
+
+def operator_of(test, params):
     """The operator that a test is about: its parameter `op`, its module's OPERATOR, or the one named by its file."""
-    stem = item.path.stem.removeprefix("test_")
-    named = getattr(item.module, "OPERATOR", stem if stem in OPS else None)
-    return parameters_of(item).get("op", named)
+    stem = test.path.stem.removeprefix("test_")
+    named = getattr(test.module, "OPERATOR", stem if stem in OPS else None)
+    return params.get("op", named)
 
 
-def is_possible(item):
+def is_possible(test, params):
     """What the marks `only` of the test say of this case: its parameters, and the kind and instruction set of its device."""
-    case = SimpleNamespace(**parameters_of(item))
+    case = SimpleNamespace(**params)
     case.kind, _, case.isa = getattr(case, "device", "").partition("-")
-    return all(mark.args[1](case) for mark in item.iter_markers("only"))
+    return all(mark.args[1](case) for mark in test.iter_markers("only"))
 
 
-def runs_the_same_code(item):
+def runs_the_same_code(test, params):
     """Whether the operator's code on this kind of device is that of a kind that runs it anyway."""
-    params, op = parameters_of(item), operator_of(item)
+    op = operator_of(test, params)
     kind, _, isa = params.get("device", "").partition("-")
     if op in TENSOR_CORES and kind in ("emulated", "cuda") and params.get("dtype", torch.float32).itemsize > 2:
         return True  # and is refused there

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,9 @@ def cuda_include():
     return next((root / "include" for root in roots if (root / "include" / "crt" / "host_defines.h").exists()), None)
 
 
-@pytest.fixture(scope="module", params=["plain", "sanitized"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
 def build(request, tmp_path_factory):
-    """build(stem): the program made of stem.cu, the emulator and csrc/cuda/device/device.cu."""
+    """build(stem): the program made of stem.cu, the emulator and csrc/cuda/device/device.cu, sanitized in twice the time."""
     include, compiler = cuda_include(), shutil.which("g++")
     if include is None or compiler is None or os.uname().machine != "x86_64":
         pytest.skip("the emulator needs g++ on x86-64 and the CUDA toolkit's headers")
@@ -34,13 +35,19 @@ def build(request, tmp_path_factory):
     flags += [f"-I{CSRC}", f"-I{HERE}", "-isystem", include]
     if request.param == "sanitized":
         flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    folder = tmp_path_factory.mktemp("emulator")
+
+    @cache
+    def compiled(source):
+        target = folder / f"{source.stem}.o"
+        subprocess.run([compiler, *flags, "-x", "c++", "-c", source, "-o", target], check=True)
+        return target
 
     def make(stem):
         emulator = [HERE / f"{name}.cpp" for name in ("emulator", "shared", "tma", "wgmma", "runtime")]
-        sources = [HERE / f"{stem}.cu", CSRC / "cuda" / "device" / "device.cu", *emulator]
-        program = tmp_path_factory.mktemp("emulator") / stem
-        subprocess.run([compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
-        return program
+        objects = map(compiled, (HERE / f"{stem}.cu", CSRC / "cuda" / "device" / "device.cu", *emulator))
+        subprocess.run([compiler, *flags, *objects, "-o", folder / stem], check=True)
+        return folder / stem
 
     make.sanitized = request.param == "sanitized"
     return make

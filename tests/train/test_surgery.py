@@ -115,8 +115,9 @@ def test_static_changes_nothing_but_what_the_optimizer_changes():
         assert torch.equal(everything(model, optimizer)[key], value), key
 
 
+@pytest.mark.parametrize("updates", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", [method for method, layout in REGROWING if layout == "csr"])
-def test_nnz_is_exact_over_a_thousand_updates_with_many_ties(method):
+def test_nnz_is_exact_over_many_updates_with_many_ties(method, updates):
     """Weights and gradients take three values each, so nearly every choice is a tie."""
     torch.manual_seed(0)
     layer = sx.SparseLinear(13, 11, bias=False, sparsity=0.7)
@@ -124,7 +125,7 @@ def test_nnz_is_exact_over_a_thousand_updates_with_many_ties(method):
     method = method_named(method, update_interval=1, t_end=1.0, schedule="constant", drop_fraction=0.37)
     sparsifier = sx.Sparsifier(torch.nn.Sequential(layer), optimizer, method, total_steps=2000)
     nnz, seen = layer.nnz, set()
-    for _ in range(1000):
+    for _ in range(updates):
         push(layer, torch.randint(-1, 2, (11, 13)).float())
         optimizer.step()
         with torch.no_grad():
@@ -135,8 +136,8 @@ def test_nnz_is_exact_over_a_thousand_updates_with_many_ties(method):
         assert (where.diff() > 0).all()
         seen.add(tuple(where.tolist()))
         optimizer.zero_grad(set_to_none=True)
-    assert len(seen) > 900
-    assert sparsifier.report().updates == 1000
+    assert len(seen) > 0.9 * updates
+    assert sparsifier.report().updates == updates
 
 
 def hand_made(**kwargs):

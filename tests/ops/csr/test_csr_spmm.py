@@ -61,9 +61,10 @@ def test_stages_of_smaller_devices(shape, shared_bytes, device, dtype, monkeypat
     assert shape.skew or torch.equal(OPS["csr_spmm"](*arguments), largest)
 
 
+@ON_CUDA
 def test_many_tiles(device, dtype):
-    for arguments in ARGUMENTS["csr_spmm"](problem(MANY, dtype, device)):
-        assert_agrees("csr_spmm", arguments, dtype)
+    """With bias and relu; the next test has no relu."""
+    assert_agrees("csr_spmm", ARGUMENTS["csr_spmm"](problem(MANY, dtype, device))[-1], dtype)
 
 
 @ON_CUDA
