@@ -45,6 +45,18 @@ class _Cpu(ModuleType):
         threads: int,
     ) -> None: ...
     @staticmethod
+    def csr_spmm_t(
+        dx: tuple[int, int, int, int],
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        dy: tuple[int, int, int, int],
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def csr_spmm_t_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]], dy: tuple[int, int, int, int], threads: int
+    ) -> int: ...
+    @staticmethod
     def csr_spmm_workspace(
         w: tuple[int, int, tuple[int, int, int, bool, int, int, int]], x: tuple[int, int, int, int], threads: int
     ) -> int: ...
@@ -68,6 +80,50 @@ class _Cpu(ModuleType):
     def isa() -> str:
         """The instruction set in use: baseline, v3 (AVX2), v4 (AVX-512) or v4_bf16 (and AVX512-BF16)."""
 
+    @staticmethod
+    def masked_sddmm(
+        dw: tuple[int, int, int, int],
+        bits: int,
+        dy: tuple[int, int, int, int],
+        x: tuple[int, int, int, int],
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def masked_sddmm_workspace(dy: tuple[int, int, int, int], x: tuple[int, int, int, int], threads: int) -> int: ...
+    @staticmethod
+    def masked_select(
+        out: tuple[int, int, int, int],
+        matrix: tuple[int, int, int, int],
+        bits: int,
+        first_row: int,
+        first_col: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def masked_spmm(
+        y: tuple[int, int, int, int],
+        w: tuple[int, int, int, int],
+        bits: int,
+        x: tuple[int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def masked_spmm_t(
+        dx: tuple[int, int, int, int],
+        w: tuple[int, int, int, int],
+        bits: int,
+        dy: tuple[int, int, int, int],
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def masked_spmm_t_workspace(w: tuple[int, int, int, int], dy: tuple[int, int, int, int], threads: int) -> int: ...
+    @staticmethod
+    def masked_spmm_workspace(w: tuple[int, int, int, int], x: tuple[int, int, int, int], threads: int) -> int: ...
     @staticmethod
     def nm24_gemm(
         y: tuple[int, int, int, int],
@@ -205,6 +261,15 @@ class _Cuda(ModuleType):
     def isa() -> str:
         """Whose kernels are in use: sm_80 (portable), sm_90a or sm_90a_shared (Hopper)."""
 
+    @staticmethod
+    def masked_select(
+        out: tuple[int, int, int, int],
+        matrix: tuple[int, int, int, int],
+        bits: int,
+        first_row: int,
+        first_col: int,
+        stream: tuple[int, int],
+    ) -> None: ...
     @staticmethod
     def nm24_gemm(
         y: tuple[int, int, int, int],
