@@ -32,6 +32,13 @@ SUITES: dict[str, tuple[Shape, ...]] = {
     "vit-b16": (Shape(768, 768, 788), Shape(768, 3072, 788), Shape(3072, 768, 788)),
     "gpt2": (Shape(768, 2304, 1024), Shape(768, 3072, 1024), Shape(3072, 768, 1024)),
     "llama-7b": (Shape(4096, 4096, 256), Shape(4096, 11008, 256), Shape(11008, 4096, 256)),
+    # Few tokens and many, for the crossovers of layout="auto".
+    "tokens": (
+        *(Shape(2048, 2048, tokens) for tokens in (16, 64, 256)),
+        *(Shape(1024, 1024, tokens) for tokens in (256, 1024)),
+        Shape(768, 3072, 512),
+        Shape(4096, 1024, 128),
+    ),
     "gpu": (Shape(1024, 1024, 8192), Shape(4096, 4096, 8192), Shape(4096, 11008, 8192)),
     "smoke": (Shape(96, 64, 40),),
 }

@@ -64,11 +64,12 @@ struct Layout {
 };
 template <class A>
 Layout layout(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, int threads) {
+  // More threads need more of it, never less: a launcher may wake fewer than it was given.
   const int64_t bytes = sizeof(A), tile = kTileStride<A> * bytes, strips = ceil_div(lanes, kStripLanes<A>);
   Layout l;
   l.strips = align64(strips * depth * kStripLanes<A> * bytes);
   l.group = max(1, kGroupBytes / max(1, min(depth, kDepth) * kStripLanes<A> * bytes));
-  l.block_tiles = max(1, min(min(most_tiles, kBlockBytes / tile), ceil_div(ceil_div(rows, kTileRows), threads)));
+  l.block_tiles = max(1, min(min(most_tiles, kBlockBytes / tile), ceil_div(rows, kTileRows)));
   l.block = align64(l.block_tiles * tile);
   l.sums = l.block_tiles * (depth > kDepth ? strips : 1) * static_cast<int64_t>(sizeof(Sums<A>));
   l.thread = l.block + l.sums;
@@ -98,8 +99,8 @@ void multiply(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, vo
       for (int64_t k = 0; k == 0 || k < depth; k += kDepth) {
         const int64_t terms = min(kDepth, depth - k);
         pack_tiles(block, first * kTileRows, count, k, terms);
-        for (int64_t group = 0; group < strips; group += l.group)
-          for (int64_t t = 0; t < count; ++t)
+        for (int64_t group = 0; group < strips; group += l.group) {
+          for (int64_t t = 0; t < count; ++t) {
             for (int64_t s = group; s < min(strips, group + l.group); ++s) {
               Sums<A>& sums = all_sums[(depth > kDepth ? s * count : 0) + t];
               const A *tile = block + t * kTileStride<A>, *strip = packed + (s * depth + k) * kStripLanes<A>;
@@ -109,6 +110,8 @@ void multiply(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, vo
                 multiply_tile<kByRow, false>(sums, tile, strip, terms);
               if (k + terms == depth) store(sums, (first + t) * kTileRows, s * kStripLanes<A>);
             }
+          }
+        }
       }
     }
   });

@@ -62,7 +62,7 @@ def masked_select(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     _check_bits("masked_select", bits, values, values.numel())
     values = ready(values)
     selected = torch.empty_like(values)
-    _select(selected.view(1, -1), values.view(1, -1), bits.contiguous())
+    _select(selected.view(1, values.numel()), values.view(1, values.numel()), bits.contiguous())
     return selected
 
 

@@ -86,3 +86,13 @@ def test_any_capacity_is_the_whole_matrix():
     with pytest.raises(ValueError, match=r"capacity \(a density\) in \[0.5, 1\], got 0.4"):
         SparseLinear(8, 4, sparsity=0.5, layout="masked", capacity=0.4)
     assert CsrPattern.from_mask(SparseLinear(8, 4, sparsity=0.5, layout="masked").mask()).nnz == 16
+
+
+@pytest.mark.parametrize(("cols", "rows"), [(0, 4), (4, 0), (0, 0)])
+def test_a_matrix_without_positions(cols, rows):
+    layer, x = SparseLinear(cols, rows, layout="masked"), torch.randn(3, cols, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert torch.equal(y, layer.bias.expand(3, rows))
+    assert torch.equal(x.grad, torch.zeros(3, cols))
+    assert layer.dense_weight().shape == (rows, cols)
