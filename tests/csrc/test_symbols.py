@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-KERNELS = ("csr/sddmm", "csr/spmm", "nm24/gemm", "nm24/mvue", "nm24/pack")
+KERNELS = (
+    "csr/sddmm", "csr/spmm", "csr/spmm_t", "masked/products", "masked/select", "nm24/gemm", "nm24/mvue", "nm24/pack",
+)  # fmt: skip
 
 
 def isas():

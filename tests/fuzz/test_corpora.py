@@ -7,6 +7,7 @@ import loader
 import pytest
 from choices import Choices
 
+from sparse_ext.ops import OPS
 from sparse_ext.ops.boundary import checks
 
 HERE = Path(__file__).parent / "corpus"
@@ -34,5 +35,9 @@ def test_checkpoints(path):
 )
 def test_operators(op, path, device, monkeypatch):
     monkeypatch.setattr(checks, "DEBUG", True)
-    assert op == path.name.partition(".")[0], "a new operator has moved the others: the file's second byte is to follow"
+    assert op == path.name.partition(".")[0], "the file's second byte is the operator's place"
     assert launchers.check(of_launchers(path), device) in ("refused", "agreed")
+
+
+def test_every_operator_that_launches_is_fuzzed():
+    assert set(launchers.LAUNCHED) == {op for op in OPS if not op.startswith(("auto", "follow", "observe"))}
