@@ -203,7 +203,7 @@ def test_a_layer_shared_by_two_places_is_scored_by_the_sum():
 
 @pytest.mark.parametrize(("method", "layout"), CHANGING)
 def test_a_frozen_layer_stays(method, layout):
-    model = mlp(seed=1, layout=layout, method=method)  # of other seeds, some change no 2:4 tile so soon
+    model = mlp(seed=3, layout=layout, method=method)  # of other seeds, some change no 2:4 tile so soon
     model[0].weight.requires_grad_(False)
     optimizer = OPTIMIZERS["sgd"]([p for p in model.parameters() if p.requires_grad])
     method = method_named(method, update_interval=2, refresh_interval=2, t_end=1.0)
