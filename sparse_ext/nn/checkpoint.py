@@ -99,8 +99,9 @@ def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entrie
             return given, layer._kind  # incomplete: the caller reports the missing keys
         if layer._rule is not None:
             return given, layout_named("dense")
-        if layer.weight.numel() == product.rows * product.cols:  # ambiguous: it may be packed, with its pattern missing
-            return given, layer._kind
+        if layer.weight.numel() == product.rows * product.cols:
+            names, count = ", ".join(layer._kind.pattern.BUFFERS), product.rows * product.cols
+            raise ValueError(f"{prefix}weight: expected {names} beside {count} values, which may be dense or packed, got none")
         return {**given, **_pruned(given["weight"], layer)}, layer._kind
     if "rule" in given and not layer._kind.pattern.BUFFERS:
         _check(given, prefix, product, kind)

@@ -221,3 +221,14 @@ def test_a_meta_model_takes_a_dense_checkpoint():
     layer.load_state_dict(dense.state_dict())
     assert layer.nnz == 32
     assert torch.equal(layer.dense_weight(), dense.weight * layer.mask())
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("layout", ["csr", "masked"])
+def test_a_weight_that_may_be_dense_or_packed_is_refused(layout, strict):
+    """All positions fit the layer: nothing tells whether the values are those of its slots."""
+    layer = SparseLinear(4, 3, sparsity=0.5, layout=layout, capacity=1.0)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"weight: expected .* beside 12 values, which may be dense or packed, got none"):
+        layer.load_state_dict(SparseLinear(4, 3, layout="dense").state_dict(), strict=strict)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
