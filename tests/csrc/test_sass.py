@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("csr", "nm24", "regrow", "device")
+ROOMS = ("csr", "masked", "nm24", "regrow", "device")
 ARCHS = ("sm_80", "sm_90a")
 MAX_REGISTERS = 128  # two blocks of 256 threads fit a multiprocessor
 # Kernels of which one block fills a multiprocessor, by a part of their name.
@@ -100,7 +100,7 @@ def by_room(kernels):
     """{room: {kernel: value}}, by the namespaces in mangled names; "device" for what several rooms share."""
     found = {room: {} for room in ROOMS}
     for name, value in kernels:
-        place = re.match(r"_ZN3spx4cuda\d+(csr|nm24|regrow)(?=\d)", name)
+        place = re.match(rf"_ZN3spx4cuda\d+({'|'.join(ROOMS[:-1])})(?=\d)", name)
         found[place.group(1) if place else "device"][name] = value
     return found
 
