@@ -23,9 +23,12 @@ from cases import DTYPES, SAME_CODE, TENSOR_CORES, name_of
 from sampling import pairwise
 
 from sparse_ext.ops import BACKENDS, OPS
+from sparse_ext.ops.auto import POLICY
 from sparse_ext.ops.boundary import launch
 
 ROOT = Path(__file__).parent.parent
+
+POLICY.table = {}  # layout="auto" chooses alike on every machine, whatever was measured there
 
 # In CI the same examples every time; elsewhere new ones, of which hypothesis remembers those that failed.
 hypothesis.settings.register_profile("ours", deadline=None, max_examples=25, derandomize="CI" in os.environ, print_blob=True)

@@ -53,7 +53,8 @@ class Choice(NamedTuple):
 
 def own_table() -> Path:
     """Where the user's table is, or will be: $SPARSE_EXT_CROSSOVER, or in the folder of the user's settings."""
-    settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    # A process may have no home, for which Path.home() would raise, and importing must not fail.
+    settings = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", os.devnull)) / ".config"
     return Path(os.environ.get("SPARSE_EXT_CROSSOVER") or Path(settings) / "sparse_ext" / "crossover.json")
 
 
@@ -94,7 +95,6 @@ def device_name(device: torch.device) -> str:
     return f"cuda {major}.{minor}"
 
 
-@lru_cache(maxsize=64)
 def _by_distance(device: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """The devices that a table knows and that can stand for this one, the nearest first."""
 
@@ -130,11 +130,23 @@ class Policy:
     def __init__(self, table: Table) -> None:
         self.table = table
 
+    @property
+    def table(self) -> Table:
+        return self._table
+
+    @table.setter
+    def table(self, table: Table) -> None:
+        self._table = table
+        self._serving: dict[Key, tuple[str, tuple[Row, ...]]] = {}  # what `rows` has found
+
     def rows(self, device: str, dtype: torch.dtype, product: str) -> tuple[str, tuple[Row, ...]]:
         """(device, rows) that serve there: its own, those of the nearest device, those of float32, or none."""
-        own = self.table.get((device, dtype, product))
-        if own:
-            return device, own
+        key = device, dtype, product
+        if key not in self._serving:
+            self._serving[key] = self._find(*key)
+        return self._serving[key]
+
+    def _find(self, device: str, dtype: torch.dtype, product: str) -> tuple[str, tuple[Row, ...]]:
         known = tuple(dict.fromkeys(name for name, *_ in self.table))
         for kind in (dtype, torch.float32):
             for name in _by_distance(device, known):
@@ -158,8 +170,9 @@ class Policy:
             return Choice(sparse, f"nothing was measured on {name}: `python -m sparse_ext calibrate` does")
         crossing = _crossing(found, 0, max(1, positions), torch.get_num_threads())
         where = measured if measured == name else f"{measured}, the nearest to {name}"
-        zeros = f"{1 - nnz / max(1, positions):.0%} zeros; faster from {1 - crossing:.0%} on, as measured on {where}"
-        return Choice(dense if nnz > crossing * positions else sparse, zeros)
+        zeros, from_zeros = 1 - nnz / max(1, positions), 1 - crossing
+        reason = f"{zeros:.0%} zeros; sparse storage is faster from {from_zeros:.0%} on, as measured on {where}"
+        return Choice(dense if nnz > crossing * positions else sparse, reason)
 
 
 POLICY = Policy(load(SHIPPED) | load(own_table()))

@@ -65,7 +65,7 @@ def test_the_storage_is_one_that_no_number_of_tokens_makes_slower():
     for positions, nnz, chosen in ((100, 40, "few"), (100, 41, "many"), (10000, 8000, "few"), (10000, 8001, "many")):
         choice = table.storage("few", "many", positions, nnz, torch.float32, CPU)
         assert choice.chosen == chosen
-        assert re.fullmatch(r"\d+% zeros; faster from (60|20)% on, as measured on cpu \w+", choice.reason)
+        assert re.fullmatch(r"\d+% zeros; sparse storage is faster from (60|20)% on, as measured on cpu \w+", choice.reason)
 
 
 def test_a_choice_says_what_stood_in_for_what():
@@ -91,6 +91,9 @@ def test_whose_table_is_read(monkeypatch, tmp_path):
     assert auto.own_table() == tmp_path / "sparse_ext" / "crossover.json"
     monkeypatch.setenv("SPARSE_EXT_CROSSOVER", "mine.json")
     assert str(auto.own_table()) == "mine.json"
+    for name in ("SPARSE_EXT_CROSSOVER", "XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert auto.load(auto.own_table()) == {}  # no home is no error
 
 
 def test_the_table_that_ships():

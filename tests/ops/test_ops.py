@@ -148,7 +148,6 @@ INDEXED_OR_SLOW = [
 
 
 @pytest.mark.only("the emulator is slow", is_small_enough)
-@pytest.mark.only("indices are read alike for all types", lambda case: case.dtype in (torch.float32, torch.bfloat16))
 @pytest.mark.parametrize("shape", BEYOND_16_BITS, ids=str)
 @pytest.mark.parametrize(("op", "index"), INDEXED_OR_SLOW, ids=name_of)
 def test_agrees_with_its_twin_where_sizes_are_too_large_for_16_bits(op, index, shape, device, dtype):
@@ -173,7 +172,7 @@ def test_same_bits_for_any_thread_count_and_run(op, shape, device, dtype, kind):
         tensor.mul_(torch.rand(tensor.shape, device=device).to(dtype))
     for arguments in ARGUMENTS[op](p):
         outcomes = []
-        for threads in (1, 2, 2, 3) if kind == "cpu" else (1, 1):
+        for threads in (1, 1) if kind == "emulated" else (1, 2, 2, 3):
             torch.set_num_threads(threads)
             outcomes.append(flat(call(OPS[op], arguments)))
         assert all(same_bits(outcomes[0], outcome) for outcome in outcomes[1:])

@@ -203,14 +203,16 @@ def test_a_layer_shared_by_two_places_is_scored_by_the_sum():
 
 @pytest.mark.parametrize(("method", "layout"), CHANGING)
 def test_a_frozen_layer_stays(method, layout):
-    model = mlp(seed=3, layout=layout, method=method)  # of other seeds, some change no 2:4 tile so soon
+    model = mlp(layout=layout, method=method)
     model[0].weight.requires_grad_(False)
     optimizer = OPTIMIZERS["sgd"]([p for p in model.parameters() if p.requires_grad])
     method = method_named(method, update_interval=2, refresh_interval=2, t_end=1.0)
     sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=STEPS)
     frozen, other = model[0].mask(), model[2].mask()
     assert (
-        run(model, optimizer, sparsifier, range(1, 7)) == sum(method.is_update(Time(step, STEPS)) for step in range(1, 7)) >= 3
+        run(model, optimizer, sparsifier, range(1, 15))
+        == sum(method.is_update(Time(step, STEPS)) for step in range(1, 15))
+        >= 3
     )
     assert torch.equal(model[0].mask(), frozen)
     assert not torch.equal(model[2].mask(), other)

@@ -8,6 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..auto import POLICY, Choice
+from ..boundary.checks import MOST
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Kernels, Linear
 from ..rule import Rule
@@ -176,6 +177,8 @@ class Auto(Csr):
 
     @classmethod
     def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+        if positions > MOST:
+            return Choice(cls.name, f"more than {MOST} positions: too many for full length")
         return POLICY.storage(cls.name, "masked", positions, nnz, dtype, device)
 
 

@@ -51,11 +51,12 @@ def test_same_bits_for_any_thread_count(op, shape, device, dtype):
     p = problem(shape, dtype, device)
     for tensor in (p.weight, p.x, p.dy):  # multiples of 1/8 add up without rounding in any order
         tensor.mul_(torch.rand(tensor.shape).to(dtype))
-    outcomes = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        outcomes.append(OPS[op](*ARGUMENTS[op](p)[-1]))
-    assert all(torch.equal(outcomes[0], outcome) for outcome in outcomes[1:])
+    for arguments in ARGUMENTS[op](p):
+        outcomes = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            outcomes.append(OPS[op](*arguments))
+        assert all(torch.equal(outcomes[0], outcome) for outcome in outcomes[1:])
 
 
 @pytest.mark.only("the type that takes the fewest entries", lambda case: case.dtype == torch.float64)

@@ -118,4 +118,6 @@ def test_first_call_of_a_thread(device, dtype):
 def test_same_bits_on_every_run(device, dtype):
     """Of several tiles, clusters of blocks, and two shares of tokens."""
     (arguments,) = ARGUMENTS["csr_sddmm"](problem(Shape(264, 520, 1100, 0.1), dtype, device))
-    assert torch.equal(OPS["csr_sddmm"](*arguments), OPS["csr_sddmm"](*arguments))
+    first = OPS["csr_sddmm"](*arguments)
+    for _ in range(2):
+        assert torch.equal(OPS["csr_sddmm"](*arguments), first)

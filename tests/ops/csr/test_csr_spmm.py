@@ -67,6 +67,12 @@ def test_many_tiles(device, dtype):
     assert_agrees("csr_spmm", ARGUMENTS["csr_spmm"](problem(MANY, dtype, device))[-1], dtype)
 
 
+@pytest.mark.slow
+def test_many_tiles_in_every_way(device, dtype):
+    for arguments in ARGUMENTS["csr_spmm"](problem(MANY, dtype, device)):
+        assert_agrees("csr_spmm", arguments, dtype)
+
+
 @ON_CUDA
 def test_same_bits_for_any_tile_size(device, dtype):
     """A token's sums do not depend on how many others there are."""
