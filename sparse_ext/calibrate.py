@@ -122,13 +122,14 @@ def measured(size: Size, dtype: torch.dtype, device: str, budget_s: float) -> It
 
 
 def update(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Puts rows in the place of those of the same device, dtype and product."""
+    """Puts rows in the place of those of the same device, dtype and product; in a new file if there is none."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["device"], row["dtype"], row["product"]
 
     new = {key(row) for row in rows}
-    kept = [row for row in (json.loads(path.read_text()) if path.exists() else []) if key(row) not in new]
+    # A corrupt table, of which `auto.load` has warned, is replaced.
+    kept = [row for row in (json.loads(path.read_text()) if auto.load(path) else []) if key(row) not in new]
     lines = ",\n".join("  " + json.dumps(row) for row in [*kept, *rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"[\n{lines}\n]\n")
@@ -154,6 +155,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def calibrate(arguments: list[str]) -> None:
     """Measures, shows how far it is, and writes the table."""
     options = parse(arguments)
+    update(options.out, [])  # what cannot be written is known before the measurement
     threads = torch.get_num_threads()
     runs = list(product(options.dtypes, options.threads or sorted({1, threads}), SIZES))
     rows: list[dict[str, Any]] = []

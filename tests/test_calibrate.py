@@ -42,6 +42,21 @@ def test_crossovers_replace_those_of_the_same_device_dtype_and_product(tmp_path)
     assert json.loads(path.read_text()) == [*others, new]
 
 
+def test_what_cannot_be_written_is_known_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(calibrate, "measured", lambda *_: pytest.fail("it measures"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        calibrate.calibrate(["--out", str(tmp_path / "file" / "crossover.json")])
+
+
+def test_a_corrupt_table_is_replaced(tmp_path):
+    (path := tmp_path / "crossover.json").write_text("{")
+    row = {"device": "cpu v4", "dtype": "float32", "product": "matmul", "tokens": 1, "positions": 1, "density": 0.5}
+    with pytest.warns(UserWarning, match="expected a table"):
+        update(path, [row])
+    assert json.loads(path.read_text()) == [row]
+
+
 def test_a_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(calibrate, "SIZES", (Size(16, 3), Size(32, 3)))
     path = tmp_path / "crossover.json"

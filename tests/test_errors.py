@@ -244,6 +244,20 @@ def test_debug_mode_reads_every_index(op, spoil, monkeypatch):
             OPS[op](*arguments)
 
 
+@pytest.mark.parametrize("spoiled", ["col_ptr", "row_idx", "slot"])
+@pytest.mark.parametrize("op", ["csr_spmm_t", "auto_spmm_t"])
+def test_debug_mode_compares_the_views_of_a_matrix(op, spoiled, monkeypatch):
+    """Each would be a valid index; which of the two is read depends on the number of tokens."""
+    monkeypatch.setattr(checks, "DEBUG", True)
+    p = problem(Shape(4, 5, 3, 0.5, spare=2))
+    (arguments,) = ARGUMENTS[op](p)
+    OPS[op](*arguments)
+    index = getattr(p.operands, spoiled)
+    index[1:3] = index[1:3].flip(0) if spoiled != "col_ptr" else 0
+    with pytest.raises(ValueError, match=f"^{op}: expected col_ptr, row_idx and slot of the same matrix as row_ptr"):
+        OPS[op](*arguments)
+
+
 @pytest.mark.parametrize("positions", [[5, 5], [7, 5], [5, 20], [-1, 5]], ids=str)
 def test_debug_mode_reads_every_candidate(positions, monkeypatch):
     monkeypatch.setattr(checks, "DEBUG", True)

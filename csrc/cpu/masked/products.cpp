@@ -13,19 +13,19 @@ namespace {
 
 // Tiles of a block. Of rows: results lie in a row each, and one TLB should cover these. Of columns: each row that is read is
 // another page.
-constexpr int64_t kRowTiles = 16, kColumnTiles = 32;
+constexpr int64_t kRowTiles = 8, kColumnTiles = 16;
 constexpr int64_t kPrefetchRows = 4;  // what is read of a row lies a row apart, which no hardware prefetcher follows
 
 // n tiles of rows of w at the mask, from row i on, and columns [k, k + d): by row.
 template <class A, class T>
 void pack_rows(A* to, DenseView<const T> w, const uint8_t* bits, int64_t i, int64_t n, int64_t k, int64_t d) {
-  for (int64_t r = 0; r < n * kTileRows; ++r, to += kRowStride<A>) {
+  for (int64_t r = 0; r < n * kTileRows; ++r, to += kRowStride<true, A>) {
     if (i + r >= w.rows) {
       fill_zero(to, d);
     } else if constexpr (sizeof(T) == sizeof(A)) {
       select_row(to, w.row(i + r) + k, bits, (i + r) * w.cols + k, d);
     } else {
-      T row[kDepth];
+      T row[kDepth<true>];
       select_row(row, w.row(i + r) + k, bits, (i + r) * w.cols + k, d);
       for (int64_t c = 0; c < d; ++c) to[c] = to_acc(row[c]);
     }
@@ -115,7 +115,7 @@ Status masked_spmm_t(DenseView<T> dx, DenseView<const T> w, const uint8_t* bits,
       w.cols, dy.rows, w.rows, kColumnTiles, workspace, threads,
       [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) {
         T row[kColumnTiles * kTileRows];
-        pack_columns<kTileRows>(to, kTileStride<A>, w, i, n, k, d, [&](int64_t r, int64_t count) {
+        pack_columns<kTileRows>(to, kTileStride<false, A>, w, i, n, k, d, [&](int64_t r, int64_t count) {
           select_row(row, w.row(r) + i, bits, r * w.cols + i, count);
           return row;
         });
@@ -132,7 +132,9 @@ Status masked_sddmm(DenseView<T> dw, const uint8_t* bits, DenseView<const T> dy,
   threads = useful_threads(threads, dw.rows * dw.cols * x.rows);
   multiply<A, false>(
       dw.rows, dw.cols, x.rows, kRowTiles, workspace, threads,
-      [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) { pack_features<kTileRows>(to, kTileStride<A>, dy, i, n, k, d); },
+      [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) {
+        pack_features<kTileRows>(to, kTileStride<false, A>, dy, i, n, k, d);
+      },
       [&](A* to, int64_t j, int64_t n) {
         constexpr int64_t kStreams = 4;  // strips may lie a power of two apart: more would evict each other
         const int64_t strip = x.rows * kStripLanes<A>;
@@ -151,15 +153,15 @@ Status masked_sddmm(DenseView<T> dw, const uint8_t* bits, DenseView<const T> dy,
 
 template <class T>
 int64_t masked_spmm_workspace(DenseView<const T> w, DenseView<const T> x, Threads threads) {
-  return layout<Acc<T>>(w.rows, x.rows, w.cols, kRowTiles, threads).total;
+  return layout<Acc<T>, true>(w.rows, x.rows, w.cols, kRowTiles, threads).total;
 }
 template <class T>
 int64_t masked_spmm_t_workspace(DenseView<const T> w, DenseView<const T> dy, Threads threads) {
-  return layout<Acc<T>>(w.cols, dy.rows, w.rows, kColumnTiles, threads).total;
+  return layout<Acc<T>, false>(w.cols, dy.rows, w.rows, kColumnTiles, threads).total;
 }
 template <class T>
 int64_t masked_sddmm_workspace(DenseView<const T> dy, DenseView<const T> x, Threads threads) {
-  return layout<Acc<T>>(dy.cols, x.cols, x.rows, kRowTiles, threads).total;
+  return layout<Acc<T>, false>(dy.cols, x.cols, x.rows, kRowTiles, threads).total;
 }
 
 SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_spmm)

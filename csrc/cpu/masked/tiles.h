@@ -12,14 +12,16 @@ namespace spx::cpu::SPX_ISA::masked {
 
 // 12 sums, two loads and a broadcast fit 16 registers; AVX-512 has 32.
 constexpr int kTileRows = kVecBytes == 64 ? 12 : 6, kStripVecs = 2;
-constexpr int64_t kDepth = 384;                                     // so much of a strip, and the rows of a tile, fit L1
-constexpr int64_t kBlockBytes = 192 << 10, kGroupBytes = 96 << 10;  // of packed tiles and strips that are in L2 at a time
+// Terms at a time, measured: a tile by row takes more of them, as its rows need not be interleaved.
+template <bool kByRow>
+constexpr int64_t kDepth = kByRow ? 1024 : 512;
+constexpr int64_t kBlockBytes = 256 << 10, kGroupBytes = 64 << 10;  // of packed tiles and strips that are in L2 at a time
 
 // A line more than they need: tiles, and rows of a tile, would otherwise share the sets of a cache.
-template <class A>
-constexpr int64_t kRowStride = kDepth + 64 / sizeof(A);
-template <class A>
-constexpr int64_t kTileStride = kTileRows * kRowStride<A>;
+template <bool kByRow, class A>
+constexpr int64_t kRowStride = kDepth<kByRow> + 64 / sizeof(A);
+template <bool kByRow, class A>
+constexpr int64_t kTileStride = kTileRows * kRowStride<kByRow, A>;
 
 template <class A>
 constexpr int kStripLanes = kStripVecs * kLanes<A>;
@@ -42,7 +44,7 @@ inline void multiply_tile(Sums<A>& sums, const A* tile, const A* strip, int64_t 
     sum[i][0] = kFirst ? Vec<A>{} : sums.of[i][0];
     sum[i][1] = kFirst ? Vec<A>{} : sums.of[i][1];
   }
-  constexpr int64_t kStep = kByRow ? 1 : kTileRows, kNext = kByRow ? kRowStride<A> : 1;
+  constexpr int64_t kStep = kByRow ? 1 : kTileRows, kNext = kByRow ? kRowStride<true, A> : 1;
   for (int64_t k = 0; k < depth; ++k, tile += kStep, strip += kStripLanes<A>) {
     const Vec<A> b0 = load<A>(strip), b1 = load<A>(strip + kLanes<A>);
 #pragma GCC unroll 12
@@ -62,19 +64,27 @@ inline void multiply_tile(Sums<A>& sums, const A* tile, const A* strip, int64_t 
 struct Layout {
   int64_t strips, group, block_tiles, block, sums, thread, total;
 };
-template <class A>
+template <class A, bool kByRow>
 Layout layout(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, int threads) {
   // More threads need more of it, never less: a launcher may wake fewer than it was given.
-  const int64_t bytes = sizeof(A), tile = kTileStride<A> * bytes, strips = ceil_div(lanes, kStripLanes<A>);
+  const int64_t bytes = sizeof(A), tile = kTileStride<kByRow, A> * bytes, strips = ceil_div(lanes, kStripLanes<A>);
   Layout l;
   l.strips = align64(strips * depth * kStripLanes<A> * bytes);
-  l.group = max(1, kGroupBytes / max(1, min(depth, kDepth) * kStripLanes<A> * bytes));
+  l.group = max(1, kGroupBytes / max(1, min(depth, kDepth<kByRow>) * kStripLanes<A> * bytes));
   l.block_tiles = max(1, min(min(most_tiles, kBlockBytes / tile), ceil_div(rows, kTileRows)));
   l.block = align64(l.block_tiles * tile);
-  l.sums = l.block_tiles * (depth > kDepth ? strips : 1) * static_cast<int64_t>(sizeof(Sums<A>));
+  l.sums = l.block_tiles * (depth > kDepth<kByRow> ? strips : 1) * static_cast<int64_t>(sizeof(Sums<A>));
   l.thread = l.block + l.sums;
   l.total = l.strips + l.thread * threads;
   return l;
+}
+
+// f(tile, strip) for all of them, a group of strips after the other: it stays in L2 while the tiles pass.
+template <class F>
+inline void for_each_pair(int64_t tiles, int64_t strips, int64_t group, F f) {
+  for (int64_t first = 0; first < strips; first += group)
+    for (int64_t t = 0; t < tiles; ++t)
+      for (int64_t s = first; s < min(strips, first + group); ++s) f(t, s);
 }
 
 // pack_tiles(to, i, n, k, d): terms [k, k + d) of n tiles from row i on, kTileStride apart; at most most_tiles
@@ -83,7 +93,8 @@ Layout layout(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, in
 template <class A, bool kByRow, class PackTiles, class PackStrips, class Store>
 void multiply(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, void* memory, int threads, PackTiles pack_tiles,
               PackStrips pack_strips, Store store) {
-  const Layout l = layout<A>(rows, lanes, depth, most_tiles, threads);
+  constexpr int64_t kTerms = kDepth<kByRow>;
+  const Layout l = layout<A, kByRow>(rows, lanes, depth, most_tiles, threads);
   const int64_t strips = ceil_div(lanes, kStripLanes<A>), tiles = ceil_div(rows, kTileRows);
   A* packed = static_cast<A*>(memory);
   in_parallel(threads, [&](int64_t id, int64_t team) {
@@ -96,22 +107,18 @@ void multiply(int64_t rows, int64_t lanes, int64_t depth, int64_t most_tiles, vo
     const int64_t last = tiles * (id + 1) / team;
     for (int64_t first = tiles * id / team; first < last; first += l.block_tiles) {
       const int64_t count = min(l.block_tiles, last - first);
-      for (int64_t k = 0; k == 0 || k < depth; k += kDepth) {
-        const int64_t terms = min(kDepth, depth - k);
+      for (int64_t k = 0; k == 0 || k < depth; k += kTerms) {
+        const int64_t terms = min(kTerms, depth - k);
         pack_tiles(block, first * kTileRows, count, k, terms);
-        for (int64_t group = 0; group < strips; group += l.group) {
-          for (int64_t t = 0; t < count; ++t) {
-            for (int64_t s = group; s < min(strips, group + l.group); ++s) {
-              Sums<A>& sums = all_sums[(depth > kDepth ? s * count : 0) + t];
-              const A *tile = block + t * kTileStride<A>, *strip = packed + (s * depth + k) * kStripLanes<A>;
-              if (k == 0)
-                multiply_tile<kByRow, true>(sums, tile, strip, terms);
-              else
-                multiply_tile<kByRow, false>(sums, tile, strip, terms);
-              if (k + terms == depth) store(sums, (first + t) * kTileRows, s * kStripLanes<A>);
-            }
-          }
-        }
+        for_each_pair(count, strips, l.group, [&](int64_t t, int64_t s) {
+          Sums<A>& sums = all_sums[(depth > kTerms ? s * count : 0) + t];
+          const A *tile = block + t * kTileStride<kByRow, A>, *strip = packed + (s * depth + k) * kStripLanes<A>;
+          if (k == 0)
+            multiply_tile<kByRow, true>(sums, tile, strip, terms);
+          else
+            multiply_tile<kByRow, false>(sums, tile, strip, terms);
+          if (k + terms == depth) store(sums, (first + t) * kTileRows, s * kStripLanes<A>);
+        });
       }
     }
   });

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from ..boundary import views
+from ..boundary import checks, views
 from ..boundary.checks import check_dtype, check_entries, check_index, check_range, check_slots, check_values
 from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
+from .conversions import csr_transpose
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
 # Up to so many tokens a CPU computes the input gradient by the matrix itself: gathering its values into the transposed view's
@@ -132,6 +133,20 @@ def check_matmul_t(
     check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, col_idx=col_idx, slot=slot)
     check_slots(op, slot, weight.numel())
+    if checks.DEBUG:
+        _check_views(op, row_ptr, col_idx, col_ptr, row_idx, slot)
+
+
+def _check_views(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, *transposed: torch.Tensor) -> None:
+    """In debug mode: (col_ptr, row_idx, slot) is the transpose of (row_ptr, col_idx); either may be the one that is used."""
+    cols = transposed[0].numel() - 1
+    check_range(op, row_ptr, col_idx, cols)
+    used = int(row_ptr[-1])
+    own = csr_transpose.kernel(row_ptr, col_idx.int(), cols)
+    if not all(torch.equal(a[:size].int(), b[:size]) for a, b, size in zip(transposed, own, (None, used, used), strict=True)):
+        raise ValueError(
+            f"{op}: expected col_ptr, row_idx and slot of the same matrix as row_ptr and col_idx, got another one's"
+        )
 
 
 def multiply_t(

@@ -15,7 +15,7 @@ import torch
 from .. import panels
 from ..boundary import views
 from ..boundary.checks import check_dtype, check_values
-from ..boundary.launch import backend_of, ready, workspace
+from ..boundary.launch import Backend, backend_of, ready, workspace
 from ..boundary.library import define
 
 
@@ -50,9 +50,9 @@ def _select(panel: torch.Tensor, matrix: torch.Tensor, bits: torch.Tensor, first
     )
 
 
-def _by_torch(op: str, x: torch.Tensor) -> bool:
+def _by_torch(op: str, backend: Backend, x: torch.Tensor) -> bool:
     """Whether torch's product is used: on a GPU, and for bfloat16 on a CPU that has instructions for it."""
-    module = backend_of(op, x).module
+    module = backend.module
     return not hasattr(module, op) or (x.dtype is torch.bfloat16 and module.isa() == "v4_bf16")
 
 
@@ -90,7 +90,7 @@ def masked_spmm(
     backend = backend_of(op, x)
     check_dtype(op, backend, "x", x)
     matrix, bits = ready(weight).view(rows, x.shape[1]), bits.contiguous()
-    if _by_torch(op, x):
+    if _by_torch(op, backend, x):
         return panels.matmul(lambda panel, first: _select(panel, matrix, bits, first_row=first), rows, x, bias, relu)
     x, bias, y = ready(x), None if bias is None else ready(bias), x.new_empty(x.shape[0], rows)
     w, x_view, stream = views.matrix(matrix), views.matrix(x), backend.stream(x)
@@ -121,7 +121,7 @@ def masked_spmm_t(weight: torch.Tensor, bits: torch.Tensor, cols: int, dy: torch
     backend = backend_of(op, dy)
     check_dtype(op, backend, "dy", dy)
     matrix, bits = ready(weight).view(dy.shape[1], cols), bits.contiguous()
-    if _by_torch(op, dy):
+    if _by_torch(op, backend, dy):
         return panels.matmul_t(lambda panel, first: _select(panel, matrix, bits, first_col=first), cols, dy)
     dy, dx = ready(dy), dy.new_empty(dy.shape[0], cols)
     w, dy_view, stream = views.matrix(matrix), views.matrix(dy), backend.stream(dy)
@@ -152,7 +152,7 @@ def masked_sddmm(bits: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> torch
     backend = backend_of(op, x)
     check_dtype(op, backend, "x", x)
     dw, bits = x.new_empty(rows, cols), bits.contiguous()
-    if _by_torch(op, x):
+    if _by_torch(op, backend, x):
         for first, end in panels.bounds(rows, cols, x):
             _select(torch.mm(dy[:, first:end].t(), x, out=dw[first:end]), dw, bits, first_row=first)
         return dw.view(-1)

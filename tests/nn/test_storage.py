@@ -1,0 +1,53 @@
+"""How a new layer is stored: by layout="auto" as was measured to be faster, with the reason, and otherwise as asked for."""
+
+import pytest
+import torch
+from torch import nn
+
+from sparse_ext import SparseLinear, Sparsifier, Static, sparsify_
+from sparse_ext.ops import LAYOUTS, auto
+
+WAYS = {
+    "constructor": lambda layout, sparsity: SparseLinear(16, 8, sparsity=sparsity, layout=layout),
+    "from_dense": lambda layout, sparsity: SparseLinear.from_dense(nn.Linear(16, 8), sparsity=sparsity, layout=layout),
+    "from a mask": lambda layout, sparsity: SparseLinear.from_dense(
+        nn.Linear(16, 8), mask=torch.arange(128).view(8, 16) >= 128 * sparsity, layout=layout
+    ),
+    "sparsify_": lambda layout, sparsity: sparsify_(nn.Sequential(nn.Linear(16, 8)), sparsity, layout=layout)[0],
+}
+
+
+@pytest.fixture
+def from_60_percent(monkeypatch):
+    """Measured: sparse storage is faster from 60 % zeros on."""
+    key = (auto.device_name(torch.device("cpu")), torch.float32, auto.STORAGE)
+    monkeypatch.setattr(auto.POLICY, "table", {key: (auto.Row(16, 128, 0, 0.4),)})
+
+
+@pytest.mark.parametrize(("sparsity", "layout", "capacity"), [(0.5, "masked", 128), (0.75, "auto", 32)])
+@pytest.mark.parametrize("way", WAYS)
+def test_auto_stores_what_was_measured_to_be_faster(way, sparsity, layout, capacity, from_60_percent):
+    layer = WAYS[way]("auto", sparsity)
+    assert (layer.layout, layer.capacity, layer.nnz) == (layout, capacity, round(128 * (1 - sparsity)))
+    assert layer.layout_reason.startswith(f"{sparsity:.0%} zeros; sparse storage is faster from 60% on, as measured on cpu")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    (row,) = Sparsifier(nn.Sequential(layer), optimizer, Static(), total_steps=1).report().layers
+    assert (row.layout, row.reason) == (layout, layer.layout_reason)
+
+
+@pytest.mark.parametrize("layout", [name for name, kind in LAYOUTS.items() if kind.pattern.VARIABLE and name != "auto"])
+def test_other_layouts_are_as_asked_for(layout, from_60_percent):
+    layer = SparseLinear(16, 8, sparsity=0.5, layout=layout)
+    assert (layer.layout, layer.layout_reason) == (layout, "as asked for")
+
+
+def test_a_layer_that_changes_says_so():
+    layer = SparseLinear(16, 8, layout="2:4")
+    layer.switch_("csr")
+    assert layer.layout_reason == "changed after the layer was made"
+
+
+def test_what_is_too_large_for_full_length_stays_sparse(from_60_percent):
+    layer = SparseLinear(1 << 16, 1 << 16, sparsity=0.51, layout="auto", device="meta")
+    assert layer.layout == "auto"
+    assert layer.layout_reason.endswith("positions: too many for full length")
