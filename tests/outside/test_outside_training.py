@@ -1,11 +1,8 @@
 """A layout and a method from outside under the Sparsifier: counts, optimizer state, copies, resume, ranks, compiled code."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import children
 import pytest
 import runs
 import torch
@@ -16,21 +13,6 @@ import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
 
 pairs = pytest.mark.parametrize(("method", "layout"), runs.PAIRS)
-
-
-def child(*arguments):
-    folders = [str(Path(sx.__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, runs.__file__, *map(str, arguments)], env=env, stderr=subprocess.PIPE)
-
-
-def succeed(*processes):
-    try:
-        errors = [process.communicate(timeout=240)[1].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0 for _ in processes], "\n".join(errors)
 
 
 def matrices(layer, optimizer):
@@ -90,7 +72,7 @@ def folder(tmp_path_factory):
             torch.save(saved, folder / f"{number}-{stop}.checkpoint")
             runs.run(*things, range(stop + 1, runs.TOTAL + 1))
             torch.save(runs.everything(*things), folder / f"{number}-{stop}.expected")
-    succeed(child("resume", folder))
+    children.run((runs.__file__, "resume", folder))
     return folder
 
 
@@ -106,7 +88,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder, method, layout, stop):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    succeed(*(child("rank", number, folder) for number in (0, 1)))
+    children.run(*((runs.__file__, "rank", number, folder) for number in (0, 1)))
     return [torch.load(folder / f"{number}.masks", weights_only=True) for number in (0, 1)]
 
 

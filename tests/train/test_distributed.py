@@ -1,13 +1,12 @@
 """Two gloo processes: ranks agree on every pattern without sending it. The scenarios run in ranks.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import pytest
 import ranks
 import torch
-from training import assert_same, backward, environment, mlp
+from training import assert_same, backward, mlp
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -16,16 +15,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 def outcomes(tmp_path_factory):
     """name -> (rank 0's outcome, rank 1's)."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = [
-        subprocess.Popen([sys.executable, ranks.__file__, str(rank), str(folder)], env=environment(), stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], b"\n".join(errors).decode()
+    children.run(*((ranks.__file__, rank, folder) for rank in range(2)))
     return lambda name: tuple(torch.load(Path(folder) / f"{name}.{rank}", weights_only=True) for rank in range(2))
 
 

@@ -1,14 +1,12 @@
 """Save, new process, load: the next 100 steps are those of the uninterrupted run, bit for bit."""
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 
+import children
 import pytest
 import resume
 import torch
-from training import CHANGING, assert_same, environment, masks, run
+from training import CHANGING, assert_same, masks, run
 
 CASES = [(*how, at, "adamw") for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
 CASES += [(*how, 39, "sgd") for how in CHANGING if how[1] == "csr"]
@@ -55,7 +53,7 @@ def folder(request, tmp_path_factory):
                     expected = resume.outcome(model, optimizer, sparsifier)
                     torch.save(expected, folder / f"{method}-{layout}-{stop - resume.MORE}-{kind}.expected")
                     torch.save(masks(model), folder / f"{method}-{layout}-{stop - resume.MORE}-{kind}.later")
-    subprocess.run([sys.executable, Path(resume.__file__), folder], check=True, env=environment(), timeout=300)
+    children.run((resume.__file__, folder))
     return folder
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import ell  # noqa: F401
@@ -240,17 +238,3 @@ def dense_weight_trainer(method, optimizer="sgd", total_steps=100, **kwargs):
     model = mlp(layout="2:4", method="fst")
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps, **kwargs)
-
-
-# ---- other processes -----------------------------------------------------------------------------------------------
-
-
-def environment() -> dict[str, str]:
-    """For a child process: it imports this sparse_ext and these helpers."""
-    here = Path(__file__).parent
-    folders = [
-        str(Path(sx.__file__).parent.parent),
-        *map(str, (here, here.parent / "outside")),
-        os.environ.get("PYTHONPATH", ""),
-    ]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}

@@ -3,7 +3,7 @@
 //   dy [tokens, rows] and dx [tokens, cols] token-major; w [rows, cols] CSR
 //   work: a block of tokens is packed feature-major; the rows of w pass, and each entry adds its row's features, which stay
 //   in registers, to its column's sums. The values are read in order, where csr_spmm of the transposed view would gather
-//   them: that takes as long as the products of some hundred tokens. For more, storing the sums at each entry takes longer
+//   them: that takes as long as the products of some 30 tokens. For more, storing the sums at each entry takes longer
 //   a thread owns whole (token block, column range) pieces and each dx is summed by one thread in row order, in Acc<T>: the
 //   same bits for any thread count
 // ops/csr/kernels.py has checked shapes, dtypes and ranges.
@@ -18,17 +18,20 @@ namespace {
 
 constexpr int kMaxVecs = kVecBytes == 64 ? 2 : 4;  // registers of tokens in a block: 32 of float
 constexpr int64_t kSumBytes = 128 << 10;           // of a piece's sums, which are in L2
+constexpr int64_t kRowEntries = 64;                // in a piece, at least: finding them costs as much as some entries
 
 // Workspace, per thread: the packed block of dy, and a piece's sums.
 struct Pieces {
   int64_t block_bytes, cols, ranges, dy_block, thread, total;
 };
-Pieces pieces(int64_t rows, int64_t cols, int64_t tokens, int64_t acc_bytes, int threads) {
+template <class Index>
+Pieces pieces(const CsrPattern<Index>& pattern, int64_t tokens, int64_t acc_bytes, int threads) {
+  const int64_t rows = pattern.rows, cols = pattern.cols, row_entries = pattern.capacity / max(1, rows);
   Pieces p;
   p.block_bytes = vecs_for(tokens, acc_bytes, kMaxVecs) * kVecBytes;
   const int64_t blocks = max(1, ceil_div(tokens * acc_bytes, p.block_bytes));
-  const int64_t for_cache = ceil_div(cols * p.block_bytes, kSumBytes), for_threads = ceil_div(threads, blocks);
-  p.cols = max(1, ceil_div(cols, max(for_cache, for_threads)));
+  const int64_t for_cache = min(ceil_div(cols * p.block_bytes, kSumBytes), max(1, row_entries / kRowEntries));
+  p.cols = max(1, ceil_div(cols, max(for_cache, ceil_div(threads, blocks))));
   p.ranges = ceil_div(cols, p.cols);
   p.dy_block = align64(rows * p.block_bytes);
   p.thread = p.dy_block + align64(p.cols * p.block_bytes);
@@ -90,7 +93,7 @@ Status csr_spmm_t(DenseView<T> dx, CsrView<T, Index> w, DenseView<const T> dy, v
   if (dx.rows == 0 || dx.cols == 0) return kOk;
   const CsrPattern<Index>& pattern = w.pattern;
   threads = useful_threads(threads, (pattern.row_ptr[pattern.rows] + pattern.rows + pattern.cols) * dy.rows);
-  const Pieces p = pieces(pattern.rows, pattern.cols, dy.rows, sizeof(Acc<T>), threads);
+  const Pieces p = pieces(pattern, dy.rows, sizeof(Acc<T>), threads);
   char* memory = static_cast<char*>(workspace);
   switch (p.block_bytes / kVecBytes) {
     case 1: scatter_pieces<1>(dx, w, dy, memory, p, threads); break;
@@ -103,8 +106,7 @@ Status csr_spmm_t(DenseView<T> dx, CsrView<T, Index> w, DenseView<const T> dy, v
 template <class T, class Index>
 int64_t csr_spmm_t_workspace(CsrView<T, Index> w, DenseView<const T> dy, Threads threads) {
   int64_t most = 0;
-  for (int used = 1; used <= threads; ++used)
-    most = max(most, pieces(w.pattern.rows, w.pattern.cols, dy.rows, sizeof(Acc<T>), used).total);
+  for (int used = 1; used <= threads; ++used) most = max(most, pieces(w.pattern, dy.rows, sizeof(Acc<T>), used).total);
   return most;
 }
 
