@@ -72,7 +72,7 @@ def check_whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[L
     if kind is layer._kind:
         missing = {name: tensor for name, tensor in layer._stored().items() if name not in given}
         if missing and len(missing) < len(layer._names):  # `fitted` has checked a pattern that is all there
-            _check({**given, **missing}, prefix, layer.product, kind)
+            _check({"weight": layer.weight, **missing, **given}, prefix, layer.product, kind)
         length = layer.weight.numel()
     else:
         length = rows * cols

@@ -58,6 +58,8 @@ CORRUPT = {
     "unsorted, no weight": (without_weight(edited("col_idx", slice(0, 2), torch.tensor([3, 1]))),
                             ("ascending", "got 3 then 1")),
     "half a pattern": (without("col_idx", edited("row_ptr", 1, 4)), ("monotone", "got 4 then 3")),
+    "half a pattern, too long": (without_weight(without("row_ptr", replaced("col_idx", lambda t: torch.cat([t, t[-1:]])))),
+                                 ("6 values", r"got \(5,\)")),
     "64 bits that would wrap": (replaced("col_idx", lambda t: t.long() + 2**32), (r"below 2\^31", "got 4294967297")),
     "16-bit row_ptr": (replaced("row_ptr", lambda t: t.short()), ("int32", "got torch.int16")),
     "complex weight": (replaced("weight", lambda t: t.cfloat()), ("floating-point", "got torch.complex64")),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import UPDATES, Shape, problem, sum_dtype
 
-from sparse_ext.ops import OPS, Candidates, product
+from sparse_ext.ops import OPS, Candidates, product, reference
 from sparse_ext.ops.boundary.checks import check_pattern
 
 ROWS, COLS, NNZ = 8, 16, 37
@@ -101,12 +101,16 @@ SCORES = {
 @pytest.mark.parametrize("cuts", CUTS, ids=len)
 @pytest.mark.parametrize("kind_of_score", SCORES)
 def test_a_streamed_score_gives_the_same_pattern(kind_of_score, cuts, device, dtype, kind):
+    """As the whole score does, and its twin."""
     slow = kind == "emulated"
     p = problem(Shape(20, 33, 1, 0.2, spare=9), dtype, device)
     score = SCORES[kind_of_score](p.score)
     nnz, free = p.pattern.nnz, 20 * 33 - p.pattern.nnz
     for drop, grow in ((nnz // 3, nnz // 3), (nnz, nnz + 9), (0, 9), (nnz // 2, 0))[: 2 if slow else 4]:
         want = OPS["regrow"](p.weight, p.pattern.row_ptr, p.pattern.col_idx, 33, score, 0, drop, grow)
+        operands = (tensor.cpu() for tensor in (p.weight, p.pattern.row_ptr, p.pattern.col_idx))
+        twin = reference.regrow(*operands, 33, score.cpu(), 0, drop, grow)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(want, twin, strict=True))
         for size in (grow + 5,) if slow else (grow, grow + 5, free + 1):
             got = streamed(p, score, drop, grow, cuts, size)
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
