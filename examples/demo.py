@@ -24,8 +24,8 @@ LAYOUTS = {"csr": (csr_arms, report.csr_claims), "2:4": (nm24_arms, report.nm24_
 # Settings other than a task's own, whose run takes about ten minutes on two cores.
 SIZES = {
     "full": {"digits": {}, "chars": {}},
-    # About three minutes: the same comparison, with fewer seeds and a fifth of the steps.
-    "default": {"digits": {"seeds": 3}, "chars": {"steps": 400, "update_interval": 25, "gradient_steps": 8}},
+    # About two minutes: the same comparison, with fewer seeds and a tenth of the steps.
+    "default": {"digits": {"seeds": 3}, "chars": {"steps": 200, "update_interval": 20, "gradient_steps": 8}},
     # Under a minute: shows that all works; too short to judge by.
     "quick": {"digits": {"seeds": 2}, "chars": {"steps": 80, "update_interval": 20, "gradient_steps": 8}},
 }
