@@ -185,14 +185,18 @@ def test_a_binary_that_does_not_load_is_not_called_missing(tmp_path):
     assert "circular" not in said
 
 
-def test_import_leaves_cuda_alone():
+def test_import_leaves_cuda_and_the_compiler_alone():
+    """Loading the compiler takes as long as loading torch does."""
     code = (
-        "import torch, sparse_ext\n"
+        "import sys, torch\n"
+        "before = 'torch._dynamo' in sys.modules\n"
+        "import sparse_ext\n"
+        "print(before == ('torch._dynamo' in sys.modules))\n"
         "print(torch.cuda.is_initialized())\n"
         "print(sparse_ext.cuda_available() in (True, False))\n"
         "print(torch.cuda.is_initialized())\n"
     )
-    assert python(code) == ["False", "True", "False"]
+    assert python(code) == ["True", "False", "True", "False"]
 
 
 def test_setup_is_short_and_torch_free():

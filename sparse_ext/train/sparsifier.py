@@ -22,6 +22,7 @@ from .observation import Observation
 from .optimizer_state import check_optimizer, innermost, state_tensors
 from .report import History, Report
 from .state import VERSION, check_state, described, methods_by_name, upgraded
+from .uncompiled import uncompiled
 
 Group = list[ManagedLayer]  # the layers that one method trains
 
@@ -138,7 +139,7 @@ class Sparsifier:
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
-    @torch.compiler.disable
+    @uncompiled
     @lasting
     def step(self) -> bool:
         """Call once per training step, after `optimizer.step()`. Returns True if an update changed anything.

@@ -1,4 +1,4 @@
-"""The rest of a training system: EMA and deep copies, torch.compile, transformers, tied weights, growing room."""
+"""The rest of a training system: EMA and deep copies, transformers, tied weights, growing room."""
 
 import copy
 import math
@@ -99,34 +99,6 @@ def test_a_deep_copy_of_everything_at_once_trains_on():
     twins = copy.deepcopy(trio)
     assert run(*trio, range(9, 22)) == run(*twins, range(9, 22)) == 5
     assert_same(everything(*twins[:2]), everything(*trio[:2]))
-
-
-# ---- torch.compile -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_model_trains_as_the_eager_one_does(backend):
-    """float64: the compiler may add in another order, and that must not decide a pattern."""
-    torch._dynamo.reset()
-    eager = mlp(dtype=torch.float64)
-    twin = mlp(dtype=torch.float64)
-    compiled = torch.compile(twin, fullgraph=True, backend=backend)
-    trainers = [trainer(eager), trainer(compiled)]
-    for steps in (range(s, s + 1) for s in range(1, 14)):
-        changed = {run(*trio, steps) for trio in trainers}
-        assert len(changed) == 1
-        assert_same(masks(twin), masks(eager))
-    for key, value in everything(eager, trainers[0][1]).items():
-        torch.testing.assert_close(everything(twin, trainers[1][1])[key], value)
-    assert trainers[0][2].report().updates == 4
-
-
-def test_a_compiled_models_state_loads_into_the_plain_one():
-    plain, _, sparsifier = trainer(mlp())
-    _, _, of_compiled = trainer(torch.compile(mlp(), backend="eager"))
-    sparsifier.load_state_dict(of_compiled.state_dict())
-    of_compiled.load_state_dict(sparsifier.state_dict())
-    assert list(masks(plain)) == ["0", "2"]
 
 
 # ---- transformers and tied weights ---------------------------------------------------------------------------------

@@ -115,9 +115,9 @@ def test_first_call_of_a_thread(device, dtype):
     assert torch.equal(got, OPS["csr_sddmm"](*arguments))
 
 
-def test_same_bits_on_every_run(device, dtype):
+def test_same_bits_on_every_run(device, dtype, kind):
     """Of several tiles, clusters of blocks, and two shares of tokens."""
     (arguments,) = ARGUMENTS["csr_sddmm"](problem(Shape(264, 520, 1100, 0.1), dtype, device))
     first = OPS["csr_sddmm"](*arguments)
-    for _ in range(2):
+    for _ in range(1 if kind == "emulated" else 2):
         assert torch.equal(OPS["csr_sddmm"](*arguments), first)

@@ -62,8 +62,9 @@ def test_stages_of_smaller_devices(shape, shared_bytes, device, dtype, monkeypat
 
 
 @ON_CUDA
+@pytest.mark.only("the other types are slow tests", lambda case: case.dtype is torch.float32)
 def test_many_tiles(device, dtype):
-    """With bias and relu; the next test has no relu."""
+    """With bias and relu; the test after the next one has no relu."""
     assert_agrees("csr_spmm", ARGUMENTS["csr_spmm"](problem(MANY, dtype, device))[-1], dtype)
 
 
