@@ -253,8 +253,8 @@ INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *_DE
 # operator without a row is tested on every kind of device.
 _HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
 SAME_CODE = {
-    **dict.fromkeys(("csr_spmm", "csr_spmm_t", "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue"), _HOPPER),
-    **dict.fromkeys(("masked_select", *MASKED), _HOPPER),
+    **dict.fromkeys(("csr_spmm", "csr_spmm_t", *MASKED), _HOPPER),
+    **dict.fromkeys(("nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue", "masked_select"), (*_HOPPER, "v4_bf16")),
     "csr_sddmm": ("sm_90a_shared",),
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),
     **dict.fromkeys(("nm24_regrow", "regrow", "regrow_candidates_", "regrow_streamed"), _HOPPER + _CPU),

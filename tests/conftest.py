@@ -5,6 +5,7 @@ A CPU's AVX-512 kernels run in instructions of AVX2 where it has no others.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -90,6 +91,12 @@ def pytest_collection_modifyitems(config, items):
         kept = sampled(config, kept, [(i.path, i.originalname, operator_of(i, parameters_of(i))) for i in kept])
     config.hook.pytest_deselected(items=list(set(items) - set(kept)))
     items[:] = kept
+
+
+def pytest_collection_finish():
+    """What was loaded and collected stays to the end: the garbage collector would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def chosen_by_name(config):

@@ -36,11 +36,19 @@ void bind(Arguments&&... arguments) {
 }
 
 #define SPX_ON_CPU
+#define SPX_MULTIPLIES(f)                                        \
+  [](auto... type) {                                             \
+    if constexpr ((std::is_same_v<decltype(type), bf16> || ...)) \
+      return SPX_OF_ISA_WITH_BF16(f<decltype(type)...>);         \
+    else                                                         \
+      return SPX_OF_ISA(f<decltype(type)...>);                   \
+  }
 #define SPX_COMPUTES(f) [](auto... type) { return SPX_OF_ISA(f<decltype(type)...>); }
 #define SPX_MOVES(f) [](auto... type) { return &baseline::f<decltype(type)...>; }
 #define SPX_SINGLE(f) [] { return &baseline::f; }
 #include "python/bindings.inc"
 #undef SPX_ON_CPU
+#undef SPX_MULTIPLIES
 #undef SPX_COMPUTES
 #undef SPX_MOVES
 #undef SPX_SINGLE
@@ -73,8 +81,9 @@ void bind(Arguments&&... arguments) {
   python::bind<Device, List>(arguments...);
 }
 
-#define SPX_COMPUTES(f) [](auto... type) { return &f<decltype(type)...>; }
-#define SPX_MOVES SPX_COMPUTES
+#define SPX_MULTIPLIES(f) [](auto... type) { return &f<decltype(type)...>; }
+#define SPX_COMPUTES SPX_MULTIPLIES
+#define SPX_MOVES SPX_MULTIPLIES
 #define SPX_SINGLE(f) [] { return &f; }
 #include "python/bindings.inc"
 

@@ -238,6 +238,7 @@ cudaError_t launch(const char* kernel, unsigned grid, BlockShape block, const st
   gridDim = dim3(grid);
   blockDim = dim3(block.threads);
   m.block = block;
+  m.max_shared_bytes = max_shared_bytes();
   m.body = &body;
   prepare_stacks(m.count);
   m.failed = false;

@@ -40,6 +40,7 @@ struct Machine {
   Warp warps[kMaxThreads / kWarpSize];
   int count = 0;  // threads of a cluster
   BlockShape block;
+  int64_t max_shared_bytes = 0;
   unsigned first_block = 0;  // of the cluster
   int current = -1;          // the thread that runs
   const std::function<void()>* body = nullptr;

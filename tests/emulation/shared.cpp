@@ -39,7 +39,7 @@ int64_t max_shared_bytes() {
 SharedObject* shared_object(const void* site, int64_t count, int64_t bytes, const char* name, const char* file, int line) {
   SharedObject* object = nullptr;
   const int rank = m.threads[m.current].rank;
-  int64_t total = m.block.shared_bytes, most = std::min(kMaxStaticBytes + total, max_shared_bytes());
+  int64_t total = m.block.shared_bytes, most = std::min(kMaxStaticBytes + total, m.max_shared_bytes);
   for (SharedObject* other : objects) {
     if (other->rank != rank) continue;
     if (other->site == site) object = other;

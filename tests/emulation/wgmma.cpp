@@ -1,8 +1,8 @@
 // wgmma. See hopper.h.
 #include "cuda/device/hopper.cuh"
 
+#include <algorithm>
 #include <array>
-#include <deque>
 
 #include "machine.h"
 
@@ -14,7 +14,7 @@ using Product = std::function<void()>;
 // The products that a thread has started: committed groups, oldest first, and loose ones. fenced: a wgmma_fence has followed
 // the last access to the sums; operands_fenced: one has followed the last wait, after which registers may be written.
 struct Products {
-  std::deque<std::vector<Product>> groups;
+  std::vector<std::vector<Product>> groups;
   std::vector<Product> loose;
   bool fenced = false, operands_fenced = false;
 };
@@ -136,9 +136,7 @@ std::array<uint32_t, 4> of_quad(uint32_t word, const char* file, int line) {
 
 }  // namespace
 
-void reset_products() {
-  for (Products& thread : products) thread = {};
-}
+void reset_products() { std::fill_n(products.begin(), m.count, Products{}); }
 
 void check_products() {
   for (int t = 0; t < m.count; ++t)
@@ -198,7 +196,7 @@ void commit_products() {
 
 void wait_products(size_t groups, const char* file, int line) {
   Products& own = products[m.current];
-  for (; own.groups.size() > groups; own.groups.pop_front())
+  for (; own.groups.size() > groups; own.groups.erase(own.groups.begin()))
     for (const Product& product : own.groups.front()) product();
   if (own.groups.empty()) own.fenced = false;  // now the thread may use the sums
   own.operands_fenced = false;

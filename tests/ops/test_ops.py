@@ -147,7 +147,12 @@ INDEXED_OR_SLOW = [
 ]
 
 
-@pytest.mark.only("the emulator is slow", is_small_enough)
+def is_quick(case):
+    """Transposed, 3 x 65536 are a thousand blocks."""
+    return is_small_enough(case) and (case.op != "csr_spmm_t" or case.kind != "emulated" or case.dtype == torch.float32)
+
+
+@pytest.mark.only("the emulator is slow", is_quick)
 @pytest.mark.parametrize("shape", BEYOND_16_BITS, ids=str)
 @pytest.mark.parametrize(("op", "index"), INDEXED_OR_SLOW, ids=name_of)
 def test_agrees_with_its_twin_where_sizes_are_too_large_for_16_bits(op, index, shape, device, dtype):

@@ -157,7 +157,7 @@ int64_t csr_sddmm_workspace(CsrPattern<Index> pattern, DenseView<const T> x, Thr
   return layout(pattern.rows, pattern.cols, pattern.capacity, x.rows, sizeof(Acc<T>)).total;
 }
 
-SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_sddmm)
-SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_sddmm_workspace)
+SPX_FOR_EACH_PRODUCT_AND_INDEX(SPX_INSTANTIATE, csr_sddmm)
+SPX_FOR_EACH_PRODUCT_AND_INDEX(SPX_INSTANTIATE, csr_sddmm_workspace)
 
 }  // namespace spx::cpu::SPX_ISA::csr

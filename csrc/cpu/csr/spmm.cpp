@@ -218,7 +218,7 @@ int64_t csr_spmm_workspace(CsrView<T, Index> w, DenseView<const T> x, Threads th
   return total <= kStackBytes ? 0 : total;
 }
 
-SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_spmm)
-SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_spmm_workspace)
+SPX_FOR_EACH_PRODUCT_AND_INDEX(SPX_INSTANTIATE, csr_spmm)
+SPX_FOR_EACH_PRODUCT_AND_INDEX(SPX_INSTANTIATE, csr_spmm_workspace)
 
 }  // namespace spx::cpu::SPX_ISA::csr

@@ -110,7 +110,7 @@ int64_t csr_spmm_t_workspace(CsrView<T, Index> w, DenseView<const T> dy, Threads
   return most;
 }
 
-SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_spmm_t)
-SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_spmm_t_workspace)
+SPX_FOR_EACH_PRODUCT_AND_INDEX(SPX_INSTANTIATE, csr_spmm_t)
+SPX_FOR_EACH_PRODUCT_AND_INDEX(SPX_INSTANTIATE, csr_spmm_t_workspace)
 
 }  // namespace spx::cpu::SPX_ISA::csr

@@ -164,11 +164,11 @@ int64_t masked_sddmm_workspace(DenseView<const T> dy, DenseView<const T> x, Thre
   return layout<Acc<T>, false>(dy.cols, x.cols, x.rows, kRowTiles, threads).total;
 }
 
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_spmm)
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_spmm_t)
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_sddmm)
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_spmm_workspace)
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_spmm_t_workspace)
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, masked_sddmm_workspace)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_spmm)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_spmm_t)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_sddmm)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_spmm_workspace)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_spmm_t_workspace)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_sddmm_workspace)
 
 }  // namespace spx::cpu::SPX_ISA::masked

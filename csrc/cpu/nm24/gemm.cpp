@@ -148,7 +148,7 @@ int64_t nm24_gemm_workspace(Nm24View<const T> w, DenseView<const T> x, Threads t
   return total <= kStackBytes ? 0 : total;
 }
 
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, nm24_gemm)
-SPX_FOR_EACH_TYPE(SPX_INSTANTIATE, nm24_gemm_workspace)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, nm24_gemm)
+SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, nm24_gemm_workspace)
 
 }  // namespace spx::cpu::SPX_ISA::nm24

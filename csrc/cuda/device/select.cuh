@@ -15,12 +15,7 @@ namespace spx::cuda {
 
 constexpr int kSelectThreads = 256;
 constexpr int kCountBlocks = 528;  // four on each multiprocessor of an H200; each adds its counters to the global ones once
-#if defined(__CUDACC__)
-constexpr int kClearBlocks = 256;  // at least, where the counters are cleared: 4 MB
-#else
-constexpr int kClearBlocks = 2;  // an emulated thread takes longer to start than to clear its part
-#endif
-constexpr int kTopBits = 13;  // 32 KB of counters
+constexpr int kTopBits = 13;       // 32 KB of counters
 constexpr int kTopDigits = 1 << kTopBits;
 constexpr int kFineBits = 19;
 constexpr int kFineDigits = 1 << kFineBits;
@@ -28,6 +23,20 @@ constexpr int kSegmentBits = 9;  // a coarse counter counts a segment of fine on
 constexpr int kSegments = kFineDigits >> kSegmentBits;
 
 using Counter = unsigned long long;
+
+// Clears [begin, end) by the whole grid, which has at least kClearBlocks blocks: there are 4 MB of counters.
+#if defined(__CUDACC__)
+constexpr int kClearBlocks = 256;
+__device__ inline void clear_counters(Counter* begin, Counter* end) {
+  for (Counter* counter = begin + global_thread(); counter < end; counter += global_threads()) *counter = 0;
+}
+#else  // an emulated thread takes long to start, and strides would miss the host's caches
+constexpr int kClearBlocks = 2;
+inline void clear_counters(Counter* begin, Counter* end) {
+  const int64_t count = end - begin, id = global_thread(), threads = global_threads();
+  for (int64_t i = count * id / threads; i < count * (id + 1) / threads; ++i) begin[i] = 0;
+}
+#endif
 
 struct Selection {
   uint64_t key;     // the bits of the k-th largest key that are known
@@ -159,8 +168,8 @@ __device__ inline void end_fine(const Select& select, Digit digit) {
 
 // Between two fine passes. Every thread of the grid calls it.
 __device__ inline void clear_fine(const Select& select) {
-  for (int64_t d = global_thread(); d < kFineDigits; d += global_threads()) select.fine[d] = 0;
-  for (int64_t d = global_thread(); d < kSegments; d += global_threads()) select.coarse[d] = 0;
+  clear_counters(select.fine, select.fine + kFineDigits);
+  clear_counters(select.coarse, select.coarse + kSegments);
 }
 
 static __global__ void __launch_bounds__(kSelectThreads) select_clear_kernel(Select select) { clear_fine(select); }

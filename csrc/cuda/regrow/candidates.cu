@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                        int64_t end) {
   SPX_SHARED(unsigned, bits, kThreads);
   SPX_SHARED(int32_t, scratch, kThreads / kWarp);
-  for (auto* word = work.clear + global_thread(); word < work.clear_end; word += global_threads()) *word = 0;
+  clear_counters(work.clear, work.clear_end);
   if (global_thread() == 0) {
     const int64_t kept = *best.count;
     const int64_t items = kept + end - first - (pattern.row_ptr[end / pattern.cols] - pattern.row_ptr[first / pattern.cols]);

@@ -90,7 +90,7 @@ template <class A>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     regrow_merge_kernel(Workspace work, CsrPattern<int32_t> old, Candidates<A> best, uint64_t seed, int64_t drop,
                         int64_t grow) {
-  for (auto* word = work.clear + global_thread(); word < work.clear_end; word += global_threads()) *word = 0;
+  clear_counters(work.clear, work.clear_end);
   const int64_t nnz = old.row_ptr[old.rows], count = *best.count, lane = threadIdx.x % kWarp;
   if (global_thread() == 0) {
     const int64_t keep = nnz > drop ? nnz - drop : 0, rest = nnz - keep + count;

@@ -28,6 +28,8 @@ STAGES = (
 )
 MANY = Shape(257, 264, 8193, 0.05, skew=True)  # enough tiles for the large ones
 ON_CUDA = pytest.mark.only("on a CPU, tiles depend on the number of threads, not of tokens", lambda case: case.kind != "cpu")
+# Tiles depend on a type's size, and the emulator is slow.
+TWO_SIZES = pytest.mark.only("one type of each usual size", lambda case: case.dtype in (torch.float32, torch.bfloat16))
 # What a block can have of shared memory: an emulated device has as much as sm_90, if not told otherwise.
 SHARED_BYTES = {"sm_80": 166912, "sm_86": 101376}
 
@@ -75,6 +77,7 @@ def test_many_tiles_in_every_way(device, dtype):
 
 
 @ON_CUDA
+@TWO_SIZES
 def test_same_bits_for_any_tile_size(device, dtype):
     """A token's sums do not depend on how many others there are."""
     p = problem(MANY, dtype, device)
@@ -157,6 +160,7 @@ def test_arrow(index, device, dtype):
             assert_agrees(op, arguments, dtype)
 
 
+@TWO_SIZES
 def test_a_long_row_of_32_bit_columns(device, dtype):
     """Multiples of 1/8: of other values, sums of so many differ by more than the tolerance."""
     p = Uneven("", 33, 65537, 3, 1, {4: 20000}).problem(dtype, device)
@@ -169,6 +173,7 @@ MANY_LONG = Uneven("", 257, 136, 8193, 1, dict.fromkeys(range(31, 39), 130))  # 
 
 
 @ON_CUDA
+@TWO_SIZES
 def test_same_bits_for_any_tile_size_and_capacity(device, dtype):
     p = MANY_LONG.problem(dtype, device)
     arguments = ARGUMENTS["csr_spmm"](p)[1]
