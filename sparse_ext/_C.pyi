@@ -158,6 +158,10 @@ class _Cpu(ModuleType):
     @staticmethod
     def nm24_unpack(dense: tuple[int, int, int, int], w: tuple[int, int, int, int, int], threads: int) -> None: ...
     @staticmethod
+    def register_bytes() -> int:
+        """Bytes of a vector register of that instruction set."""
+
+    @staticmethod
     def regrow(
         out: tuple[int, int, int, bool, int, int, int],
         old: tuple[int, int, tuple[int, int, int, bool, int, int, int]],

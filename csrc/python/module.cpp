@@ -100,6 +100,7 @@ PYBIND11_MODULE(SPX_MODULE_NAME, m) {
   auto cpu = m.def_submodule("cpu", "CPU kernels; the last argument is the number of threads.");
   spx::cpu::bind_launchers(cpu);
   cpu.def("isa", &spx::cpu::isa, "The instruction set in use: baseline, v3 (AVX2), v4 (AVX-512) or v4_bf16 (and AVX512-BF16).");
+  cpu.def("register_bytes", &spx::cpu::register_bytes, "Bytes of a vector register of that instruction set.");
   cpu.def("use_isa", &spx::cpu::use_isa, "Chooses another one; False if this CPU does not have it.", py::arg("name"));
 
 #ifdef SPX_WITH_CUDA

@@ -3,6 +3,8 @@
 //   masked_spmm     rows of the tiles are rows of w, lanes are tokens, depth is cols
 //   masked_spmm_t   rows of the tiles are columns of w, lanes are tokens, depth is rows
 //   masked_sddmm    rows of the tiles are rows of w, lanes are its columns, depth is tokens
+#include <type_traits>
+
 #include "cpu/masked/mask.h"
 #include "cpu/masked/tiles.h"
 #include "cpu/simd/isa.h"
@@ -59,17 +61,23 @@ void pack_features(A* to, int64_t stride, DenseView<const T> x, int64_t i, int64
   pack_columns<kWidth>(to, stride, x, i, n, k, d, [&](int64_t token, int64_t) { return x.row(token) + i; });
 }
 
-// n strips of tokens, which are lanes, from token j on: by feature.
-template <class A, class T>
+// f(registers of a strip of so many tokens, which are lanes), a constant.
+template <class A, class F>
+auto with_strips(int64_t tokens, F f) {
+  return tokens <= kLanes<A> ? f(std::integral_constant<int, 1>{}) : f(std::integral_constant<int, kStripVecs>{});
+}
+
+// n strips of tokens from token j on: by feature.
+template <int kVecs, class A, class T>
 void pack_lanes(A* to, DenseView<const T> x, int64_t j, int64_t n) {
-  constexpr int64_t kLanesOf = kStripLanes<A>;
+  constexpr int64_t kLanesOf = kStripLanes<A, kVecs>;
   for (int64_t s = 0; s < n; ++s, j += kLanesOf, to += x.cols * kLanesOf)
-    pack_tokens<kStripLanes<A>>(to, x.row(j), x.cols, min(kLanesOf, x.rows - j), 0, x.cols);
+    pack_tokens<kStripLanes<A, kVecs>>(to, x.row(j), x.cols, min(kLanesOf, x.rows - j), 0, x.cols);
 }
 
 // y[n, r] = (bias[r] or 0) + sum of row r - i and token n - j, then relu.
-template <class T>
-void store_transposed(DenseView<T> y, Sums<Acc<T>>& sums, const T* bias, bool relu, int64_t i, int64_t j) {
+template <class T, int kVecs>
+void store_transposed(DenseView<T> y, Sums<Acc<T>, kVecs>& sums, const T* bias, bool relu, int64_t i, int64_t j) {
   using A = Acc<T>;
   const int rows = static_cast<int>(min(kTileRows, y.cols - i));
   for (int r = 0; r < rows; ++r) {
@@ -78,7 +86,7 @@ void store_transposed(DenseView<T> y, Sums<Acc<T>>& sums, const T* bias, bool re
       if (relu) sum = sum < 0 ? Vec<A>{} : sum;
     }
   }
-  const int tokens = static_cast<int>(min(kStripLanes<A>, y.rows - j));
+  const int tokens = static_cast<int>(min(kStripLanes<A, kVecs>, y.rows - j));
   if (rows == kTileRows) {
     for (int n = 0; n < tokens; ++n) {
       T* out = y.row(j + n) + i;
@@ -98,11 +106,13 @@ Status masked_spmm(DenseView<T> y, DenseView<const T> w, const uint8_t* bits, De
                    void* workspace, Threads threads) {
   using A = Acc<T>;
   threads = useful_threads(threads, w.rows * w.cols * x.rows);
-  multiply<A, true>(
-      w.rows, x.rows, w.cols, kRowTiles, workspace, threads,
-      [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) { pack_rows(to, w, bits, i, n, k, d); },
-      [&](A* to, int64_t j, int64_t n) { pack_lanes(to, x, j, n); },
-      [&](Sums<A>& sums, int64_t i, int64_t j) { store_transposed(y, sums, bias, relu, i, j); });
+  with_strips<A>(x.rows, [&](auto vecs) {
+    multiply<A, true, vecs>(
+        w.rows, x.rows, w.cols, kRowTiles, workspace, threads,
+        [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) { pack_rows(to, w, bits, i, n, k, d); },
+        [&](A* to, int64_t j, int64_t n) { pack_lanes<vecs>(to, x, j, n); },
+        [&](auto& sums, int64_t i, int64_t j) { store_transposed(y, sums, bias, relu, i, j); });
+  });
   return kOk;
 }
 
@@ -111,17 +121,19 @@ Status masked_spmm_t(DenseView<T> dx, DenseView<const T> w, const uint8_t* bits,
                      Threads threads) {
   using A = Acc<T>;
   threads = useful_threads(threads, w.rows * w.cols * dy.rows);
-  multiply<A, false>(
-      w.cols, dy.rows, w.rows, kColumnTiles, workspace, threads,
-      [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) {
-        T row[kColumnTiles * kTileRows];
-        pack_columns<kTileRows>(to, kTileStride<false, A>, w, i, n, k, d, [&](int64_t r, int64_t count) {
-          select_row(row, w.row(r) + i, bits, r * w.cols + i, count);
-          return row;
-        });
-      },
-      [&](A* to, int64_t j, int64_t n) { pack_lanes(to, dy, j, n); },
-      [&](Sums<A>& sums, int64_t i, int64_t j) { store_transposed<T>(dx, sums, nullptr, false, i, j); });
+  with_strips<A>(dy.rows, [&](auto vecs) {
+    multiply<A, false, vecs>(
+        w.cols, dy.rows, w.rows, kColumnTiles, workspace, threads,
+        [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) {
+          T row[kColumnTiles * kTileRows];
+          pack_columns<kTileRows>(to, kTileStride<false, A>, w, i, n, k, d, [&](int64_t r, int64_t count) {
+            select_row(row, w.row(r) + i, bits, r * w.cols + i, count);
+            return row;
+          });
+        },
+        [&](A* to, int64_t j, int64_t n) { pack_lanes<vecs>(to, dy, j, n); },
+        [&](auto& sums, int64_t i, int64_t j) { store_transposed<T>(dx, sums, nullptr, false, i, j); });
+  });
   return kOk;
 }
 
@@ -130,7 +142,7 @@ Status masked_sddmm(DenseView<T> dw, const uint8_t* bits, DenseView<const T> dy,
                     Threads threads) {
   using A = Acc<T>;
   threads = useful_threads(threads, dw.rows * dw.cols * x.rows);
-  multiply<A, false>(
+  multiply<A, false, kStripVecs>(
       dw.rows, dw.cols, x.rows, kRowTiles, workspace, threads,
       [&](A* to, int64_t i, int64_t n, int64_t k, int64_t d) {
         pack_features<kTileRows>(to, kTileStride<false, A>, dy, i, n, k, d);
@@ -141,7 +153,7 @@ Status masked_sddmm(DenseView<T> dw, const uint8_t* bits, DenseView<const T> dy,
         for (int64_t s = 0; s < n; s += kStreams)
           pack_features<kStripLanes<A>>(to + s * strip, strip, x, j + s * kStripLanes<A>, min(kStreams, n - s), 0, x.rows);
       },
-      [&](Sums<A>& sums, int64_t i, int64_t j) {
+      [&](auto& sums, int64_t i, int64_t j) {
         for (int64_t r = i; r < min(i + kTileRows, dw.rows); ++r) {
           T row[kStripLanes<A>];
           for (int v = 0; v < kStripVecs; ++v) store<A>(row + v * kLanes<A>, sums.of[r - i][v]);
@@ -153,15 +165,19 @@ Status masked_sddmm(DenseView<T> dw, const uint8_t* bits, DenseView<const T> dy,
 
 template <class T>
 int64_t masked_spmm_workspace(DenseView<const T> w, DenseView<const T> x, Threads threads) {
-  return layout<Acc<T>, true>(w.rows, x.rows, w.cols, kRowTiles, threads).total;
+  return with_strips<Acc<T>>(x.rows, [&](auto vecs) {
+    return layout<Acc<T>, true, vecs>(w.rows, x.rows, w.cols, kRowTiles, threads).total;
+  });
 }
 template <class T>
 int64_t masked_spmm_t_workspace(DenseView<const T> w, DenseView<const T> dy, Threads threads) {
-  return layout<Acc<T>, false>(w.cols, dy.rows, w.rows, kColumnTiles, threads).total;
+  return with_strips<Acc<T>>(dy.rows, [&](auto vecs) {
+    return layout<Acc<T>, false, vecs>(w.cols, dy.rows, w.rows, kColumnTiles, threads).total;
+  });
 }
 template <class T>
 int64_t masked_sddmm_workspace(DenseView<const T> dy, DenseView<const T> x, Threads threads) {
-  return layout<Acc<T>, false>(dy.cols, x.cols, x.rows, kRowTiles, threads).total;
+  return layout<Acc<T>, false, kStripVecs>(dy.cols, x.cols, x.rows, kRowTiles, threads).total;
 }
 
 SPX_FOR_EACH_PRODUCT(SPX_INSTANTIATE, masked_spmm)

@@ -8,6 +8,7 @@ namespace {
 
 enum Isa { kBaseline, kV3, kV4, kV4Bf16, kIsas };
 constexpr const char* kNames[] = {"baseline", "v3", "v4", "v4_bf16"};
+constexpr int kRegisterBytes[] = {16, 32, 64, 64};  // kVecBytes (vec.h) of each
 
 #if defined(SPX_LOWERED)
 constexpr bool kLowered = true;  // a binary for tests, its AVX-512 kernels in instructions of AVX2
@@ -42,6 +43,8 @@ int& chosen() {
 }  // namespace
 
 int isa_index() { return chosen(); }
+
+int register_bytes() { return kRegisterBytes[chosen()]; }
 
 const char* isa() { return kNames[chosen()]; }
 

@@ -41,6 +41,7 @@ namespace v4_bf16 {  // and AVX512-BF16; of these the products of bfloat16
 const char* isa();               // the one in use: the widest that both this binary and this CPU have, unless told otherwise
 bool use_isa(const char* name);  // false: this CPU or this binary does not have it
 int isa_index();                 // of isa() in that order
+int register_bytes();            // of a register of isa()
 
 // The launcher of the instruction set in use: SPX_OF_ISA(nm24::nm24_mvue<float>)(wt, dy, ...); of a product of bfloat16
 // SPX_OF_ISA_WITH_BF16(nm24::nm24_gemm<bf16>)(y, w, x, ...).

@@ -16,10 +16,10 @@ from ..boundary.library import define
 from .conversions import csr_transpose
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
-# Up to so many tokens a CPU computes the input gradient by the matrix itself, without gathering its values into the transposed
-# view's order: 1.1 to 5.6 times as fast with 8 tokens, 0.9 to 3.3 with 16, about the same with 32 (AVX2, 512 to 2048 squared,
-# 2 to 50 % density, one and two threads).
-FEW_TOKENS = 16
+# Where the tokens' sums fill so many registers at most, a CPU computes the input gradient by the matrix itself, without bringing
+# its values into the transposed view's order. In one register that is 1.1 to 5 times as fast, in two about as fast or faster,
+# in three slower (AVX2 and AVX-512, 512 to 2048 squared, 2 to 50 % density, one and two threads).
+FEW_REGISTERS = 2
 
 
 def count_entries(row_ptr: torch.Tensor, col_idx: torch.Tensor) -> int:
@@ -162,7 +162,8 @@ def multiply_t(
 ) -> torch.Tensor:
     """dy W of checked operands: by the transposed view or, of few tokens on a CPU, by the matrix itself."""
     backend, tokens = backend_of(op, dy), dy.shape[0]
-    if tokens > FEW_TOKENS or not hasattr(backend.module, "csr_spmm_t"):
+    has_own_way = hasattr(backend.module, "csr_spmm_t")
+    if not has_own_way or tokens * max(4, dy.itemsize) > FEW_REGISTERS * backend.module.register_bytes():
         return multiply(op, weight, col_ptr, row_idx, slot, dy, None, False)
     dtype, (rows, cols) = check_dtype(op, backend, "dy", dy), (row_ptr.numel() - 1, col_ptr.numel() - 1)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()

@@ -62,6 +62,6 @@ def test_same_bits_for_any_thread_count(op, shape, device, dtype):
 @pytest.mark.only("the type that takes the fewest entries", lambda case: case.dtype == torch.float64)
 def test_values_of_more_pages_than_a_cpu_keeps_addresses_of(device, dtype, monkeypatch):
     """From 8 MB on a transposed view reads its values by groups of columns."""
-    monkeypatch.setattr(kernels, "FEW_TOKENS", 0)
+    monkeypatch.setattr(kernels, "FEW_REGISTERS", 0)
     for arguments in ARGUMENTS["csr_spmm_t"](problem(Shape(1100, 1100, 3, 0.97), dtype, device)):
         assert_agrees("csr_spmm_t", arguments, dtype)
