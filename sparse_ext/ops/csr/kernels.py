@@ -16,9 +16,9 @@ from ..boundary.library import define
 from .conversions import csr_transpose
 
 _COLUMN_DTYPES = (torch.uint16, torch.int32)
-# Where the tokens' sums fill so many registers at most, a CPU computes the input gradient by the matrix itself, without bringing
-# its values into the transposed view's order. In one register that is 1.1 to 5 times as fast, in two about as fast or faster,
-# in three slower (AVX2 and AVX-512, 512 to 2048 squared, 2 to 50 % density, one and two threads).
+# Where the tokens' sums fill so many registers at most, a CPU computes the input gradient by the matrix itself without bringing
+# its values into the order of the transposed view. In one register that is 1.1 to 5 times as fast, in two about as fast or
+# faster, in three slower (AVX2 and AVX-512, 512 to 2048 squared, 2 to 50 % density, one and two threads).
 FEW_REGISTERS = 2
 
 
