@@ -165,15 +165,13 @@ Status masked_sddmm(DenseView<T> dw, const uint8_t* bits, DenseView<const T> dy,
 
 template <class T>
 int64_t masked_spmm_workspace(DenseView<const T> w, DenseView<const T> x, Threads threads) {
-  return with_strips<Acc<T>>(x.rows, [&](auto vecs) {
-    return layout<Acc<T>, true, vecs>(w.rows, x.rows, w.cols, kRowTiles, threads).total;
-  });
+  return with_strips<Acc<T>>(
+      x.rows, [&](auto vecs) { return layout<Acc<T>, true, vecs>(w.rows, x.rows, w.cols, kRowTiles, threads).total; });
 }
 template <class T>
 int64_t masked_spmm_t_workspace(DenseView<const T> w, DenseView<const T> dy, Threads threads) {
-  return with_strips<Acc<T>>(dy.rows, [&](auto vecs) {
-    return layout<Acc<T>, false, vecs>(w.cols, dy.rows, w.rows, kColumnTiles, threads).total;
-  });
+  return with_strips<Acc<T>>(
+      dy.rows, [&](auto vecs) { return layout<Acc<T>, false, vecs>(w.cols, dy.rows, w.rows, kColumnTiles, threads).total; });
 }
 template <class T>
 int64_t masked_sddmm_workspace(DenseView<const T> dy, DenseView<const T> x, Threads threads) {
