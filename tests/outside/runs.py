@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import children
 import ell  # noqa: F401  (registers the layout)
 import momentum
 import torch
@@ -86,7 +87,8 @@ def rank(number, folder):
         run(*things, range(1, 21), rank=number)
         found[f"{method} {layout}"] = {name: layer.mask() for name, layer in sparse_layers(things[0]).items()}
     torch.save(found, folder / f"{number}.masks")
-    dist.destroy_process_group()
+    dist.barrier()
+    children.leave()
 
 
 if __name__ == "__main__":

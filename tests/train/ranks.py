@@ -10,6 +10,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import children
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -292,7 +293,7 @@ def main(rank, folder):
             outcome = {"kind": type(error).__name__, "error": str(error), "trace": traceback.format_exc()}
         torch.save(outcome, folder / f"{name}.{rank}")
         dist.barrier()
-    dist.destroy_process_group()
+    children.leave()
 
 
 if __name__ == "__main__":
