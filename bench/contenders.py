@@ -118,7 +118,7 @@ def products(o: Operands, layer: sx.SparseLinear) -> Functions:
     kernels, operands = kernels_of(layout, product), operands_of(layout, layer.pattern)
     return {
         "forward": o.cold(lambda x, dy: kernels.forward(product, weight, rule, operands, x, o.bias, False)),
-        "input gradient": o.cold(lambda x, dy: kernels.grad_input(product, weight, rule, operands, dy)),
+        "input gradient": o.cold(lambda x, dy: kernels.grad_input(product, weight, rule, operands, dy, x.shape)),
         "weight gradient": o.cold(lambda x, dy: kernels.grad_weight(product, rule, operands, dy, x, layer.rng)),
     }
 

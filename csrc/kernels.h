@@ -8,6 +8,7 @@
 //   * a workspace has `*_workspace(...)` bytes (0: may be null), is 64-byte aligned and uninitialised
 //   * Status is 0 or a cudaError_t
 #pragma once
+#include "common/conv.h"
 #include "common/types.h"
 #include "common/views.h"
 #include "cpu/simd/isa.h"

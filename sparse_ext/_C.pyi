@@ -14,6 +14,55 @@ class _Cpu(ModuleType):
     """CPU kernels; the last argument is the number of threads."""
 
     @staticmethod
+    def csr_conv2d(
+        y: int,
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        x: int,
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def csr_conv2d_grad_weight(
+        dw: tuple[int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dy: int,
+        x: int,
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def csr_conv2d_grad_weight_workspace(
+        dw: tuple[int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        threads: int,
+    ) -> int: ...
+    @staticmethod
+    def csr_conv2d_t(
+        dx: int,
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        dy: int,
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        workspace: int,
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def csr_conv2d_t_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        threads: int,
+    ) -> int: ...
+    @staticmethod
+    def csr_conv2d_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        threads: int,
+    ) -> int: ...
+    @staticmethod
     def csr_from_mask(
         out: tuple[int, int, int, bool, int, int, int], mask: tuple[int, int, int, int], threads: int
     ) -> None: ...

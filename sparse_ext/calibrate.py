@@ -54,7 +54,7 @@ def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
         kernels, operands = LAYOUTS[layout].products[Linear], operands_of(LAYOUTS[layout], pattern)
         weight = LAYOUTS[layout].pack(matrix, pattern)
         found[f"{way} matmul"] = lambda: kernels.forward(linear, weight, None, operands, x, None, False)
-        found[f"{way} matmul_t"] = lambda: kernels.grad_input(linear, weight, None, operands, dy)
+        found[f"{way} matmul_t"] = lambda: kernels.grad_input(linear, weight, None, operands, dy, x.shape)
         found[f"{way} grad_weight"] = lambda: kernels.grad_weight(linear, None, operands, dy, x, None)
 
     for density in DENSITIES:

@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
-from .ops import CsrPattern, Linear, Nm24Pattern, Pattern, Rule, layout_named, multiply, operands_of, sampled
+from .ops import Conv2d, CsrPattern, Linear, Nm24Pattern, Pattern, Rule, layout_named, multiply, operands_of, sampled
 from .ops.regrow.kernels import regrow
 
-__all__ = ["csr_linear", "nm24_linear", "regrow", "sddmm", "spmm"]
+__all__ = ["csr_conv2d", "csr_linear", "nm24_linear", "regrow", "sddmm", "spmm"]
 
 
 def csr_linear(
@@ -45,6 +45,54 @@ def csr_linear(
         y = csr_linear(torch.randn(8, 32), weight, None, pattern)  # [8, 64]
     """
     return _linear(layout, x, weight, bias, pattern, None, activation)
+
+
+def csr_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    pattern: CsrPattern,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    activation: Literal["relu"] | None = None,
+) -> torch.Tensor:
+    """`torch.nn.functional.conv2d` with a sparse weight. On a CPU it skips the zeros; on CUDA it writes the weight out.
+
+    The convolution is direct: no column matrix (im2col) is made. Sizes are a number, or a pair of height and width.
+
+    Args:
+        x: [batch, in_channels, height, width], or one image without batch; any strides.
+        weight: [capacity], the values of W [out_channels, in_channels / groups, kernel_h, kernel_w] in CSR order, of x's dtype.
+        bias: [out_channels], of x's dtype, or None.
+        pattern: the positions of the values in W as a matrix [out_channels, in_channels / groups * kernel_h * kernel_w].
+        kernel_size, stride, padding, dilation, groups: as of `torch.nn.Conv2d`; the padding is zeros.
+        activation: "relu" or None, as in `csr_linear`.
+
+    Returns:
+        y [batch, out_channels, out_height, out_width], contiguous, of x's dtype (under autocast: of autocast's).
+
+    Raises:
+        ValueError: shapes or sizes do not fit, or devices differ.
+        TypeError: dtypes differ, or the device has no kernels for them.
+
+    Example:
+        weight = torch.randn(64, 32, 3, 3) * (torch.rand(64, 32, 3, 3) < 0.1)
+        pattern = CsrPattern.from_mask(weight.flatten(1) != 0)  # of sparse_ext.ops
+        values = weight[weight != 0].requires_grad_()
+        y = csr_conv2d(torch.randn(8, 32, 28, 28), values, None, pattern, 3, padding=1)  # [8, 64, 28, 28]
+    """
+    kernel = _pair(kernel_size)
+    channels = pattern.cols // max(1, kernel[0] * kernel[1])
+    product = Conv2d(pattern.rows, channels, kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
+    kind = layout_named("csr")
+    return multiply(kind, product, x, weight, bias, operands_of(kind, pattern), activation=activation)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
 
 
 def nm24_linear(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 inf, nan = float("inf"), float("nan")
 
 # ---- one small matrix through every operator -----------------------------------------------------------------------
@@ -11,6 +13,11 @@ inf, nan = float("inf"), float("nan")
 #        1 0 2                                   10        entries: (0,0) (0,2) (2,1), and one spare
 #   W =  0 0 0      x = dy = 1 2 3      bias  =  20
 #        0 3 0               4 5 6               30
+
+
+class Ints(tuple):
+    """A list of ints that is no tensor."""
+
 
 ROW_PTR, COL_IDX, WEIGHT = [0, 2, 2, 3], [0, 2, 1, 0], [1.0, 2.0, 3.0, 0.0]
 COL_PTR, ROW_IDX, SLOT = [0, 1, 2, 3], [0, 2, 0, 0], [0, 2, 1, 0]
@@ -25,6 +32,15 @@ DW = [17.0, 27.0, 36.0, 0.0]  # 1*1 + 4*4, 1*3 + 4*6, 3*2 + 6*5
 MASK_BITS = b"\x85\x00"  # positions 0, 2 and 7 of nine
 FULL = [1.0, 8.0, 2.0, 8.0, 8.0, 8.0, 8.0, 3.0, 8.0]  # W, and 8 outside of the mask
 DENSE_GRAD = [[17.0, 22.0, 27.0], [22.0, 29.0, 36.0], [27.0, 36.0, 45.0]]
+
+# The same W as three kernels of 1 x 3 over one row of pixels, with a zero at either end.
+WINDOW = (Ints((1, 3)), Ints((1, 1)), Ints((0, 1)), Ints((1, 1)), 1)
+C_X = [[[[1.0, 2.0, 3.0, 4.0]]]]
+C_Y = [[[[4.0, 7.0, 10.0, 3.0]], [[0.0, 0.0, 0.0, 0.0]], [[3.0, 6.0, 9.0, 12.0]]]]  # 1 * left + 2 * right; none; 3 * itself
+C_BIAS, C_Y_RELU = [-5.0, -1.0, 0.0], [[[[0.0, 2.0, 5.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]], [[3.0, 6.0, 9.0, 12.0]]]]
+C_DY = [[[[1.0, 0.0, 0.0, 2.0]], [[5.0, 5.0, 5.0, 5.0]], [[0.0, 1.0, 0.0, 0.0]]]]
+C_DX = [[[[0.0, 5.0, 2.0, 0.0]]]]  # 2*1 + 3*1, 1*2
+C_DW = [6.0, 2.0, 2.0, 0.0]  # 2*3, 1*2, 1*2
 
 # 2:4, two rows of five: the last group of each has one column, and two positions all the same.
 N = [[1.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
@@ -54,6 +70,12 @@ HAND = {
     ],
     "csr_spmm_t": [((WEIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, X), (DX,))],
     "csr_sddmm": [((ROW_PTR, COL_IDX, 3, X, X), (DW,))],
+    "csr_conv2d": [
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, C_X, None, *WINDOW), (C_Y,)),
+        ((WEIGHT, ROW_PTR, COL_IDX, 3, C_X, C_BIAS, *WINDOW, True), (C_Y_RELU,)),
+    ],
+    "csr_conv2d_t": [((WEIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, C_DY, Ints((1, 4)), *WINDOW), (C_DX,))],
+    "csr_conv2d_grad_weight": [((ROW_PTR, COL_IDX, 3, C_DY, C_X, *WINDOW), (C_DW,))],
     "densified_matmul": [
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,)),
@@ -101,6 +123,28 @@ HAND = {
         (([[3.0, 2.0]], [b"\x4c"], 4, None, 0, 2), ([b"\x49"], [-1, -1])),
     ],
 }
+
+
+def tensors(arguments, device, dtype):
+    """A row of HAND for operators."""
+
+    def made(value):
+        if isinstance(value, dict):  # a list of tensors
+            return [made(one) for one in value.values()]
+        if isinstance(value, Ints):
+            return value
+        if isinstance(value, tuple):
+            return torch.tensor(value, device=device)
+        if isinstance(value, bytes):
+            return torch.tensor(list(value), dtype=torch.uint8, device=device)
+        if not isinstance(value, list):
+            return value
+        if isinstance(value[0], bytes):
+            return torch.tensor([list(row) for row in value], dtype=torch.uint8, device=device)
+        tensor = torch.tensor(value)
+        return tensor.to(device, {torch.float32: dtype, torch.int64: torch.int32}.get(tensor.dtype, tensor.dtype))
+
+    return [made(value) for value in arguments]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import convolutions
 import torch
 
 from sparse_ext.ops import LAYOUTS, OPS, Candidates, CsrPattern, MaskedPattern, operands_of, reference
@@ -195,6 +196,7 @@ ARGUMENTS = {
     ],
     "csr_spmm_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, *p.operands[2:], p.dy)],
     "csr_sddmm": lambda p: [(p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy, p.x)],
+    **convolutions.ARGUMENTS,
     "densified_matmul": lambda p: ARGUMENTS["csr_spmm"](p),
     "densified_matmul_t": lambda p: [(p.weight, p.pattern.row_ptr, p.operands.col_idx, p.shape.cols, p.dy)],
     "densified_grad_weight": lambda p: ARGUMENTS["csr_sddmm"](p),
@@ -245,15 +247,17 @@ _DENSIFIED = ("densified_matmul", "densified_matmul_t", "densified_grad_weight")
 MASKED = ("masked_spmm", "masked_spmm_t", "masked_sddmm")
 _AUTO = ("auto_spmm", "auto_spmm_t", "auto_sddmm")
 TORCH_SUMS = (*_DENSIFIED, *_AUTO, "auto_gemm", "auto_gemm_t")  # which may be torch's own products
-SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *MASKED, *TORCH_SUMS)
+CONV = ("csr_conv2d", "csr_conv2d_t", "csr_conv2d_grad_weight")
+SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *CONV, *MASKED, *TORCH_SUMS)
 TENSOR_CORES = ("nm24_gemm", "auto_gemm", "auto_gemm_t")  # operators that CUDA has for 16-bit types only
 # Operators that read column or row indices, in either width; the others take int32 only, or no indices.
-INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *_DENSIFIED, *_AUTO)
+INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *CONV, *_DENSIFIED, *_AUTO)
 # The instruction sets for which an operator has no code of its own: there it runs the portable one, which is tested anyway. An
 # operator without a row is tested on every kind of device.
 _HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
 SAME_CODE = {
     **dict.fromkeys(("csr_spmm", "csr_spmm_t", *MASKED), _HOPPER),
+    **dict.fromkeys(CONV, ("sm_80", *_HOPPER, "v4_bf16")),  # on CUDA torch's convolution: see test_functional.py
     **dict.fromkeys(("nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue", "masked_select"), (*_HOPPER, "v4_bf16")),
     "csr_sddmm": ("sm_90a_shared",),
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),

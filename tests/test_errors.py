@@ -35,7 +35,8 @@ class Case:
         return SF.csr_linear(x, weight, bias, self.pattern, layout, activation)
 
     def grad_input(self, dy):
-        return self._kernels.grad_input(self.product, self.weight, None, operands_of(LAYOUTS["csr"], self.pattern), dy)
+        operands = operands_of(LAYOUTS["csr"], self.pattern)
+        return self._kernels.grad_input(self.product, self.weight, None, operands, dy, self.x.shape)
 
     def grad_weight(self, dy):
         return self._kernels.grad_weight(self.product, None, operands_of(LAYOUTS["csr"], self.pattern), dy, self.x, None)

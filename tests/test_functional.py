@@ -34,6 +34,37 @@ def test_csr_linear_and_its_gradients(bias, device, dtype):
     assert (weight.grad[p.pattern.nnz :] == 0).all()
 
 
+CONVOLUTIONS = {  # x without batch, kernel size, stride, padding, dilation, groups
+    "3 x 3": ((4, 9, 8), 3, 1, 1, 1, 1),
+    "strided, not square": ((6, 11, 10), (3, 2), (2, 3), (2, 0), (1, 2), 2),
+    "depthwise": ((4, 5, 5), 3, 2, 1, 1, 4),
+    "one pixel": ((4, 3, 3), 3, 1, 0, 1, 1),
+}
+
+
+@pytest.mark.only("torch's convolution, for CUDA, sums float16 as such on a CPU", lambda case: case.dtype != torch.float16)
+@pytest.mark.parametrize("batch", [0, 1, 19, None])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_csr_conv2d_and_its_gradients(case, batch, device, dtype):
+    shape, kernel, *window = CONVOLUTIONS[case]
+    generator = torch.Generator().manual_seed(0)
+    groups = window[-1]
+    kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    mask = torch.rand(8, shape[0] // groups, *kernel, generator=generator) < 0.4
+    dense = torch.randn(mask.shape, generator=generator).to(device, dtype) * mask.to(device)
+    x = torch.randn(shape if batch is None else (batch, *shape), generator=generator).to(device, dtype)
+    pattern = CsrPattern.from_mask(mask.flatten(1).to(device), int(mask.sum()) + 3)
+    x, weight, bias = leaves(x, at_pattern(dense.flatten(1), pattern), torch.randn(8, generator=generator).to(device, dtype))
+    wide = leaves(x.double(), dense.double(), bias.double())
+    y, want = SF.csr_conv2d(x, weight, bias, pattern, kernel, *window), F.conv2d(*wide, *window)
+    dy = torch.randn(want.shape, generator=generator).to(device, dtype)
+    y.backward(dy)
+    want.backward(dy.double())
+    grads = [(y, want), (x.grad, wide[0].grad), (bias.grad, wide[2].grad)]
+    for got, expected in [*grads, (weight.grad, at_pattern(wide[1].grad.flatten(1).to(dtype), pattern))]:
+        torch.testing.assert_close(got, expected.to(dtype), **TOLERANCE[dtype])
+
+
 def test_relu_in_the_product(device, dtype):
     """As torch.relu after it, to the bit: also of NaN, and in all gradients."""
     p = problem(SHAPE, dtype, device)
@@ -73,14 +104,21 @@ def gradcheck_inputs(device):
 
 
 @pytest.mark.only("of 64-bit values sm_90a has no kernels", lambda case: not case.isa.startswith("sm_90a"))
-@pytest.mark.parametrize("product", ["csr_linear", "csr_linear without bias", "csr_linear with relu", "spmm", "sddmm"])
+@pytest.mark.parametrize(
+    "product", ["csr_linear", "csr_linear without bias", "csr_linear with relu", "csr_conv2d", "spmm", "sddmm"]
+)
 def test_gradcheck(product, device):
     p, x, weight, bias, a, b = gradcheck_inputs(device)
+    images = torch.randn(2, 5, 3, 4, dtype=torch.float64, device=device)
     function, inputs = {
         "csr_linear": (lambda x, w, c: SF.csr_linear(x, w, c, p.pattern), (x, weight, bias)),
         "csr_linear without bias": (lambda x, w: SF.csr_linear(x, w, None, p.pattern), (x, weight)),
         # Products are multiples of 1/64: the bias keeps them off relu's corner.
         "csr_linear with relu": (lambda x, w, c: SF.csr_linear(x, w, c + 0.01, p.pattern, "csr", "relu"), (x, weight, bias)),
+        "csr_conv2d": (
+            lambda x, w, c: SF.csr_conv2d(x, w, c, p.pattern, (1, 2), stride=(2, 1), padding=1),
+            (*leaves(images), weight, bias),
+        ),
         "spmm": (lambda w, x: SF.spmm(w, p.pattern, x.t()), (weight, x)),
         "sddmm": (lambda a, b: SF.sddmm(p.pattern, a, b), (a, b)),
     }[product]

@@ -4,6 +4,8 @@
 //   Pattern        (row_ptr, col_idx, slot, is_16_bit, rows, cols, capacity)    is_16_bit: col_idx is uint16
 //   Csr            (values, dtype, pattern)
 //   Nm24           (values, dtype, ids, rows, cols)
+//   Convolution    (batch, groups, channels, height, width, rows, out_height, out_width, and of height and width each: kernel,
+//                  stride, padding, dilation)
 //   CandidateList  (at_entry, score, position, count, dtype, candidates)        dtype: of the scores
 // A pointer is tensor.data_ptr(), or 0 for none; a dtype is one of the codes below. ops/boundary/views.py makes them.
 //
@@ -16,6 +18,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "common/conv.h"
 #include "common/types.h"
 #include "common/views.h"
 
@@ -130,6 +133,19 @@ struct Nm24 {
   }
 };
 
+struct Convolution {
+  static constexpr auto kSignature =
+      const_name("tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int]");
+  Conv2d shape;
+
+  auto fields() {
+    return std::tie(shape.batch, shape.groups, shape.channels, shape.height, shape.width, shape.rows, shape.out_height,
+                    shape.out_width, shape.kernel_h, shape.kernel_w, shape.stride_h, shape.stride_w, shape.pad_top,
+                    shape.pad_left, shape.dilation_h, shape.dilation_w);
+  }
+  operator Conv2d() const { return shape; }
+};
+
 struct CandidateList {
   static constexpr auto kSignature = const_name("tuple[int, int, int, int, int, int]");
   Pointer at_entry, score, position, count;
@@ -200,6 +216,10 @@ struct ArgumentOf<CsrView<T, Index>> {
 template <class T>
 struct ArgumentOf<Nm24View<T>> {
   using type = Nm24;
+};
+template <>
+struct ArgumentOf<Conv2d> {
+  using type = Convolution;
 };
 template <class A>
 struct ArgumentOf<Candidates<A>> {

@@ -50,7 +50,7 @@ class ProductFunction(torch.autograd.Function):
         if y is not None:
             dy = torch.ops.aten.threshold_backward(dy, y, 0)  # as relu's own: 0 where y is not positive
         *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:10]
-        dx = kernels.grad_input(product, weight, rule, operands, dy) if needs_x else None
+        dx = kernels.grad_input(product, weight, rule, operands, dy, x.shape) if needs_x else None
         dw = db = None
         if needs_weight:
             dw = kernels.grad_weight(product, rule, operands, dy, x, ctx.rng)
@@ -106,7 +106,8 @@ def multiply(
         weight = weight if rule is not None else _cast(weight, dtype)  # kernels cast the used part of a dense weight
         bias = None if bias is None else _cast(bias, dtype)  # or it would promote the output again
     lead = None
-    if x.dim() != 2 or x.shape[1] != product.cols:
+    dims, features = product.takes
+    if x.dim() != dims or x.shape[1] != features:
         x, lead = product.batched(_name(layout, product), x)
     if rule is None and x.dtype is not weight.dtype:
         raise TypeError(f"{_name(layout, product)}: expected x of dtype {weight.dtype} (as the weight), got {x.dtype}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.grad import conv2d_weight
 
 from .rule import Rule
 
@@ -24,6 +25,11 @@ class Linear(NamedTuple):
     def name(self) -> str:
         """As in error messages: "csr_linear"."""
         return "linear"
+
+    @property
+    def takes(self) -> tuple[int, int]:
+        """Of x, as kernels take it: the number of dimensions, and the size of the second one."""
+        return 2, self.cols
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -71,15 +77,114 @@ class Linear(NamedTuple):
             yield rows, tile
 
 
-Product = Linear  # the union of all products
+class Conv2d(NamedTuple):
+    """y = `torch.nn.functional.conv2d`(x, W) + bias of x [batch, groups * channels, height, width] with zeros around it.
+
+    W [rows, channels, kernel_h, kernel_w] is a matrix [rows, cols] whose columns are (channel, ky, kx). Pairs are of height and
+    width.
+    """
+
+    rows: int
+    channels: int  # of a group
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def name(self) -> str:
+        return "conv2d"
+
+    @property
+    def cols(self) -> int:
+        return self.channels * self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def takes(self) -> tuple[int, int]:
+        """As of `Linear`."""
+        return 4, self.groups * self.channels
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the dense weight."""
+        return (self.rows, self.channels, *self.kernel_size)
+
+    @property
+    def window(self) -> tuple[Any, ...]:
+        """As operators take it: kernel size, stride, padding, dilation and groups."""
+        return self[2:]
+
+    def check(self, op: str) -> None:
+        """ValueError unless there is such a convolution."""
+        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            pair = getattr(self, name)
+            if len(pair) != 2 or min(pair) < least:
+                raise ValueError(f"{op}: expected {name} to be two numbers of at least {least}, got {tuple(pair)}")
+        if self.groups < 1 or self.rows % self.groups:
+            raise ValueError(f"{op}: expected groups to divide the {self.rows} output channels, got {self.groups}")
+
+    def out_size(self, op: str, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of y; ValueError where the kernel is larger than x with its padding."""
+        padded = [size + 2 * padding for size, padding in zip((height, width), self.padding, strict=True)]
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        if padded[0] < reach[0] or padded[1] < reach[1]:
+            raise ValueError(
+                f"{op}: expected x of at least {reach[0]} x {reach[1]} pixels with its padding (as the kernel), "
+                f"got {padded[0]} x {padded[1]}"
+            )
+        return (padded[0] - reach[0]) // self.stride[0] + 1, (padded[1] - reach[1]) // self.stride[1] + 1
+
+    def batched(self, op: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
+        """An image without a batch dimension as a batch of one, and the leading dimensions: none; ValueError for all else."""
+        channels = self.groups * self.channels
+        if x.dim() != 3 or x.shape[0] != channels:
+            raise ValueError(
+                f"{op}: expected x [batch, {channels}, height, width], or one image without batch, got {tuple(x.shape)}"
+            )
+        return x[None], x.shape[:0]
+
+    def unbatched(self, y: torch.Tensor, lead: torch.Size) -> torch.Tensor:
+        """y as x was."""
+        return y[0]
+
+    def grad_bias(self, dy: torch.Tensor) -> torch.Tensor:
+        """[rows] of dy [batch, rows, out_height, out_width]."""
+        return dy.sum((0, 2, 3))
+
+    def dense_grad(self, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The dense weight gradient, [rows, cols]."""
+        shape, how = self.weight_shape, (self.stride, self.padding, self.dilation, self.groups)
+        return conv2d_weight(x, shape, dy, *how).view(self.rows, self.cols)
+
+    def dense_grad_tiles(
+        self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype
+    ) -> Iterator[tuple[range, torch.Tensor]]:
+        """As of `Linear`: rows of one group, or of whole groups, are a tile."""
+        if not pairs or not self.rows:
+            return
+        step, per_group = tile_rows(pairs[0][1].device, self.cols), self.rows // self.groups
+        whole = max(1, step // per_group)
+        for group in range(0, self.groups, whole):
+            groups = min(whole, self.groups - group)
+            channels = slice(group * self.channels, (group + groups) * self.channels)
+            end = (group + groups) * per_group
+            for first in range(group * per_group, end, max(step, 1) if groups == 1 else end):
+                rows = range(first, min(first + step, end) if groups == 1 else end)
+                part = self._replace(rows=len(rows), groups=groups)
+                grads = [part.dense_grad(dy[:, rows.start : rows.stop].to(dtype), x[:, channels].to(dtype)) for dy, x in pairs]
+                yield rows, sum(grads[1:], grads[0])
+
+
+Product = Linear | Conv2d  # all products
 
 
 class Kernels(ABC):
     """One layout's kernels for one product: the forward pass and both gradients.
 
     weight is 1-D. Without a `rule` it is packed, [capacity], and of x's dtype. With one it is dense, [rows * cols], and
-    products use the pattern's part of it, cast to x's dtype. operands is the layout's NamedTuple. x has been checked to have
-    `cols` columns. The functions are called inside an autograd function, which `torch.compile` may trace.
+    products use the pattern's part of it, cast to x's dtype. operands is the layout's NamedTuple. x is as the
+    product takes it. The functions are called inside an autograd function, which `torch.compile` may trace.
     """
 
     @staticmethod
@@ -93,12 +198,14 @@ class Kernels(ABC):
         bias: torch.Tensor | None,
         relu: bool,
     ) -> torch.Tensor:
-        """y [tokens, rows] of x [tokens, cols]; then relu, if `relu`."""
+        """y, for a linear product [tokens, rows] of x [tokens, cols]; then relu, if `relu`."""
 
     @staticmethod
     @abstractmethod
-    def grad_input(product: Any, weight: torch.Tensor, rule: Rule | None, operands: Any, dy: torch.Tensor) -> torch.Tensor:
-        """dx [tokens, cols]."""
+    def grad_input(
+        product: Any, weight: torch.Tensor, rule: Rule | None, operands: Any, dy: torch.Tensor, shape: torch.Size
+    ) -> torch.Tensor:
+        """dx, of this shape."""
 
     @staticmethod
     @abstractmethod

@@ -24,7 +24,7 @@ LAUNCHED = (
     "csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose",
     "densified_matmul", "densified_matmul_t", "densified_grad_weight", "regrow", "regrow_candidates_", "regrow_streamed",
     "nm24_prune", "nm24_pack", "nm24_unpack", "nm24_gemm", "nm24_mvue", "nm24_regrow",
-    "masked_select", "masked_spmm", "masked_spmm_t", "masked_sddmm",
+    "masked_select", "masked_spmm", "masked_spmm_t", "masked_sddmm", "csr_conv2d", "csr_conv2d_t", "csr_conv2d_grad_weight",
 )  # fmt: skip
 SIZES = ("cols", "rows", "capacity")  # these decide how much memory a result takes
 EXACT = {"rtol": 0, "atol": 0}
@@ -73,4 +73,7 @@ def changed(choices: Choices, name: str, value):
     if isinstance(value, int):
         number = choices.of((choices.of(NUMBERS), value - 1, value + 1))
         return number if name not in SIZES else max(-(2**31), min(number, 65537))
+    if isinstance(value, tuple):  # sizes: a larger padding would take much memory
+        place = choices.below(len(value))
+        return (*value[:place], value[place] + choices.of((1, -1, 3)), *value[place + 1 :])
     return choices.of((None, "", "largest", "transposable")) if value is None or isinstance(value, str) else value

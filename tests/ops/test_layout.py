@@ -20,7 +20,7 @@ def products(layout, pattern, weight, rule, p):
         "forward": kernels.forward(product, weight, rule, operands, p.x, None, False),
         "forward with bias": kernels.forward(product, weight, rule, operands, p.x, p.bias, False),
         "forward with relu": kernels.forward(product, weight, rule, operands, p.x, p.bias, True),
-        "grad_input": kernels.grad_input(product, weight, rule, operands, p.dy),
+        "grad_input": kernels.grad_input(product, weight, rule, operands, p.dy, p.x.shape),
         "grad_weight": kernels.grad_weight(product, rule, operands, p.dy, p.x, None),
     }
 

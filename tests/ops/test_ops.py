@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from by_hand import HAND, REGROW
+from by_hand import HAND, REGROW, tensors
 from cases import (
     ARGUMENTS,
     BEYOND_16_BITS,
@@ -61,24 +61,6 @@ def assert_agrees(op, arguments, dtype, threads=1):
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
-
-
-def tensors(arguments, device, dtype):
-    def made(value):
-        if isinstance(value, dict):  # a list of tensors
-            return [made(one) for one in value.values()]
-        if isinstance(value, tuple):
-            return torch.tensor(value, device=device)
-        if isinstance(value, bytes):
-            return torch.tensor(list(value), dtype=torch.uint8, device=device)
-        if not isinstance(value, list):
-            return value
-        if isinstance(value[0], bytes):
-            return torch.tensor([list(row) for row in value], dtype=torch.uint8, device=device)
-        tensor = torch.tensor(value)
-        return tensor.to(device, {torch.float32: dtype, torch.int64: torch.int32}.get(tensor.dtype, tensor.dtype))
-
-    return [made(value) for value in arguments]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -272,7 +254,7 @@ def test_a_token_keeps_its_nan(device, dtype):
             assert OPS[op](*arguments)[others].isfinite().all()
 
 
-@pytest.mark.parametrize("op", ["csr_spmm", "csr_spmm_t", "csr_unpack", "regrow"])
+@pytest.mark.parametrize("op", ["csr_spmm", "csr_spmm_t", "csr_conv2d", "csr_conv2d_t", "csr_unpack", "regrow"])
 def test_unused_entries_are_not_read(op, device, dtype):
     p = problem(MEDIUM, dtype, device)
     clean = [call(OPS[op], arguments)[0] for arguments in ARGUMENTS[op](p)]

@@ -1,11 +1,11 @@
-"""`Linear`: shapes, and the dense weight gradient, whole and in tiles."""
+"""`Linear` and `Conv2d`: shapes, and the dense weight gradient, whole and in tiles."""
 
 import pytest
 import torch
 from by_hand import DENSE_GRAD, X
 from cases import SMALL, THREADED, TOLERANCE, Shape, problem, sum_dtype
 
-from sparse_ext.ops import Linear, product
+from sparse_ext.ops import Conv2d, Linear, product
 
 OPERATOR = "observe_dense_grad_"  # one code for many kinds of devices, as all that is called here
 
@@ -69,3 +69,21 @@ def test_leading_dimensions_and_back(lead):
 def test_another_number_of_columns_raises(shape):
     with pytest.raises(ValueError, match=r"op: expected x with 5 columns \(weight has 5 input features\), got shape \("):
         Linear(2, 5).batched("op", torch.zeros(shape))
+
+
+@pytest.mark.parametrize("positions", [1, 60, 200, 1 << 20])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_tiles_of_a_convolution_make_up_the_gradient(groups, positions, monkeypatch):
+    """Of one row and more, of one group and of several."""
+    monkeypatch.setitem(product.TILE, "cpu", positions)
+    conv = Conv2d(12, 6 // groups, (3, 2), (2, 1), (1, 0), (1, 2), groups)
+    weight, x = torch.zeros(conv.weight_shape, dtype=torch.float64, requires_grad=True), torch.randn(5, 6, 7, 6).double()
+    y = torch.nn.functional.conv2d(x, weight, None, *conv.window[1:])
+    assert tuple(y.shape[2:]) == conv.out_size("conv", 7, 6)
+    dy = torch.randn(y.shape).double()
+    y.backward(dy)
+    expected = weight.grad.view(conv.rows, conv.cols)
+    torch.testing.assert_close(conv.dense_grad(dy, x), expected, **TOLERANCE[torch.float64])
+    pairs = [(dy[:2], x[:2]), (dy[2:], x[2:]), (dy[:0], x[:0])]
+    torch.testing.assert_close(tiles(conv, pairs, torch.float64), expected, **TOLERANCE[torch.float64])
+    assert torch.equal(conv.grad_bias(dy), dy.sum((0, 2, 3)))

@@ -79,7 +79,7 @@ class EllLinear(Kernels):
         return y.relu_() if relu else y
 
     @staticmethod
-    def grad_input(product, weight, rule, operands, dy):
+    def grad_input(product, weight, rule, operands, dy, shape):
         values, (columns, slot, begin) = _values(product, weight, rule, operands, dy.dtype), operands
         row = slot // max(1, columns.shape[1])
         dx = F.embedding_bag(row, dy.t().contiguous(), begin, mode="sum", per_sample_weights=values[slot])

@@ -4,6 +4,7 @@
 // the products of bfloat16 alone, and for everything else runs AVX-512's code. Kernels that move or select are compiled once,
 // in `baseline`: on them a wider instruction set gains nothing.
 #pragma once
+#include "common/conv.h"
 #include "common/types.h"
 #include "common/views.h"
 

@@ -5,6 +5,9 @@ A pointer is 0 where there is no tensor. The tensors are contiguous, aligned and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from .launch import DTYPES
@@ -41,3 +44,11 @@ def csr(values: torch.Tensor, where: Pattern) -> Csr:
 def nm24(values: torch.Tensor, ids: torch.Tensor, rows: int, cols: int) -> Nm24:
     """A 2:4 matrix."""
     return values.data_ptr(), DTYPES[values.dtype], ids.data_ptr(), rows, cols
+
+
+def conv2d(product: Any, batch: int, height: int, width: int, out: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of a convolution (csrc/common/conv.h) of images of this size, and of results of the size `out`."""
+    return (
+        batch, product.groups, product.channels, height, width, product.rows, *out,
+        *product.kernel_size, *product.stride, *product.padding, *product.dilation,
+    )  # fmt: skip

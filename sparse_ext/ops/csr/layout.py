@@ -10,9 +10,9 @@ from torch.autograd.function import once_differentiable
 from ..auto import POLICY, Choice
 from ..boundary.checks import MOST
 from ..layout import Layout, check_matrix, operands_of
-from ..product import Kernels, Linear
+from ..product import Conv2d, Kernels, Linear, Product
 from ..rule import Rule
-from . import auto, conversions, kernels
+from . import auto, conv, conversions, kernels
 from .pattern import CsrPattern
 
 # Up to this many columns an index fits 16 bits, and kernels read half as many index bytes.
@@ -54,7 +54,7 @@ class CsrLinear(Kernels):
 
     @staticmethod
     def grad_input(
-        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
         if rule is not None:
             weight = _packed(product, weight, operands, dy.dtype)
@@ -74,7 +74,46 @@ class CsrLinear(Kernels):
         return kernels.csr_sddmm.call(operands.row_ptr, operands.col_idx, product.cols, dy, x)
 
 
-def _packed(product: Linear, weight: torch.Tensor, operands: CsrOperands, dtype: torch.dtype) -> torch.Tensor:
+class CsrConv2d(Kernels):
+    """By `csr_conv2d`."""
+
+    @staticmethod
+    def forward(
+        product: Conv2d,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: CsrOperands,
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        relu: bool,
+    ) -> torch.Tensor:
+        if rule is not None:
+            weight = _packed(product, weight, operands, x.dtype)
+        return conv.csr_conv2d.call(weight, *operands[:2], product.cols, x, bias, *product.window, relu)
+
+    @staticmethod
+    def grad_input(
+        product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
+    ) -> torch.Tensor:
+        if rule is not None:
+            weight = _packed(product, weight, operands, dy.dtype)
+        return conv.csr_conv2d_t.call(weight, *operands, dy, shape[2:], *product.window)
+
+    @staticmethod
+    def grad_weight(
+        product: Conv2d,
+        rule: Rule | None,
+        operands: CsrOperands,
+        dy: torch.Tensor,
+        x: torch.Tensor,
+        rng: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if rule is not None:
+            return product.dense_grad(dy, x).view(-1)
+        return conv.csr_conv2d_grad_weight.call(*operands[:2], product.cols, dy, x, *product.window)
+
+
+def _packed(product: Product, weight: torch.Tensor, operands: CsrOperands, dtype: torch.dtype) -> torch.Tensor:
     """The part of a dense weight that products take."""
     dense = weight.view(product.rows, product.cols).to(dtype)
     return conversions.csr_pack.call(dense, operands.row_ptr, operands.col_idx)
@@ -87,7 +126,7 @@ class Csr(Layout):
     stem = "csr"
     pattern = CsrPattern
     operands = CsrOperands
-    products = {Linear: CsrLinear}  # noqa: RUF012
+    products = {Linear: CsrLinear, Conv2d: CsrConv2d}  # noqa: RUF012
 
     @staticmethod
     def allocate(pattern: CsrPattern) -> CsrOperands:
@@ -149,10 +188,10 @@ class AutoLinear(CsrLinear):
 
     @staticmethod
     def grad_input(
-        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
         if rule is not None:
-            return CsrLinear.grad_input(product, weight, rule, operands, dy)
+            return CsrLinear.grad_input(product, weight, rule, operands, dy, shape)
         return auto.auto_spmm_t.call(weight, *operands, dy)
 
     @staticmethod
@@ -201,7 +240,7 @@ class SampledFunction(torch.autograd.Function):
         product, operands = ctx.product, CsrOperands(*saved)
         _, needs_a, needs_b, *_ = ctx.needs_input_grad
         da = CsrLinear.forward(product, dv, None, operands, b, None, False) if needs_a else None
-        db = CsrLinear.grad_input(product, dv, None, operands, a) if needs_b else None
+        db = CsrLinear.grad_input(product, dv, None, operands, a, b.shape) if needs_b else None
         return None, da, db, *(None for _ in saved)
 
 

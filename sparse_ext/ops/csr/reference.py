@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 
 
 def entries(row_ptr: torch.Tensor, col_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,6 +51,55 @@ def csr_sddmm(row_ptr, col_idx, cols, dy, x):
     dtype = sum_dtype(x.dtype)
     rows, columns = entries(row_ptr, col_idx)
     dw = (dy[:, rows].to(dtype) * x[:, columns].to(dtype)).sum(0)
+    return padded(dw.to(x.dtype), col_idx.numel())
+
+
+def _out_size(size, kernel_size, stride, padding, dilation, groups):
+    numbers = zip(size, kernel_size, stride, padding, dilation, strict=True)
+    return [(length + 2 * pad - d * (kernel - 1) - 1) // step + 1 for length, kernel, step, pad, d in numbers]
+
+
+def _group_of(rows, row_count, groups):
+    return torch.div(rows * groups, row_count, rounding_mode="floor")
+
+
+def _met(x, rows, columns, row_count, kernel_size, stride, padding, dilation, groups):
+    """What each entry meets in x, which has zeros around it: [batch, entries, pixels]."""
+    if not x.numel():
+        pixels = math.prod(_out_size(x.shape[2:], kernel_size, stride, padding, dilation, groups))
+        return x.new_zeros((x.shape[0], rows.numel(), pixels))
+    unfolded = F.unfold(x, kernel_size, dilation, padding, stride)
+    return unfolded[:, _group_of(rows, row_count, groups) * (unfolded.shape[1] // groups) + columns]
+
+
+def csr_conv2d(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, padding, dilation, groups, relu=False):
+    """Entry by entry: what no entry meets, Inf and NaN too, reaches no output."""
+    window = kernel_size, stride, padding, dilation, groups
+    dtype, row_count = sum_dtype(x.dtype), row_ptr.numel() - 1
+    rows, columns = entries(row_ptr, col_idx)
+    met = _met(x.to(dtype), rows, columns, row_count, *window)
+    y = met.new_zeros((x.shape[0], row_count, met.shape[2])).index_add_(1, rows, met * weight[: rows.numel(), None].to(dtype))
+    y = y if bias is None else y + bias[:, None].to(dtype)
+    return (y.relu() if relu else y).to(x.dtype).view(x.shape[0], row_count, *_out_size(x.shape[2:], *window))
+
+
+def csr_conv2d_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, kernel_size, stride, padding, dilation, groups):
+    dtype, row_count, cols = sum_dtype(dy.dtype), row_ptr.numel() - 1, col_ptr.numel() - 1
+    rows, columns = entries(row_ptr, col_idx)
+    met = dy.to(dtype).flatten(2)
+    unfolded = met.new_zeros((dy.shape[0], groups * cols, met.shape[2]))
+    terms = met[:, rows] * weight[: rows.numel(), None].to(dtype)
+    unfolded.index_add_(1, _group_of(rows, row_count, groups) * cols + columns, terms)
+    if not unfolded.numel():
+        return dy.new_zeros((dy.shape[0], groups * cols // math.prod(kernel_size), *size))
+    return F.fold(unfolded, size, kernel_size, dilation, padding, stride).to(dy.dtype)
+
+
+def csr_conv2d_grad_weight(row_ptr, col_idx, cols, dy, x, *window):
+    dtype = sum_dtype(x.dtype)
+    rows, columns = entries(row_ptr, col_idx)
+    met = _met(x.to(dtype), rows, columns, row_ptr.numel() - 1, *window)
+    dw = (dy.to(dtype).flatten(2)[:, rows] * met).sum((0, 2))
     return padded(dw.to(x.dtype), col_idx.numel())
 
 

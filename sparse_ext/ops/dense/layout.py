@@ -34,7 +34,7 @@ class DenseLinear(Kernels):
 
     @staticmethod
     def grad_input(
-        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: DenseOperands, dy: torch.Tensor
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: DenseOperands, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
         return dy @ weight.view(product.rows, product.cols)
 

@@ -44,7 +44,7 @@ class MaskedLinear(Kernels):
 
     @staticmethod
     def grad_input(
-        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: MaskedOperands, dy: torch.Tensor
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: MaskedOperands, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
         if rule is not None:
             weight = weight.to(dy.dtype)

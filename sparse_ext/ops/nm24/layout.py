@@ -47,7 +47,7 @@ class Nm24Linear(Kernels):
 
     @staticmethod
     def grad_input(
-        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dy: torch.Tensor
+        product: Linear, weight: torch.Tensor, rule: Rule | None, operands: Nm24Operands, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
         if rule is not None and rule.name == "transposable":
             return auto.auto_gemm_t.call(weight.view(product.rows, product.cols), operands.ids, dy)

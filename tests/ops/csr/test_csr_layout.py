@@ -33,7 +33,7 @@ def test_by_hand(layout, device, dtype):
     assert weight.tolist() == WEIGHT
     assert LAYOUTS[layout].unpack(weight, pattern).tolist() == W
     assert linear.forward(product, weight, None, operands, x, bias, False).tolist() == Y_BIAS
-    assert linear.grad_input(product, weight, None, operands, x).tolist() == DX
+    assert linear.grad_input(product, weight, None, operands, x, x.shape).tolist() == DX
     assert linear.grad_weight(product, None, operands, x, x, None).tolist() == DW
 
 
@@ -51,7 +51,7 @@ def test_column_width_follows_the_matrix(layout, cols, device):
     x[0, -1] = 3.0
     weight = torch.full((1,), 2.0, device=device)
     assert linear.forward(product, weight, None, operands, x, None, False).tolist() == [[6.0]]
-    assert linear.grad_input(product, weight, None, operands, x[:, -1:])[0, -1] == 6.0
+    assert linear.grad_input(product, weight, None, operands, x[:, -1:], x.shape)[0, -1] == 6.0
     assert linear.grad_weight(product, None, operands, x[:, -1:], x, None).tolist() == [9.0]
 
 
@@ -75,7 +75,7 @@ def test_auto_really_multiplies_densely(all_dense):
     linear, product, operands = kernels("auto", p.pattern)
     flops = {
         "forward": count_flops(lambda: linear.forward(product, p.weight, None, operands, p.x, p.bias, False)),
-        "grad_input": count_flops(lambda: linear.grad_input(product, p.weight, None, operands, p.dy)),
+        "grad_input": count_flops(lambda: linear.grad_input(product, p.weight, None, operands, p.dy, p.x.shape)),
         "grad_weight": count_flops(lambda: linear.grad_weight(product, None, operands, p.dy, p.x, None)),
     }
     assert flops == dict.fromkeys(flops, 2 * 12 * 20 * 5)
@@ -96,7 +96,7 @@ def test_auto_asks_the_table_for_each_product(monkeypatch):
     p = problem(Shape(12, 20, 5, 0.3, spare=3))
     linear, product, operands = kernels("auto", p.pattern)
     linear.forward(product, p.weight, None, operands, p.x, None, False)
-    linear.grad_input(product, p.weight, None, operands, p.dy)
+    linear.grad_input(product, p.weight, None, operands, p.dy, p.x.shape)
     linear.grad_weight(product, None, operands, p.dy, p.x, None)
     assert [(name, rows, cols, entries) for name, _, rows, cols, entries in asked] == [
         (name, 12, 20, p.pattern.nnz) for name in ("matmul", "matmul_t", "grad_weight")

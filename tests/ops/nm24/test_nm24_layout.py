@@ -157,7 +157,7 @@ def test_which_products_are_sparse(rule, grad_input, monkeypatch):
     weight, rng = p.dense.view(-1), torch.zeros(2, dtype=torch.int64)
     flops = {
         "forward": count_flops(lambda: linear.forward(product, weight, Rule(rule), operands, p.x, None, False)),
-        "grad_input": count_flops(lambda: linear.grad_input(product, weight, Rule(rule), operands, p.dy)),
+        "grad_input": count_flops(lambda: linear.grad_input(product, weight, Rule(rule), operands, p.dy, p.x.shape)),
         "grad_weight": count_flops(lambda: linear.grad_weight(product, Rule(rule), operands, p.dy, p.x, None)),
         "sampled": count_flops(lambda: linear.grad_weight(product, Rule(rule), operands, p.dy, p.x, rng)),
     }

@@ -1,0 +1,230 @@
+"""Convolutions with a CSR weight as torch operators (`torch.ops.sparse_ext.csr_conv2d*`), directly: no column matrix is made.
+
+A CPU has kernels of its own. Elsewhere the weight is written out and torch convolves with it, zeros and all.
+
+Shapes in this file: weight [capacity] holds the values of a matrix [rows, channels * kernel_h * kernel_w], whose column
+(c * kernel_h + ky) * kernel_w + kx belongs to channel c of the row's group; x [batch, groups * channels, height, width]; y, dy
+[batch, rows, out_height, out_width]. Padding is zeros. Wrong shapes raise ValueError, wrong dtypes TypeError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from ..boundary import views
+from ..boundary.checks import MOST, check_dtype, check_entries, check_index, check_range, check_slots, check_values
+from ..boundary.launch import Backend, backend_of, ready, workspace
+from ..boundary.library import define
+from ..product import Conv2d
+from . import conversions
+from .kernels import count_entries
+
+Sizes = Sequence[int]
+
+_KERNEL = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int groups"
+
+
+def _pair(sizes: Sizes) -> tuple[int, int]:
+    return sizes[0], sizes[1]
+
+
+def _product(op: str, rows: int, cols: int, kernel_size: Sizes, *others: Any) -> Conv2d:
+    """The convolution of a weight [rows, cols], of stride, padding, dilation and groups; ValueError if there is none such."""
+    stride, padding, dilation, groups = others
+    taps = kernel_size[0] * kernel_size[1]
+    channels = cols // taps if taps else 0
+    product = Conv2d(rows, channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), groups)
+    product.check(op)
+    if product.cols != cols:
+        raise ValueError(f"{op}: expected a weight with a multiple of {taps} columns (kernel {tuple(kernel_size)}), got {cols}")
+    return product
+
+
+def _check_images(op: str, name: str, images: torch.Tensor, channels: int, size: Sizes | None = None) -> None:
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise ValueError(f"{op}: expected {name} [batch, {channels}, height, width], got shape {tuple(images.shape)}")
+    if size is not None and tuple(images.shape[2:]) != tuple(size):
+        raise ValueError(f"{op}: expected {name} of {size[0]} x {size[1]} pixels, got {images.shape[2]} x {images.shape[3]}")
+
+
+def _check_count(op: str, product: Conv2d, height: int, width: int) -> None:
+    """Kernels count the pixels of an image, its padding included, with 32 bits."""
+    pixels = (height + 2 * product.padding[0]) * (width + 2 * product.padding[1])
+    largest = max(product.groups * product.channels * pixels, product.rows * pixels)
+    if largest > MOST:
+        raise ValueError(f"{op}: expected at most {MOST} elements in an image with its padding, got {largest}")
+
+
+def _by_torch(backend: Backend) -> bool:
+    return not hasattr(backend.module, "csr_conv2d")
+
+
+def _dense(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, product: Conv2d) -> torch.Tensor:
+    return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.weight_shape)
+
+
+def _convolutions(product: Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+    return product.stride, product.padding, product.dilation, product.groups
+
+
+def _flops(row_ptr: torch.Tensor, col_idx: torch.Tensor, dy: torch.Tensor) -> int:
+    return int(2 * count_entries(row_ptr, col_idx) * dy.shape[0] * dy.shape[2] * dy.shape[3])
+
+
+@define(
+    "csr_conv2d(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, "
+    f"{_KERNEL}, bool relu=False) -> Tensor",
+    flops=lambda weight, row_ptr, col_idx, cols, x, *_, out_val, **__: _flops(row_ptr, col_idx, out_val),
+)
+def csr_conv2d(
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+    relu: bool = False,
+) -> torch.Tensor:
+    """y = conv2d(x, W) + bias, then relu, if `relu`. Sums in float32 (float64 for float64), in an order of their own."""
+    op, rows = "csr_conv2d", row_ptr.numel() - 1
+    check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
+    product = _product(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    _check_images(op, "x", x, groups * product.channels)
+    check_values(op, "x", x, weight=weight, bias=bias)
+    check_entries(op, "col_idx", col_idx.numel(), weight=weight)
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"{op}: expected bias of shape ({rows},), got {tuple(bias.shape)}")
+    (batch, _, height, width), backend = x.shape, backend_of(op, x)
+    size = product.out_size(op, height, width)
+    dtype = check_dtype(op, backend, "x", x)
+    _check_count(op, product, height, width)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
+    check_range(op, row_ptr, col_idx, cols)
+    if _by_torch(backend):
+        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *_convolutions(product)).contiguous()
+        return y.relu_() if relu else y
+    x, weight, bias = ready(x), ready(weight), None if bias is None else ready(bias)
+    y = x.new_empty(batch, rows, *size)
+    w, stream = (weight.data_ptr(), dtype, views.pattern(row_ptr, col_idx, cols)), backend.stream(x)
+    shape = views.conv2d(product, batch, height, width, size)
+    space = workspace(x, backend.module.csr_conv2d_workspace(w, shape, stream))
+    backend.module.csr_conv2d(y.data_ptr(), w, x.data_ptr(), shape, views.address(bias), relu, views.address(space), stream)
+    return y
+
+
+@csr_conv2d.fake
+def _(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, padding, dilation, groups, relu=False):
+    check_values("csr_conv2d", "x", x, weight=weight, bias=bias)
+    product = _product("csr_conv2d", row_ptr.shape[0] - 1, cols, kernel_size, stride, padding, dilation, groups)
+    return x.new_empty((x.shape[0], product.rows, *product.out_size("csr_conv2d", x.shape[2], x.shape[3])))
+
+
+@define(
+    "csr_conv2d_t(Tensor weight, Tensor row_ptr, Tensor col_idx, Tensor col_ptr, Tensor row_idx, Tensor slot, Tensor dy, "
+    f"SymInt[2] size, {_KERNEL}) -> Tensor",
+    flops=lambda weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, *_, **__: _flops(row_ptr, col_idx, dy),
+)
+def csr_conv2d_t(
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    col_ptr: torch.Tensor,
+    row_idx: torch.Tensor,
+    slot: torch.Tensor,
+    dy: torch.Tensor,
+    size: Sizes,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> torch.Tensor:
+    """dx, of images of this size (height, width): the input gradient. (col_ptr, row_idx, slot) is the transposed view."""
+    op, rows, cols = "csr_conv2d_t", row_ptr.numel() - 1, col_ptr.numel() - 1
+    check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
+    product = _product(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    out = product.out_size(op, *size)
+    _check_images(op, "dy", dy, rows, out)
+    check_values(op, "dy", dy, weight=weight)
+    check_entries(op, "row_idx", row_idx.numel(), weight=weight, col_idx=col_idx, slot=slot)
+    check_slots(op, slot, weight.numel())
+    batch, backend = dy.shape[0], backend_of(op, dy)
+    dtype = check_dtype(op, backend, "dy", dy)
+    _check_count(op, product, *size)
+    channels = groups * product.channels
+    if _by_torch(backend):
+        dense = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
+        return conv2d_input((batch, channels, *size), dense, dy, *_convolutions(product)).contiguous()
+    col_ptr, row_idx, slot = col_ptr.contiguous(), row_idx.contiguous(), slot.contiguous()
+    check_range(op, col_ptr, row_idx, rows)
+    dy, weight = ready(dy), ready(weight)
+    dx = dy.new_empty(batch, channels, *size)
+    w, stream = (weight.data_ptr(), dtype, views.pattern(col_ptr, row_idx, rows, slot)), backend.stream(dy)
+    shape = views.conv2d(product, batch, size[0], size[1], out)
+    space = workspace(dy, backend.module.csr_conv2d_t_workspace(w, shape, stream))
+    backend.module.csr_conv2d_t(dx.data_ptr(), w, dy.data_ptr(), shape, views.address(space), stream)
+    return dx
+
+
+@csr_conv2d_t.fake
+def _(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, kernel_size, stride, padding, dilation, groups):
+    check_values("csr_conv2d_t", "dy", dy, weight=weight)
+    channels = (col_ptr.shape[0] - 1) // (kernel_size[0] * kernel_size[1])
+    return dy.new_empty((dy.shape[0], groups * channels, *size))
+
+
+@define(
+    f"csr_conv2d_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x, {_KERNEL}) -> Tensor",
+    flops=lambda row_ptr, col_idx, cols, dy, *_, **__: _flops(row_ptr, col_idx, dy),
+)
+def csr_conv2d_grad_weight(
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> torch.Tensor:
+    """dw [capacity] at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
+    op, rows = "csr_conv2d_grad_weight", row_ptr.numel() - 1
+    check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
+    product = _product(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    _check_images(op, "x", x, groups * product.channels)
+    (batch, _, height, width), backend = x.shape, backend_of(op, x)
+    size = product.out_size(op, height, width)
+    _check_images(op, "dy", dy, rows, size)
+    if dy.shape[0] != batch:
+        raise ValueError(f"{op}: expected dy of {batch} images (as x), got {dy.shape[0]}")
+    check_values(op, "dy", dy, x=x)
+    dtype = check_dtype(op, backend, "x", x)
+    _check_count(op, product, height, width)
+    row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
+    check_range(op, row_ptr, col_idx, cols)
+    if _by_torch(backend):
+        dense = conv2d_weight(x, product.weight_shape, dy, *_convolutions(product))
+        return conversions.csr_pack.kernel(dense.view(rows, cols), row_ptr, col_idx)
+    dy, x, dw = ready(dy), ready(x), x.new_empty((col_idx.numel(),))
+    pattern, shape = views.pattern(row_ptr, col_idx, cols), views.conv2d(product, batch, height, width, size)
+    dw_view, stream = (dw.data_ptr(), dtype, 1, dw.numel()), backend.stream(x)
+    space = workspace(x, backend.module.csr_conv2d_grad_weight_workspace(dw_view, pattern, shape, stream))
+    backend.module.csr_conv2d_grad_weight(dw_view, pattern, dy.data_ptr(), x.data_ptr(), shape, views.address(space), stream)
+    return dw
+
+
+@csr_conv2d_grad_weight.fake
+def _(row_ptr, col_idx, cols, dy, x, kernel_size, stride, padding, dilation, groups):
+    check_values("csr_conv2d_grad_weight", "dy", dy, x=x)
+    return x.new_empty((col_idx.shape[0],))
