@@ -89,7 +89,7 @@ def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entrie
             raise ValueError(
                 f"{prefix}weight: expected a dense weight of shape {product.weight_shape}, got {tuple(weight.shape)}"
             )
-        return {**given, **_pruned(weight, layer)}, layer._kind
+        return {**given, **_pruned(weight, prefix, layer)}, layer._kind
     kind = next((layout for layout in (layer._kind, *LAYOUTS.values()) if _describes(layout, given)), None)
     if kind is not None:
         given = kind.pattern.upgraded(prefix, product.rows, product.cols, given)
@@ -102,7 +102,7 @@ def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entrie
         if layer.weight.numel() == product.rows * product.cols:
             names, count = ", ".join(layer._kind.pattern.BUFFERS), product.rows * product.cols
             raise ValueError(f"{prefix}weight: expected {names} beside {count} values, which may be dense or packed, got none")
-        return {**given, **_pruned(given["weight"], layer)}, layer._kind
+        return {**given, **_pruned(given["weight"], prefix, layer)}, layer._kind
     if "rule" in given and not layer._kind.pattern.BUFFERS:
         _check(given, prefix, product, kind)
         return given, kind
@@ -115,10 +115,17 @@ def _describes(layout: type[Layout], given: Entries) -> bool:
     return bool(buffers) and all(name in given for name in buffers)
 
 
-def _pruned(dense: torch.Tensor, layer: SparseWeight) -> Entries:
+def _chosen(matrix: torch.Tensor, prefix: str, layer: SparseWeight) -> tuple[Pattern, Rule | None]:
+    try:
+        return layer._chosen(matrix, layer.nnz or layer._initial_nnz)
+    except ValueError as error:
+        raise ValueError(f"{prefix}weight: {error}") from error
+
+
+def _pruned(dense: torch.Tensor, prefix: str, layer: SparseWeight) -> Entries:
     """A dense weight as the layer stores it, pruned to its nnz."""
     matrix = dense.reshape(layer.product.rows, layer.product.cols)
-    pattern, rule = layer._chosen(matrix, layer.nnz or layer._initial_nnz)
+    pattern, rule = _chosen(matrix, prefix, layer)
     if rule is not None:
         return _entries(matrix.reshape(-1), pattern, rule)
     values = layer._kind.pack(_wide(matrix), pattern)
@@ -150,7 +157,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
             return rest
         return {**rest, **_entries(None, _resized(pattern, prefix, layer), rule)}
     if layer._rule is not None:
-        return {**rest, **_as_dense_weight(weight, pattern, rule, kind, layer)}
+        return {**rest, **_as_dense_weight(weight, pattern, rule, kind, prefix, layer)}
     values, at = weight, pattern.positions()
     if rule is not None:  # a packed weight holds what products multiplied by: the pruned, scaled matrix
         values = kind.matrix(_wide(weight), pattern, rule).to(weight.dtype).view(-1)
@@ -166,14 +173,14 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
 
 
 def _as_dense_weight(
-    weight: torch.Tensor, pattern: Pattern, rule: Rule | None, kind: type[Layout], layer: SparseWeight
+    weight: torch.Tensor, pattern: Pattern, rule: Rule | None, kind: type[Layout], prefix: str, layer: SparseWeight
 ) -> Entries:
     """Entries for a layer with a dense weight; 0 where nothing was stored."""
     if rule is None:
         weight = kind.unpack(_wide(weight), pattern).to(weight.dtype).view(-1)
     if kind.pattern is layer._kind.pattern and pattern.capacity == layer.pattern.capacity:
         return _entries(weight, pattern, rule or Rule(pattern.RULES[0]))
-    fresh, own = layer._chosen(weight.view(pattern.rows, pattern.cols), layer.nnz or layer._initial_nnz)
+    fresh, own = _chosen(weight.view(pattern.rows, pattern.cols), prefix, layer)
     return _entries(weight, fresh, own)
 
 

@@ -162,3 +162,20 @@ def test_meta_then_to_empty_then_reset(capacity):
     layer.reset_parameters()
     torch.testing.assert_close(layer(X), X @ layer.dense_weight().T + layer.bias)
     assert layer.dense_weight().count_nonzero() == 63
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scale_that_values_do_not_give_changes_nothing(value):
+    """Of "soft" it is computed from all values: of a dense checkpoint, and when the rule is chosen."""
+    layer, dense = made(1.0, "soft"), nn.Linear(13, 9, bias=False)
+    dense.weight.data[0, 0] = value
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match="weight: expected finite values, from which the rule 'soft' computes its scale"):
+        layer.load_state_dict({"weight": dense.weight.detach()}, strict=False)
+    assert layer.chosen_by.name == "soft"
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.state_dict().values(), strict=True))
+    layer = made(1.0)
+    layer.weight.data[0] = value
+    with pytest.raises(ValueError, match="expected finite values, from which the rule 'soft' computes its scale"):
+        layer.choose_("soft")
+    assert layer.chosen_by.name == "largest"

@@ -85,13 +85,16 @@ class Nm24Pattern(Pattern):
 
     def rule_for(self, dense: torch.Tensor, name: str) -> Rule:
         """The scale of "soft" is <W, S(W)> / <S(W), S(W)>, the one that brings S(W) nearest to W (Hu et al. 2024,
-        https://arxiv.org/abs/2409.09099); the others have none."""
+        https://arxiv.org/abs/2409.09099); the others have none. ValueError if values are not finite, and so the scale is not.
+        """
         if name != "soft":
             return Rule(name)
         values, ids = kernels.nm24_prune(dense, "soft")
         soft = kernels.nm24_unpack(values, ids, self.cols).double()
         square = float(soft.square().sum())
         scale = float((dense.double() * soft).sum()) / square if square else 1.0
+        if not math.isfinite(_float32(scale)):
+            raise ValueError(f"expected finite values, from which the rule {name!r} computes its scale, got Inf or NaN")
         return Rule(name, _float32(scale))
 
     # ---- reading --------------------------------------------------------------------------------------------------------
