@@ -84,9 +84,12 @@ def csr_conv2d(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, pad
 
 
 def csr_conv2d_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, kernel_size, stride, padding, dilation, groups):
+    """With zeros around dy, so many that every tap meets one wherever it does not meet dy."""
     dtype, row_count, cols = sum_dtype(dy.dtype), row_ptr.numel() - 1, col_ptr.numel() - 1
     rows, columns = entries(row_ptr, col_idx)
-    met = dy.to(dtype).flatten(2)
+    around = [-(-(k - 1) * d // s) + 1 for k, d, s in zip(kernel_size, dilation, stride, strict=True)]
+    padding = [p + count * s for p, count, s in zip(padding, around, stride, strict=True)]
+    met = F.pad(dy.to(dtype), (around[1], around[1], around[0], around[0])).flatten(2)
     unfolded = met.new_zeros((dy.shape[0], groups * cols, met.shape[2]))
     terms = met[:, rows] * weight[: rows.numel(), None].to(dtype)
     unfolded.index_add_(1, _group_of(rows, row_count, groups) * cols + columns, terms)

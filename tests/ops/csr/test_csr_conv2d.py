@@ -94,12 +94,17 @@ def test_same_bits_for_any_thread_count(op, case, device, dtype):
     assert all(torch.equal(outcomes[0], outcome) for outcome in outcomes[1:])
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[6]], ids=str)
-@pytest.mark.parametrize(("op", "poisoned"), [("csr_conv2d", 4), ("csr_conv2d_t", 6), ("csr_conv2d_grad_weight", 3)])
+POISONED = {"csr_conv2d": ("x", "weight"), "csr_conv2d_t": ("dy", "weight"), "csr_conv2d_grad_weight": ("dy", "x")}
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[6], CASES[8]], ids=str)
+@pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in CONV for name in POISONED[op]])
 def test_inf_and_nan_go_where_an_entry_takes_them(op, poisoned, case, device, dtype):
+    """Of the weight, and of dy in the weight gradient, also to where they meet the padding's zeros."""
     given = arguments(case, device, dtype)[op]
-    given[poisoned].view(-1)[::97] = float("nan")
-    given[poisoned].view(-1)[5::101] = float("inf")
+    place = [argument.name for argument in OPS[op].call._schema.arguments].index(poisoned)
+    given[place].view(-1)[::97] = float("nan")
+    given[place].view(-1)[5::101] = float("inf")
     assert_agrees(op, given, dtype)
 
 
