@@ -21,7 +21,7 @@ from ..boundary.launch import Backend, backend_of, ready, workspace
 from ..boundary.library import define
 from ..product import Conv2d
 from . import conversions
-from .kernels import count_entries
+from .kernels import check_views, count_entries
 
 Sizes = Sequence[int]
 
@@ -157,6 +157,7 @@ def csr_conv2d_t(
     check_values(op, "dy", dy, weight=weight)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, col_idx=col_idx, slot=slot)
     check_slots(op, slot, weight.numel())
+    check_views(op, row_ptr, col_idx, col_ptr, row_idx, slot)
     batch, backend = dy.shape[0], backend_of(op, dy)
     dtype = check_dtype(op, backend, "dy", dy)
     _check_count(op, product, *size)

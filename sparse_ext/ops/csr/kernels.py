@@ -134,12 +134,13 @@ def check_matmul_t(
     check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
     check_entries(op, "row_idx", row_idx.numel(), weight=weight, col_idx=col_idx, slot=slot)
     check_slots(op, slot, weight.numel())
-    if checks.DEBUG:
-        _check_views(op, row_ptr, col_idx, col_ptr, row_idx, slot)
+    check_views(op, row_ptr, col_idx, col_ptr, row_idx, slot)
 
 
-def _check_views(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, *transposed: torch.Tensor) -> None:
+def check_views(op: str, row_ptr: torch.Tensor, col_idx: torch.Tensor, *transposed: torch.Tensor) -> None:
     """In debug mode: (col_ptr, row_idx, slot) is the transpose of (row_ptr, col_idx); either may be the one that is used."""
+    if not checks.DEBUG:
+        return
     cols = transposed[0].numel() - 1
     check_range(op, row_ptr, col_idx, cols)
     used = int(row_ptr[-1])
