@@ -97,28 +97,29 @@ template <class A, class T>
                                 bool relu, char* memory, const Layout& l, int64_t id, int64_t team) {
   A* packed = reinterpret_cast<A*>(memory + l.packed);
   const int64_t width = tile_width(y.width, g.cols.phases), tiles = ceil_div(y.width, width);
-  const int64_t first = g.bands.rows * tiles * id / team, last = g.bands.rows * tiles * (id + 1) / team;
-  for (int64_t lane0 = 0; lane0 < g.bands.lanes(); lane0 += kLanes<A>) {
-    pack_images(packed, x.data, x.planes, x.height, x.width, g.bands, g.window, lane0, x.planes * id / team,
+  const int64_t chunks = ceil_div(g.bands.rows, g.chunk);
+  for (int64_t part = 0; part < ceil_div(g.bands.lanes(), kLanes<A>) * chunks; ++part) {
+    const int64_t lane0 = part / chunks * kLanes<A>, top = part % chunks * g.chunk, rows = min(g.chunk, g.bands.rows - top);
+    pack_images(packed, x.data, x.planes, x.height, x.width, g.bands, g.from(top), lane0, x.planes * id / team,
                 x.planes * (id + 1) / team);
 #pragma omp barrier
-    for (int64_t piece = first; piece < last; ++piece) {
-      const int64_t r = piece / tiles, col = piece % tiles * width, pixels = min(width, y.width - col);
+    for (int64_t piece = rows * tiles * id / team; piece < rows * tiles * (id + 1) / team; ++piece) {
+      const int64_t r = top + piece / tiles, col = piece % tiles * width, pixels = min(width, y.width - col);
       for (int64_t r0 = 0; r0 < y.planes; r0 += l.panel_rows) {
         const int64_t r1 = min(y.planes, r0 + l.panel_rows);
         A* sums = reinterpret_cast<A*>(memory + l.threads + id * l.thread);
         for (int64_t j = 0; j < min(g.cols.phases, pixels); ++j) {
           const Panel<A> panel = {sums + j * kLanes<A>, r0, r1, pixels, g.cols.phases};
           const int64_t phase = g.rows.phase(r) * g.cols.phases + g.cols.phase(col + j);
-          const A* base = packed + (g.rows.base(r) * g.window.cols + g.cols.base(col + j)) * kLanes<A>;
+          const A* base = packed + ((g.rows.base(r) - g.rows.base(top)) * g.window.cols + g.cols.base(col + j)) * kLanes<A>;
           for (int64_t k = 0; k < entries.tiles; ++k)
             with_constant(ceil_div(pixels - j, g.cols.phases),
                           [&](auto count) { multiply_panel<count>(panel, entries, phase, k, base, g.cols.step, bias); });
         }
-        for (int64_t part = 0; part < pixels; part += kMaxPixels)
-          with_constant(min(kMaxPixels, pixels - part), [&](auto count) {
-            unpack_pixels<count>(y.data, y.planes, y.height, y.width, g.bands, lane0, r, col + part, sums + part * kLanes<A>,
-                                 pixels, r0, r1, relu);
+        for (int64_t p = 0; p < pixels; p += kMaxPixels)
+          with_constant(min(kMaxPixels, pixels - p), [&](auto count) {
+            unpack_pixels<count>(y.data, y.planes, y.height, y.width, g.bands, lane0, r, col + p, sums + p * kLanes<A>, pixels,
+                                 r0, r1, relu);
           });
       }
     }
@@ -134,7 +135,7 @@ Status csr_conv2d(T* y, CsrView<T, Index> w, const T* x, Conv2d c, const T* bias
   if (c.batch * c.rows * c.out_height * c.out_width == 0) return kOk;
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = forward_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.rows, c.channels, p.capacity, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (p.row_ptr[p.rows] + p.rows + c.channels));
   const Layout l = layout<A>(c, g, p.capacity, c.rows, c.out_width, c.planes(), tiles, threads);
   char* memory = static_cast<char*>(workspace);
@@ -158,7 +159,7 @@ Status csr_conv2d(T* y, CsrView<T, Index> w, const T* x, Conv2d c, const T* bias
 template <class T, class Index>
 int64_t csr_conv2d_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
   const Geometry g = forward_geometry<Acc<T>>(c);
-  const int64_t tiles = plane_tiles(c.rows, c.channels, w.pattern.capacity, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.rows, c.out_width, c.planes(), tiles, threads).total;
 }
 
@@ -168,7 +169,7 @@ Status csr_conv2d_t(T* dx, CsrView<T, Index> w, const T* dy, Conv2d c, void* wor
   if (c.batch * c.planes() * c.height * c.width == 0) return kOk;
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = gradient_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.planes(), c.rows_per_group(), p.capacity, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.rows_per_group(), g.rows, g.cols);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (p.row_ptr[p.rows] + c.planes() + c.rows));
   const Layout l = layout<A>(c, g, p.capacity, c.planes(), c.width, c.rows, tiles, threads);
   char* memory = static_cast<char*>(workspace);
@@ -187,7 +188,7 @@ Status csr_conv2d_t(T* dx, CsrView<T, Index> w, const T* dy, Conv2d c, void* wor
 template <class T, class Index>
 int64_t csr_conv2d_t_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
   const Geometry g = gradient_geometry<Acc<T>>(c);
-  const int64_t tiles = plane_tiles(c.planes(), c.rows_per_group(), w.pattern.capacity, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.rows_per_group(), g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.planes(), c.width, c.rows, tiles, threads).total;
 }
 

@@ -8,21 +8,16 @@
 
 namespace spx::cpu::SPX_ISA::csr {
 
-constexpr int kMaxPixels = 8;  // registers of sums: multiply-adds take 4 cycles, and two can begin in each
+constexpr int64_t kMaxTaps = 64;  // of kernels whose planes are cut into tiles: larger ones see few planes
+constexpr int kMaxPixels = 8;     // registers of sums: multiply-adds take 4 cycles, and two can begin in each
 
-// f(a constant) for 1 <= n <= 8.
-template <class F>
+// f(a constant) for 1 <= n <= kMost.
+template <int kMost = kMaxPixels, class F>
 void with_constant(int64_t n, F f) {
-  switch (n) {
-    case 1: return f(std::integral_constant<int, 1>{});
-    case 2: return f(std::integral_constant<int, 2>{});
-    case 3: return f(std::integral_constant<int, 3>{});
-    case 4: return f(std::integral_constant<int, 4>{});
-    case 5: return f(std::integral_constant<int, 5>{});
-    case 6: return f(std::integral_constant<int, 6>{});
-    case 7: return f(std::integral_constant<int, 7>{});
-    default: return f(std::integral_constant<int, 8>{});
+  if constexpr (kMost > 1) {
+    if (n < kMost) return with_constant<kMost - 1>(n, f);
   }
+  f(std::integral_constant<int, kMost>{});
 }
 
 // One dimension of a convolution, seen from its result: pixel i meets packed pixels from base(i) on, tap k the one offset(k)
@@ -52,29 +47,47 @@ struct Images {
   int64_t planes, height, width;
 };
 
-// A convolution of packed images: the source's windows, the result's bands.
+// A convolution of packed images: the result's bands, of which `chunk` rows are computed at a time, and the source's window for
+// these.
 struct Geometry {
   Axis rows, cols;
   Bands bands;
+  int64_t chunk;
   Window window;
-};
-template <class A>
-Geometry geometry(const Axis& rows, const Axis& cols, int64_t images, int64_t height, int64_t width) {
-  const Bands bands = bands_for<A>(images, height, rows.phases);
-  const Window window = {rows.length(bands.rows), cols.length(width), rows.first, cols.first,
-                         bands.rows / rows.phases * rows.step};
-  return {rows, cols, bands, window};
-}
 
+  // The window of the chunk that begins at row r of every band.
+  Window from(int64_t r) const {
+    Window moved = window;
+    moved.first_row += rows.base(r);
+    return moved;
+  }
+};
+
+// A chunk's window should stay in the last-level cache, but the rows that chunks share are packed again by each.
+constexpr int64_t kChunkBytes = 2 << 20;
+template <class A>
+Geometry geometry(const Axis& rows, const Axis& cols, int64_t images, int64_t planes, int64_t height, int64_t width) {
+  const Bands bands = bands_for<A>(images, height, rows.phases);
+  const int64_t line = planes * cols.length(width) * kVecBytes, step = rows.phases;
+  int64_t chunk = ceil_div(max(1, 2 * rows.reach() / rows.step), step) * step;
+  while (chunk + step <= bands.rows && rows.length(chunk + step) * line <= kChunkBytes) chunk += step;
+  chunk = min(chunk, bands.rows);
+  return {rows,
+          cols,
+          bands,
+          chunk,
+          {rows.length(chunk), cols.length(width), rows.first, cols.first, bands.rows / rows.phases * rows.step}};
+}
 template <class A>
 Geometry forward_geometry(const Conv2d& c) {
   return geometry<A>(forward_axis(c.kernel_h, c.stride_h, c.pad_top, c.dilation_h),
-                     forward_axis(c.kernel_w, c.stride_w, c.pad_left, c.dilation_w), c.batch, c.out_height, c.out_width);
+                     forward_axis(c.kernel_w, c.stride_w, c.pad_left, c.dilation_w), c.batch, c.planes(), c.out_height,
+                     c.out_width);
 }
 template <class A>
 Geometry gradient_geometry(const Conv2d& c) {
   return geometry<A>(gradient_axis(c.kernel_h, c.stride_h, c.pad_top, c.dilation_h),
-                     gradient_axis(c.kernel_w, c.stride_w, c.pad_left, c.dilation_w), c.batch, c.height, c.width);
+                     gradient_axis(c.kernel_w, c.stride_w, c.pad_left, c.dilation_w), c.batch, c.rows, c.height, c.width);
 }
 
 // Lists of entries, one for each phase and row of the result, cut into tiles of the source's planes: list (phase, row) has
@@ -89,10 +102,11 @@ struct Entries {
   const int32_t* list(int64_t phase, int64_t row) const { return ptr + (phase * rows + row) * tiles; }
 };
 
-// Tiles of the source's planes that a pixel meets, such that a tile stays in the first cache levels.
-inline int64_t plane_tiles(int64_t rows, int64_t planes, int64_t capacity, const Axis& tall, const Axis& wide) {
+// Tiles of the source's planes: what a tile of pixels meets of one stays in the first cache levels.
+inline int64_t plane_tiles(int64_t planes, const Axis& tall, const Axis& wide) {
+  constexpr int64_t kTileBytes = 64 << 10;
   const int64_t bytes = tall.taps * ((kMaxPixels - 1) * wide.step + wide.reach() + 1) * kVecBytes;
-  return tile_count(rows, planes, capacity, bytes);
+  return tall.taps * wide.taps > kMaxTaps ? 1 : max(1, ceil_div(planes * bytes, kTileBytes));
 }
 
 // The forward product's lists of rows [r0, r1), a row's in the order of its columns.
@@ -100,18 +114,13 @@ template <class A, class T, class Index>
 void list_rows(const Entries<A>& to, const CsrPattern<Index>& pattern, const T* values, const Conv2d& c, const Geometry& g,
                const int32_t* offsets, int64_t r0, int64_t r1) {
   for (int64_t r = r0; r < r1; ++r) {
-    const int64_t group = r / c.rows_per_group() * c.channels * g.window.size(), end = pattern.row_ptr[r + 1];
-    int64_t p = pattern.row_ptr[r];
-    for (int64_t k = 0; k < to.tiles; ++k) {
-      to.ptr[r * to.tiles + k] = static_cast<int32_t>(p);
-      const int64_t bound = k + 1 < to.tiles ? c.channels * (k + 1) / to.tiles * c.taps() : pattern.cols;
-      for (; p < end && pattern.col_idx[p] < bound; ++p) {
-        to.at[p] = static_cast<int32_t>(group) + offsets[pattern.col_idx[p]];
-        if (values) to.values[p] = to_acc(values[p]);
-      }
+    const auto group = static_cast<int32_t>(r / c.rows_per_group() * c.channels * g.window.size());
+    for (int64_t p = pattern.row_ptr[r]; p < pattern.row_ptr[r + 1]; ++p) {
+      to.at[p] = group + offsets[pattern.col_idx[p]];
+      if (values) to.values[p] = to_acc(values[p]);
     }
   }
-  if (r0 < r1 && r1 == pattern.rows) to.ptr[r1 * to.tiles] = pattern.row_ptr[r1];
+  cut_rows(to.ptr, to.tiles, pattern, r0, r1);
 }
 
 // The offsets of columns [c0, c1) of the weight in packed images.
@@ -136,21 +145,19 @@ inline int64_t first_from(const Index* row_idx, int64_t p, int64_t end, int64_t 
   return p;
 }
 
-// f(tap, begin, end): the entries of the transposed view that list (phase, plane) has of tile k, tap by tap.
+// f(tap, begin, end): the entries of the transposed view that list (phase, plane) has, tap by tap.
 template <class Index, class F>
-void for_each_segment(const CsrPattern<Index>& view, const Conv2d& c, const Geometry& g, int64_t phase, int64_t plane,
-                      int64_t k, int64_t tiles, F f) {
-  const int64_t group = plane / c.channels * c.rows_per_group(), channel = plane % c.channels;
-  const int64_t from = group + c.rows_per_group() * k / tiles, to = group + c.rows_per_group() * (k + 1) / tiles;
+void for_each_tap(const CsrPattern<Index>& view, const Conv2d& c, const Geometry& g, int64_t phase, int64_t plane, F f) {
+  const int64_t first = plane / c.channels * c.rows_per_group(), last = first + c.rows_per_group();
   for (int64_t ky = 0; ky < c.kernel_h; ++ky) {
     if (g.rows.tap_phase(ky) != phase / g.cols.phases) continue;
     for (int64_t kx = 0; kx < c.kernel_w; ++kx) {
       if (g.cols.tap_phase(kx) != phase % g.cols.phases) continue;
-      const int64_t column = channel * c.taps() + ky * c.kernel_w + kx;
+      const int64_t tap = ky * c.kernel_w + kx, column = plane % c.channels * c.taps() + tap;
       int64_t begin = view.row_ptr[column], end = view.row_ptr[column + 1];
-      if (from > 0) begin = first_from(view.col_idx, begin, end, from);
-      if (to < c.rows) end = first_from(view.col_idx, begin, end, to);
-      if (begin < end) f(ky * c.kernel_w + kx, begin, end);
+      if (first > 0) begin = first_from(view.col_idx, begin, end, first);
+      if (last < c.rows) end = first_from(view.col_idx, begin, end, last);
+      if (begin < end) f(tap, begin, end);
     }
   }
 }
@@ -158,32 +165,46 @@ void for_each_segment(const CsrPattern<Index>& view, const Conv2d& c, const Geom
 // The input gradient's lists: where each begins, by one thread.
 template <class A, class Index>
 void count_planes(const Entries<A>& to, const CsrPattern<Index>& view, const Conv2d& c, const Geometry& g) {
-  int64_t p = 0, list = 0;
-  for (int64_t phase = 0; phase < g.rows.phases * g.cols.phases; ++phase)
-    for (int64_t plane = 0; plane < to.rows; ++plane)
-      for (int64_t k = 0; k < to.tiles; ++k) {
-        to.ptr[list++] = static_cast<int32_t>(p);
-        for_each_segment(view, c, g, phase, plane, k, to.tiles, [&](int64_t, int64_t begin, int64_t end) { p += end - begin; });
-      }
-  to.ptr[list] = static_cast<int32_t>(p);
+  const int64_t phases = g.rows.phases * g.cols.phases;
+  int64_t p = 0;
+  for (int64_t phase = 0; phase < phases; ++phase)
+    for (int64_t plane = 0; plane < to.rows; ++plane) {
+      to.ptr[(phase * to.rows + plane) * to.tiles] = static_cast<int32_t>(p);
+      for_each_tap(view, c, g, phase, plane, [&](int64_t, int64_t begin, int64_t end) { p += end - begin; });
+    }
+  to.ptr[phases * to.rows * to.tiles] = static_cast<int32_t>(p);
 }
 
-// Then the lists of planes [p0, p1), in the order of taps and rows.
+// Then the lists of planes [p0, p1), in the order of tiles, taps and rows.
 template <class A, class T, class Index>
 void list_planes(const Entries<A>& to, const CsrView<T, Index>& w, const Conv2d& c, const Geometry& g, int64_t p0, int64_t p1) {
+  struct Segment {  // of a tap: what no tile has taken
+    int64_t next, end, offset;
+  };
   const CsrPattern<Index>& view = w.pattern;
   for (int64_t phase = 0; phase < g.rows.phases * g.cols.phases; ++phase)
-    for (int64_t plane = p0; plane < p1; ++plane)
-      for (int64_t k = 0; k < to.tiles; ++k) {
-        int64_t q = to.list(phase, plane)[k];
-        for_each_segment(view, c, g, phase, plane, k, to.tiles, [&](int64_t tap, int64_t begin, int64_t end) {
-          const int64_t offset = g.rows.offset(tap / c.kernel_w) * g.window.cols + g.cols.offset(tap % c.kernel_w);
-          for (int64_t p = begin; p < end; ++p, ++q) {
-            to.at[q] = static_cast<int32_t>(view.col_idx[p] * g.window.size() + offset);
-            to.values[q] = to_acc(w.values[view.slot[p]]);
-          }
-        });
+    for (int64_t plane = p0; plane < p1; ++plane) {
+      Segment segments[kMaxTaps];
+      int64_t count = 0, q = *to.list(phase, plane);
+      const auto take = [&](Segment& segment, int64_t bound) {
+        for (; segment.next < segment.end && view.col_idx[segment.next] < bound; ++segment.next, ++q) {
+          to.at[q] = static_cast<int32_t>(view.col_idx[segment.next] * g.window.size() + segment.offset);
+          to.values[q] = to_acc(w.values[view.slot[segment.next]]);
+        }
+      };
+      for_each_tap(view, c, g, phase, plane, [&](int64_t tap, int64_t begin, int64_t end) {
+        Segment segment = {begin, end, g.rows.offset(tap / c.kernel_w) * g.window.cols + g.cols.offset(tap % c.kernel_w)};
+        if (to.tiles == 1)
+          take(segment, c.rows);
+        else
+          segments[count++] = segment;
+      });
+      for (int64_t k = 0; to.tiles > 1 && k < to.tiles; ++k) {
+        to.ptr[(phase * to.rows + plane) * to.tiles + k] = static_cast<int32_t>(q);
+        const int64_t group = plane / c.channels * c.rows_per_group();
+        for (int64_t s = 0; s < count; ++s) take(segments[s], group + c.rows_per_group() * (k + 1) / to.tiles);
       }
+    }
 }
 
 }  // namespace spx::cpu::SPX_ISA::csr

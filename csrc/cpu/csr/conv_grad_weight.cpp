@@ -70,7 +70,7 @@ Layout layout(const Conv2d& c, const Geometry& g, int64_t capacity, int64_t tile
   l.sums = l.at + align64(capacity * static_cast<int64_t>(sizeof(int32_t)));
   l.x = l.sums + align64(capacity * static_cast<int64_t>(sizeof(A)));
   l.dy = l.x + c.planes() * g.window.size() * kVecBytes;
-  l.total = l.dy + c.rows * g.bands.rows * c.out_width * kVecBytes;
+  l.total = l.dy + c.rows * g.chunk * c.out_width * kVecBytes;
   return l;
 }
 
@@ -87,7 +87,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
   }
   const int64_t nnz = pattern.row_ptr[pattern.rows];
   const Geometry g = forward_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.rows, c.channels, pattern.capacity, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
   const Layout l = layout<A>(c, g, pattern.capacity, tiles);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (nnz + c.rows + c.channels));
   char* memory = static_cast<char*>(workspace);
@@ -96,7 +96,8 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
   int32_t* offsets = reinterpret_cast<int32_t*>(memory + l.offsets);
   A* sums = sizeof(T) == sizeof(A) ? reinterpret_cast<A*>(dw) : reinterpret_cast<A*>(memory + l.sums);
   A *packed_x = reinterpret_cast<A*>(memory + l.x), *packed_dy = reinterpret_cast<A*>(memory + l.dy);
-  const Window rows = {g.bands.rows, c.out_width, 0, 0, g.bands.rows};  // of dy
+  const Window rows = {g.chunk, c.out_width, 0, 0, g.bands.rows};  // of dy
+  const int64_t chunks = ceil_div(g.bands.rows, g.chunk);
   const int64_t width = ceil_div(c.out_width, ceil_div(c.out_width, kMaxPixels));
   in_parallel(threads, [&](int64_t id, int64_t team) {
     const int64_t r0 = row_cut(pattern, id, team), r1 = row_cut(pattern, id + 1, team);
@@ -104,13 +105,16 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
 #pragma omp barrier
     list_rows(entries, pattern, static_cast<const T*>(nullptr), c, g, offsets, r0, r1);
     fill_zero(sums + pattern.row_ptr[r0], pattern.row_ptr[r1] - pattern.row_ptr[r0]);
-    for (int64_t lane0 = 0; lane0 < g.bands.lanes(); lane0 += kLanes<A>) {
-      pack_images(packed_x, x, c.planes(), c.height, c.width, g.bands, g.window, lane0, c.planes() * id / team,
+    for (int64_t part = 0; part < ceil_div(g.bands.lanes(), kLanes<A>) * chunks; ++part) {
+      const int64_t lane0 = part / chunks * kLanes<A>, top = part % chunks * g.chunk;
+      Window own_rows = rows;
+      own_rows.first_row = top;
+      pack_images(packed_x, x, c.planes(), c.height, c.width, g.bands, g.from(top), lane0, c.planes() * id / team,
                   c.planes() * (id + 1) / team);
-      pack_images(packed_dy, dy, c.rows, c.out_height, c.out_width, g.bands, rows, lane0, c.rows * id / team,
+      pack_images(packed_dy, dy, c.rows, c.out_height, c.out_width, g.bands, own_rows, lane0, c.rows * id / team,
                   c.rows * (id + 1) / team);
 #pragma omp barrier
-      for (int64_t row = 0; row < g.bands.rows; ++row)
+      for (int64_t row = 0; row < min(g.chunk, g.bands.rows - top); ++row)
         for (int64_t col = 0; col < c.out_width; col += width)
           for (int64_t k = 0; k < tiles; ++k)
             with_constant(min(width, c.out_width - col), [&](auto count) {
@@ -131,7 +135,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
 template <class T, class Index>
 int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern, Conv2d c, Threads) {
   const Geometry g = forward_geometry<Acc<T>>(c);
-  return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.rows, c.channels, pattern.capacity, g.rows, g.cols)).total;
+  return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.channels, g.rows, g.cols)).total;
 }
 
 SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_conv2d_grad_weight)

@@ -34,7 +34,7 @@ class Case:
         return self.kernel, self.stride, self.padding, self.dilation, self.groups
 
 
-# A register holds 2 to 16 images; 8 pixels are summed at a time; tiles of planes hold 24 KB and more.
+# A register holds 2 to 16 images; 8 pixels are summed at a time; tiles of planes hold 64 KB, and chunks of rows 2 MB.
 CASES = (
     Case((16, 3, 9, 9), 5, (3, 3), padding=(1, 1)),  # whole registers of images
     Case((17, 2, 5, 17), 4, (3, 3), padding=(1, 1)),  # one image more; a row of three tiles
@@ -49,6 +49,7 @@ CASES = (
     Case((6, 6, 8, 8), 12, (3, 3), (1, 1), (1, 1), groups=6),  # depthwise
     Case((2, 200, 4, 4), 33, (3, 3), padding=(1, 1), density=0.05),  # tiles of planes, panels of rows
     Case((2, 37, 6, 5), 300, (3, 3), (2, 1), (1, 1), density=0.1),
+    Case((16, 24, 50, 60), 3, (3, 3), padding=(1, 1), density=0.05),  # chunks of rows
     Case((3, 4, 6, 6), 4, (3, 3), padding=(1, 1), density=0.0),
     Case((0, 3, 6, 6), 4, (3, 3), padding=(1, 1)),
 )
