@@ -84,15 +84,14 @@ def csr_conv2d(
         values = weight[weight != 0].requires_grad_()
         y = csr_conv2d(torch.randn(8, 32, 28, 28), values, None, pattern, 3, padding=1)  # [8, 64, 28, 28]
     """
-    kernel = _pair(kernel_size)
-    channels = pattern.cols // max(1, kernel[0] * kernel[1])
-    product = Conv2d(pattern.rows, channels, kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
+    sizes = _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation)
+    product = Conv2d.of_matrix("csr_conv2d", pattern.rows, pattern.cols, *sizes, groups)
     kind = layout_named("csr")
     return multiply(kind, product, x, weight, bias, operands_of(kind, pattern), activation=activation)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
+    return (size, size) if isinstance(size, int) else size
 
 
 def nm24_linear(

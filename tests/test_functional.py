@@ -65,6 +65,22 @@ def test_csr_conv2d_and_its_gradients(case, batch, device, dtype):
         torch.testing.assert_close(got, expected.to(dtype), **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize(
+    ("kernel", "sentence"),
+    [
+        ((2, 2), r"a weight with a multiple of 4 columns \(kernel \(2, 2\)\), got 27"),
+        ((3,), r"kernel_size to be two numbers of at least 1, got \(3,\)"),
+        (0, r"kernel_size to be two numbers of at least 1, got \(0, 0\)"),
+    ],
+    ids=str,
+)
+def test_a_pattern_of_another_kernel_is_refused(kernel, sentence):
+    """Its columns would be read behind the end."""
+    pattern = CsrPattern.from_mask(torch.ones(4, 27, dtype=torch.bool))
+    with pytest.raises(ValueError, match=f"csr_conv2d: expected {sentence}"):
+        SF.csr_conv2d(torch.zeros(2, 6, 5, 5), torch.zeros(pattern.capacity), None, pattern, kernel)
+
+
 def test_relu_in_the_product(device, dtype):
     """As torch.relu after it, to the bit: also of NaN, and in all gradients."""
     p = problem(SHAPE, dtype, device)

@@ -92,6 +92,29 @@ class Conv2d(NamedTuple):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
+    @classmethod
+    def of_matrix(
+        cls,
+        op: str,
+        rows: int,
+        cols: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> Conv2d:
+        """The convolution whose weight is a matrix [rows, cols]; ValueError if there is none with such numbers."""
+        pairs: list[Any] = [tuple(sizes) for sizes in (kernel_size, stride, padding, dilation)]
+        product = cls(rows, 0, pairs[0], pairs[1], pairs[2], pairs[3], groups)
+        product.check(op)
+        taps = kernel_size[0] * kernel_size[1]
+        if cols % taps:
+            raise ValueError(
+                f"{op}: expected a weight with a multiple of {taps} columns (kernel {product.kernel_size}), got {cols}"
+            )
+        return product._replace(channels=cols // taps)
+
     @property
     def name(self) -> str:
         return "conv2d"

@@ -2,6 +2,7 @@
 #pragma once
 #include "common/conv.h"
 #include "common/views.h"
+#include "cpu/csr/entries.h"
 #include "cpu/simd/images.h"
 #include "cpu/simd/tiles.h"
 #include "cpu/simd/work.h"
@@ -132,19 +133,6 @@ inline void column_offsets(int32_t* offsets, const Conv2d& c, const Geometry& g,
   }
 }
 
-// The first entry in [p, end) whose row is not above `bound`.
-template <class Index>
-inline int64_t first_from(const Index* row_idx, int64_t p, int64_t end, int64_t bound) {
-  while (p < end) {
-    const int64_t middle = (p + end) / 2;
-    if (row_idx[middle] < bound)
-      p = middle + 1;
-    else
-      end = middle;
-  }
-  return p;
-}
-
 // f(tap, begin, end): the entries of the transposed view that list (phase, plane) has, tap by tap.
 template <class Index, class F>
 void for_each_tap(const CsrPattern<Index>& view, const Conv2d& c, const Geometry& g, int64_t phase, int64_t plane, F f) {
@@ -155,8 +143,8 @@ void for_each_tap(const CsrPattern<Index>& view, const Conv2d& c, const Geometry
       if (g.cols.tap_phase(kx) != phase % g.cols.phases) continue;
       const int64_t tap = ky * c.kernel_w + kx, column = plane % c.channels * c.taps() + tap;
       int64_t begin = view.row_ptr[column], end = view.row_ptr[column + 1];
-      if (first > 0) begin = first_from(view.col_idx, begin, end, first);
-      if (last < c.rows) end = first_from(view.col_idx, begin, end, last);
+      if (first > 0) begin = entry_at(view.col_idx, begin, end, first);
+      if (last < c.rows) end = entry_at(view.col_idx, begin, end, last);
       if (begin < end) f(tap, begin, end);
     }
   }

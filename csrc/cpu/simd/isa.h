@@ -1,8 +1,8 @@
 // The CPU's launchers: one set of declarations for each instruction set, and the choice among them at run time.
 //
 // Kernels that compute are compiled for every instruction set. AVX512-BF16 multiplies bfloat16 and does nothing else: it has
-// the products of bfloat16 alone, and for everything else runs AVX-512's code. Kernels that move or select are compiled once,
-// in `baseline`: on them a wider instruction set gains nothing.
+// matrix products of bfloat16 alone, and for everything else runs AVX-512's code. Kernels that move or select are compiled
+// once, in `baseline`: on them a wider instruction set gains nothing.
 #pragma once
 #include "common/conv.h"
 #include "common/types.h"

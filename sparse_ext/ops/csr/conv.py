@@ -10,7 +10,6 @@ Shapes in this file: weight [capacity] holds the values of a matrix [rows, chann
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -26,22 +25,6 @@ from .kernels import check_views, count_entries
 Sizes = Sequence[int]
 
 _KERNEL = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int groups"
-
-
-def _pair(sizes: Sizes) -> tuple[int, int]:
-    return sizes[0], sizes[1]
-
-
-def _product(op: str, rows: int, cols: int, kernel_size: Sizes, *others: Any) -> Conv2d:
-    """The convolution of a weight [rows, cols], of stride, padding, dilation and groups; ValueError if there is none such."""
-    stride, padding, dilation, groups = others
-    taps = kernel_size[0] * kernel_size[1]
-    channels = cols // taps if taps else 0
-    product = Conv2d(rows, channels, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), groups)
-    product.check(op)
-    if product.cols != cols:
-        raise ValueError(f"{op}: expected a weight with a multiple of {taps} columns (kernel {tuple(kernel_size)}), got {cols}")
-    return product
 
 
 def _check_images(op: str, name: str, images: torch.Tensor, channels: int, size: Sizes | None = None) -> None:
@@ -97,7 +80,7 @@ def csr_conv2d(
     """y = conv2d(x, W) + bias, then relu, if `relu`. Sums in float32 (float64 for float64), in an order of their own."""
     op, rows = "csr_conv2d", row_ptr.numel() - 1
     check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
-    product = _product(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    product = Conv2d.of_matrix(op, rows, cols, kernel_size, stride, padding, dilation, groups)
     _check_images(op, "x", x, groups * product.channels)
     check_values(op, "x", x, weight=weight, bias=bias)
     check_entries(op, "col_idx", col_idx.numel(), weight=weight)
@@ -124,7 +107,7 @@ def csr_conv2d(
 @csr_conv2d.fake
 def _(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, padding, dilation, groups, relu=False):
     check_values("csr_conv2d", "x", x, weight=weight, bias=bias)
-    product = _product("csr_conv2d", row_ptr.shape[0] - 1, cols, kernel_size, stride, padding, dilation, groups)
+    product = Conv2d.of_matrix("csr_conv2d", row_ptr.shape[0] - 1, cols, kernel_size, stride, padding, dilation, groups)
     return x.new_empty((x.shape[0], product.rows, *product.out_size("csr_conv2d", x.shape[2], x.shape[3])))
 
 
@@ -151,7 +134,7 @@ def csr_conv2d_t(
     """dx, of images of this size (height, width): the input gradient. (col_ptr, row_idx, slot) is the transposed view."""
     op, rows, cols = "csr_conv2d_t", row_ptr.numel() - 1, col_ptr.numel() - 1
     check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
-    product = _product(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    product = Conv2d.of_matrix(op, rows, cols, kernel_size, stride, padding, dilation, groups)
     out = product.out_size(op, *size)
     _check_images(op, "dy", dy, rows, out)
     check_values(op, "dy", dy, weight=weight)
@@ -202,7 +185,7 @@ def csr_conv2d_grad_weight(
     """dw [capacity] at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
     op, rows = "csr_conv2d_grad_weight", row_ptr.numel() - 1
     check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
-    product = _product(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    product = Conv2d.of_matrix(op, rows, cols, kernel_size, stride, padding, dilation, groups)
     _check_images(op, "x", x, groups * product.channels)
     (batch, _, height, width), backend = x.shape, backend_of(op, x)
     size = product.out_size(op, height, width)
