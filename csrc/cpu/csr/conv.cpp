@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kPanelBytes = 64 << 10;  // of a panel's sums, which stay in the first cache levels while tiles pass
 
-// sums[t * interleave] += value * the packed pixels from base + at on, for the entries [p, end).
+// sum[t] += value * the packed pixel `t * step` behind base + at, over the entries [p, end) of a list.
 template <int kPixels, int kStep, class A>
 inline void add_entries(Vec<A>* sum, const int32_t* at, const A* values, const Vec<A>* base, int64_t step, int64_t p,
                         int64_t end) {
