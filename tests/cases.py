@@ -60,6 +60,7 @@ SMALL = (
     Shape(5, 9, 0, 0.5),  # no tokens
     Shape(1, 50, 4, 0.3),  # one row
     Shape(50, 1, 4, 0.3),  # one column, empty rows
+    Shape(4, 0, 3, 0.0, spare=2),  # no columns
     Shape(6, 8, 5, 0.0),  # nnz = 0, capacity = 0
     Shape(6, 8, 5, 0.0, spare=3),  # nnz = 0, spare capacity
     Shape(9, 17, 33, 1.0),  # full

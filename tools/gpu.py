@@ -1,6 +1,9 @@
 """Builds, tests, sanitizes and measures on a machine with a GPU; nothing is installed or fetched.
 
-    python tools/gpu.py full|quick [--plan]      full: under 7 minutes on 16 cores; quick: under 3; --plan only prints the steps
+    python tools/gpu.py full|quick [--plan] [--built]
+
+full takes less than 7 minutes on 16 cores, quick less than 3. --plan only prints the steps. --built takes the package as it
+lies there, built elsewhere for this Python, where it can be imported.
 
 OUT     folder for build.log, tests.log, kernels.jsonl, memcheck.log, racecheck.log, bench.log, bench.jsonl and summary.txt
 PYTHON  interpreter with torch, pybind11 and pytest (default: this one)
@@ -12,6 +15,7 @@ first. What is missing or runs out of time is recorded, and the rest goes on. Ex
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -34,7 +38,7 @@ BUILD = Path(os.environ.get("SPARSE_EXT_BUILD_DIR", "build/gpu"))
 SECONDS = {"full": 400, "quick": 165}  # of a whole run
 ISAS = ("sm_80", "sm_90a", "sm_90a_shared")
 LEAST_SECONDS = 5.0  # with less time left a step is not started
-AT_ONCE = 6  # processes that test: they wait for the host more than for the device
+AT_ONCE = 12  # processes that test: they wait for the host more than for the device
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,12 @@ class Step:
 # ---- the plan --------------------------------------------------------------------------------------------------------------
 
 
-def build_step(card: str | None) -> Step:
-    """For the card of this machine alone, as "9.0"; None: for all."""
+def build_step(card: str | None, built: bool = False) -> Step:
+    """For the card of this machine alone, as "9.0"; None: for all.
+
+    Args:
+        built: whether a package that can be imported is taken as it is.
+    """
     number = (card or "").replace(".", "")
     archs = [f"-DSPARSE_EXT_CUDA_ARCHS={'90a' if number == '90' else number}-real"] if number else []
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
@@ -70,8 +78,9 @@ def build_step(card: str | None) -> Step:
     ]  # fmt: skip
     pybind = f'-Dpybind11_DIR="$({PYTHON} -m pybind11 --cmakedir)"'
     install = ["cmake", "--install", str(BUILD), "--prefix", "sparse_ext"]
-    commands = f"{shlex.join(configure)} {pybind} && cmake --build {BUILD} && {shlex.join(install)} && {PYTHON} -m sparse_ext"
-    return Step("build", 100, "build.log", ["bash", "-c", commands])
+    look = f"{PYTHON} -m sparse_ext"
+    commands = f"{shlex.join(configure)} {pybind} && cmake --build {BUILD} && {shlex.join(install)} && {look}"
+    return Step("build", 100, "build.log", ["bash", "-c", f"{look} || {{ {commands}; }}" if built else commands])
 
 
 def tests_of(operator: str, isa: str, quick: bool) -> list[str]:
@@ -95,12 +104,13 @@ def kernels(
     return sorted(found, key=lambda kernel: kernel in known)
 
 
-def plan(mode: str, units: list[tuple[str, str]], card: str | None = None) -> list[Step]:
+def plan(mode: str, units: list[tuple[str, str]], card: str | None = None, built: bool = False) -> list[Step]:
     """The steps of a run, in order."""
     quick = mode == "quick"
-    steps = [build_step(card)]
+    steps = [build_step(card, built)]
     steps += [Step(f"{op} {isa}", 60, "tests.log", tests_of(op, isa, quick), (op, isa)) for op, isa in units]
-    rest = [*PYTEST, "-k", "cuda and not emulated", "-m", "not slow", "--operator", "-"]
+    workers = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    rest = [*PYTEST, *workers, "-k", "cuda and not emulated", "-m", "not slow", "--operator", "-"]
     steps.append(Step("layers and training", 60, "tests.log", rest))
     small = [*PYTEST, "-x", "tests/ops", "-k", "cuda and (by_hand or agrees_with_its_twin) and not large"]
     for tool in () if quick else ("memcheck", "racecheck"):
@@ -232,15 +242,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=SECONDS)
     parser.add_argument("--plan", action="store_true", help="print the steps, and do nothing")
+    parser.add_argument("--built", action="store_true", help="take the package as it lies there, if it can be imported")
     options = parser.parse_args(arguments)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     name, capability = card()
     if options.plan:
-        show(plan(options.mode, known_kernels(), capability))
+        show(plan(options.mode, known_kernels(), capability, options.built))
         return 0
     run = Run(OUT, SECONDS[options.mode])
     run.say(f"{options.mode} on {name}, commit {origin()['commit']}")
-    if capability is None or not run.step(build_step(capability)):
+    if capability is None or not run.step(build_step(capability, options.built)):
         run.say("result: FAILED, no GPU" if capability is None else "result: FAILED (build)")
         return 1
     _, *steps = plan(options.mode, known_kernels(), capability)

@@ -139,7 +139,7 @@ class Nm24Pattern(Pattern):
             raise ValueError(f"{prefix}ids: expected torch.uint8 of shape {expected}, got {got}")
         kernels.check_codes(prefix + "ids: expected codes", self.ids)
         if rule is not None and rule.name == "transposable":
-            ones = torch.nn.functional.pad(self.mask().float(), (0, 0, 0, -self.rows % 4)).view(-1, 4, self.cols).sum(1)
+            ones = torch.nn.functional.pad(self.mask().float(), (0, 0, 0, -self.rows % 4)).unflatten(0, (-1, 4)).sum(1)
             if ones.numel() and int(most := ones.max()) > 2:
                 raise ValueError(
                     f"{prefix}ids: expected at most two of every four in a column of transposable tiles, got {int(most)}"

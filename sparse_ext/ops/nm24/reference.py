@@ -102,7 +102,9 @@ def nm24_gemm(values, ids, x, bias, relu=False):
     dtype, positions = sum_dtype(x.dtype), _positions(ids, x.shape[1])
     columns = (torch.arange(positions.shape[1])[:, None] * 4 + positions).flatten(1)  # [rows, 2 * groups]
     padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 4)).to(dtype)
-    y = torch.stack([padded[:, row] @ value for row, value in zip(columns, values.to(dtype), strict=True)], 1)
+    y = padded.new_empty((x.shape[0], values.shape[0]))
+    for row, (taken, value) in enumerate(zip(columns, values.to(dtype), strict=True)):
+        y[:, row] = padded[:, taken] @ value
     y = y if bias is None else y + bias.to(dtype)
     return (y.relu() if relu else y).to(x.dtype)
 

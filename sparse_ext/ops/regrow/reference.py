@@ -18,7 +18,7 @@ def top(key: torch.Tensor, count: int) -> torch.Tensor:
 def _regrown(weight, row_ptr, col_idx, cols, key, drop, grow):
     """By the growth key [rows * cols], of which the largest win; NaN is the largest."""
     rows_of, columns = entries(row_ptr, col_idx)
-    nnz, positions = rows_of.numel(), (row_ptr.numel() - 1) * cols
+    nnz, rows = rows_of.numel(), row_ptr.numel() - 1
     linear = rows_of * cols + columns
     kept = linear[top(weight[:nnz].double().abs(), nnz - drop)]
 
@@ -26,9 +26,9 @@ def _regrown(weight, row_ptr, col_idx, cols, key, drop, grow):
     mask = top(key, grow)
     mask[kept] = True
 
-    entry = torch.full((positions,), -1, dtype=torch.int32)
+    entry = torch.full((rows * cols,), -1, dtype=torch.int32)
     entry[linear] = torch.arange(nnz, dtype=torch.int32)
-    new_row_ptr, new_col_idx = csr_from_mask(mask.view(-1, cols), col_idx.numel())
+    new_row_ptr, new_col_idx = csr_from_mask(mask.view(rows, cols), col_idx.numel())
     return new_row_ptr, new_col_idx, padded(entry[mask], col_idx.numel(), fill=-1)
 
 
