@@ -26,10 +26,10 @@ MAX_REGISTERS_ALONE = {
 # csr_spmm by its mangled type: {type: (the instructions that its design promises, registers of the small tile)}. Registers are
 # those of nvcc 13.0 and a few more, some for split rows and relu; the large tile needs MAX_REGISTERS.
 SPMM = {
-    "f": ({"LDG.E.128", "STS.128", "LDS.128", "FFMA"}, 118),
+    "f": ({"LDG.E.128", "STS.128", "LDS.128", "FFMA"}, 124),
     "d": ({"LDG.E.128", "STS.128", "LDS.128", "DFMA"}, 96),
-    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 118),
-    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 118),
+    "NS_4bf16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 124),
+    "NS_3f16E": ({"LDG.E.128", "STS.64", "LDS.64", "FFMA"}, 124),
 }
 # csr_sddmm on CUDA cores by its mangled type. It needs all of its registers.
 SDDMM = {

@@ -45,6 +45,13 @@ uint32_t random_below(uint32_t n) {
   return static_cast<uint32_t>((m.random >> 32) * n >> 32);
 }
 
+void later(std::function<void()> copy) { m.threads[m.current].copies.push_back(std::move(copy)); }
+void land() {
+  std::vector<std::function<void()>>& copies = m.threads[m.current].copies;
+  for (const std::function<void()>& copy : copies) copy();
+  copies.clear();
+}
+
 void wait(State state, const char* file, int line) {
   if (m.current < 0) std::abort();  // device code outside of a launch
   Thread& self = m.threads[m.current];
@@ -76,6 +83,7 @@ __attribute__((no_sanitize("address"))) void fiber_main() {
 #endif
   (*m.body)();
   Thread& self = m.threads[m.current];
+  if (!self.copies.empty()) fault("a thread ended before %zu copies of its own that it did not wait for", self.copies.size());
   self.state = State::kExited;
   switch_fiber(self.fiber, m.scheduler, true);
   __builtin_unreachable();
@@ -165,6 +173,7 @@ void run_cluster() {
   reset_products();
   for (int t = 0; t < m.count; ++t) {
     m.threads[t].exchanges = 0;
+    m.threads[t].copies.clear();
     reset_fiber(m.threads[t].fiber, fiber_main);
   }
   m.ready.resize(m.count);

@@ -41,6 +41,10 @@ void wait_warp(const char* file, int line);
 // the device, a shuffle does not order shared memory.
 const uint64_t* exchange(uint64_t v, const char* file, int line);
 
+// cp.async: what the running thread does when it lands. A thread that ends before that fails the launch.
+void later(std::function<void()> copy);
+void land();
+
 // The last accesses to an element of shared memory. Epochs count barriers. writer, reader: a thread, kSeveral, or kLanes -
 // warp.
 constexpr int16_t kSeveral = -1;  // threads of several warps
@@ -271,6 +275,16 @@ inline void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint32_t> row, const cha
       for (int m = 0; m < 4; ++m) matrices[m] = static_cast<uint32_t>(lanes[8 * m + lane / 4] >> lane % 2 * 32);
   }
 }
+
+// What a thread copies arrives when it waits: an element that nobody waited for is read before written, or a race.
+template <class T>
+void cp_async(Shared<T> to, const T* from, bool inside = true) {
+  if constexpr (sizeof(T) < 4)
+    *to = inside ? *from : T{};
+  else
+    emulator::later([=] { *to = inside ? *from : T{}; });
+}
+inline void cp_async_wait() { emulator::land(); }
 
 inline void store_global_chunk(void* to, const uint32_t (&words)[4]) { memcpy(to, words, sizeof words); }
 inline void store_chunk(Shared<uint32_t> to, const uint32_t (&words)[4]) {

@@ -26,6 +26,7 @@ struct Thread {
   const char* file;  // of the rendezvous
   int line;
   int exchanges;  // how many so far: picks the buffer
+  std::vector<std::function<void()>> copies;  // cp.async, under way
 };
 
 struct Warp {

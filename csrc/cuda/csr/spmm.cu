@@ -56,10 +56,6 @@ __device__ Sums<T> get_sums(Shared<Tokens<T>> slab, int i) {
   return sums;
 }
 
-// Which part of a block's i-th split row a warp takes. It changes from row to row: parts of a cell with few groups are empty,
-// and these would always be the same warps'.
-__device__ inline int part_of_row(int warp, int i) { return (warp + i) % kMultiplyWarps; }
-
 template <class A>
 __device__ inline A maybe_relu(A sum, bool relu) {
   return relu && sum < 0 ? A{0} : sum;
@@ -144,8 +140,11 @@ __global__ void __launch_bounds__(kMultiplyThreads)
   static_assert(kSumLanes * kSplitRows * kMultiplyWarps * sizeof(Sums<T>) <= 2 * Tile<T>::kPartBytes,
                 "and so are sums of parts");
   SPX_DYNAMIC_SHARED(Tokens<T>, stages);
-  SPX_SHARED(Cell, cells, kMultiplyWarps * kMostCells);
+  SPX_SHARED(Cell, all_cells, kMultiplyWarps * 2 * kMostCells);
+  SPX_SHARED(Group<T>, all_lines, kMultiplyWarps * 2 * kWarp);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const Shared<Cell> cells = all_cells + warp * 2 * kMostCells;
+  const Shared<Group<T>> lines = all_lines + warp * 2 * kWarp;
 
   if (blockIdx.x >= split_blocks) {
     const int64_t block = blockIdx.x - split_blocks;
@@ -158,7 +157,7 @@ __global__ void __launch_bounds__(kMultiplyThreads)
     Feed<T> feed = {x, token0};
     feed.first_stage(stages, w.missing, w.parts);
     start_rows<T, kRowsPerWarp>(acc, bias, row);
-    add_rows<T, kRowsPerWarp, 1>(acc, stages, cells + warp * kMostCells, w, feed, row, 0);
+    add_rows<T, kRowsPerWarp, 1>(acc, stages, cells, lines, w, feed, row);
     store_y<T, kRowsPerWarp>(y, stages, acc, w, row, token0, row0, relu);
     return;
   }
@@ -169,11 +168,10 @@ __global__ void __launch_bounds__(kMultiplyThreads)
     const int i = item % split_tiles * kSplitRows + lane;
     const int32_t row = lane < kSplitRows && i < count ? w.split_rows[i] : -1;
     Acc<T> acc[kSplitRows][Tile<T>::kTokensPerLane];
-    const int part = part_of_row(warp, lane);
     Feed<T> feed = {x, token0};
     feed.first_stage(stages, w.missing, w.parts);
-    start_rows<T, kSplitRows>(acc, bias, part == 0 ? row : -1);
-    add_rows<T, kSplitRows, kMultiplyWarps>(acc, stages, cells + warp * kMostCells, w, feed, row, part);
+    start_rows<T, kSplitRows>(acc, bias, part_of_row(warp, lane) == 0 ? row : -1);
+    add_rows<T, kSplitRows, kMultiplyWarps>(acc, stages, cells, lines, w, feed, row);
     store_parts<T>(y, stages, acc, row, token0, relu);
     __syncthreads();  // the sums are read, before the stages are written again
   }
@@ -194,8 +192,8 @@ constexpr int stages_bytes(int parts) {
 // The parts of a stage that fit the device's shared memory.
 template <class T>
 int parts_that_fit() {
-  constexpr int kCellBytes = kMultiplyWarps * kMostCells * sizeof(Cell);
-  const int64_t available = shared_bytes_per_block() - kCellBytes - kDynamicAlignment;
+  constexpr int kCellBytes = kMultiplyWarps * 2 * kMostCells * sizeof(Cell), kLineBytes = kMultiplyThreads * 2 * sizeof(Group<T>);
+  const int64_t available = shared_bytes_per_block() - kCellBytes - kLineBytes - kDynamicAlignment;
   int parts = Tile<T>::kMostParts;
   while (parts > 1 && stages_bytes<T>(parts) > available) --parts;
   return parts;

@@ -3,7 +3,7 @@
 //   stage    multiplied by all warps, each its cells, while the next one is loaded; one barrier for each
 //   quarter  of a warp's rows: multiplying it hides the loads of one part of the next stage, and the last quarter hides those
 //            of the next cells. So a thread holds no more than its share of one part
-//   group    16 bytes of entries; the next one is always under way
+//   group    16 bytes of entries, 32 of them a line, which a warp loads at once; the next line is always under way
 #pragma once
 #include "cuda/csr/spmm_cells.cuh"
 
@@ -11,6 +11,10 @@ namespace spx::cuda::csr {
 
 constexpr int kQuarters = 4;
 constexpr int kMostCells = 16;  // of a warp in a stage
+
+// Which part of a block's i-th split row a warp takes. It changes from row to row: parts of a cell with few groups are empty,
+// and these would always be the same warps'.
+__device__ inline int part_of_row(int warp, int i) { return (warp + i) % kMultiplyWarps; }
 
 // acc[i] = bias of lane i's row, or 0.
 template <class T, int kRowsPerWarp>
@@ -23,10 +27,12 @@ __device__ __forceinline__ void start_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::
   }
 }
 
-// One of the kParts parts of a cell: its groups, shared out evenly.
+// Of a warp's i-th cell, or of the warp's part of it if kParts warps share the rows: its groups are shared out evenly.
 template <class T, int kParts>
-__device__ __forceinline__ Cell part_of(Cell cell, int part) {
+__device__ __forceinline__ Cell cell_at(Shared<Cell> cells, int i) {
+  const Cell cell = cells[i];
   if constexpr (kParts == 1) return cell;
+  const int part = part_of_row(static_cast<int>(threadIdx.x) / kWarp, i);
   const int groups = (cell.count + kGroupEntries<T> - 1) / kGroupEntries<T>;
   const int begin = groups * part / kParts, end = groups * (part + 1) / kParts;
   const int mine = (end - begin) * kGroupEntries<T>, left = cell.count - begin * kGroupEntries<T>;
@@ -51,58 +57,114 @@ __device__ __forceinline__ void add_group(Acc<T> (&acc)[Tile<T>::kTokensPerLane]
   }
 }
 
-// acc[i] += cell i, for a quarter of the rows; `head` is the first group of `cell`, that of the quarter's first row, and then
-// of the next one's. The group after this one is always under way; of an empty cell a group is read, but not used.
+// A warp's entries on their way from global memory through shared memory to all its lanes. One after the other would each take
+// the time of L2. A line has groups of every row of a quarter, loaded by kLanes neighbouring lanes for each row; a quarter with
+// longer cells takes several rounds of lines.
 template <class T, int kRowsPerWarp>
-__device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], int quarter,
-                                         Shared<Tokens<T>> mine, Shared<Cell> cells, const Group<T>* groups, Cell& cell,
-                                         Group<T>& head) {
+struct Supply {
   static_assert(kRowsPerWarp % kQuarters == 0);
+  static constexpr int kRows = kRowsPerWarp / kQuarters, kLanes = kWarp / kRows;
+  static constexpr int kEntries = kLanes * kGroupEntries<T>;  // of a row in a line
+
+  const Group<T>* groups;
+  Shared<Group<T>> lines;  // the warp's two in shared memory: one is read while the other is on its way
+  int line = 0;            // the one that is read
+
+  // Which row of its quarter this lane loads for.
+  static __device__ int my_row() {
+    const int row = threadIdx.x % kWarp / kLanes;
+    return row < kRows ? row : kRows - 1;
+  }
+  static __device__ int rounds(int count) { return (count + kEntries - 1) / kEntries; }
+
+  // Begins to load a line; `cell` is that of my_row().
+  __device__ void load(Cell cell, int round) {
+    const int at = round * kLanes + static_cast<int>(threadIdx.x) % kWarp - my_row() * kLanes;
+    if (at < (round + 1) * kLanes && at * kGroupEntries<T> < cell.count)
+      cp_async(lines + (1 - line) * kWarp + threadIdx.x % kWarp, groups + cell.first + at);
+  }
+  // The line that was loaded becomes the one that is read.
+  __device__ void take() {
+    cp_async_wait();
+    __syncwarp();  // it is there for all lanes, and all have read the other
+    line = 1 - line;
+  }
+  // The groups of a quarter's i-th row.
+  __device__ Shared<Group<T>> row(int i) const { return lines + line * kWarp + i * kLanes; }
+};
+
+// acc[i] += cell i, for a quarter of the rows, whose first line is loaded; begins to load the first line of the next quarter, or
+// of the next stage's cells.
+template <class T, int kRowsPerWarp, int kParts>
+__device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], int quarter,
+                                         Shared<Tokens<T>> mine, Supply<T, kRowsPerWarp>& supply, Shared<Cell> cells,
+                                         Shared<Cell> next) {
+  using Supply = csr::Supply<T, kRowsPerWarp>;
+  const int row0 = quarter * Supply::kRows, my_row = Supply::my_row();
+  int rounds = 1;
 #pragma unroll
-  for (int i = 0; i < kRowsPerWarp; ++i) {
-    if (i / (kRowsPerWarp / kQuarters) != quarter) continue;
-    const Group<T>* at = groups + cell.first;
-    int count = cell.count;
+  for (int i = 0; i < Supply::kRows; ++i) {
+    const int needs = Supply::rounds(cell_at<T, kParts>(cells, row0 + i).count);
+    rounds = needs > rounds ? needs : rounds;
+  }
 #pragma unroll 1  // the code of all rows stays in the instruction cache
-    for (; count > kGroupEntries<T>; count -= kGroupEntries<T>) {
-      const Group<T> group = head;
-      head = *++at;
-      add_group<T>(acc[i], mine, group, kGroupEntries<T>);
+  for (int round = 0; round < rounds; ++round) {
+    supply.take();
+    if (round + 1 < rounds)
+      supply.load(cell_at<T, kParts>(cells, row0 + my_row), round + 1);
+    else if (quarter + 1 < kQuarters)
+      supply.load(cell_at<T, kParts>(cells, row0 + Supply::kRows + my_row), 0);
+    else
+      supply.load(cell_at<T, kParts>(next, my_row), 0);
+#pragma unroll
+    for (int i = 0; i < kRowsPerWarp; ++i) {
+      if (i / Supply::kRows != quarter) continue;
+      const int left = cell_at<T, kParts>(cells, i).count - round * Supply::kEntries;
+      int count = left < Supply::kEntries ? left : Supply::kEntries;
+      Shared<Group<T>> at = supply.row(i % Supply::kRows);
+#pragma unroll 1
+      for (; count > kGroupEntries<T>; count -= kGroupEntries<T>, at = at + 1)
+        add_group<T>(acc[i], mine, Group<T>(*at), kGroupEntries<T>);
+      if (count > 0) add_group<T>(acc[i], mine, Group<T>(*at), count);
     }
-    const Group<T> group = head;
-    if (i + 1 < kRowsPerWarp) {
-      cell = cells[i + 1];
-      head = groups[cell.first];
-    }
-    add_group<T>(acc[i], mine, group, count);
   }
 }
 
-// acc[i] += all entries of row i, or a part of each of its cells if kParts warps share the row. Lane i holds the values for
-// row i: `row`, -1 if there is none, and which part of it. The first stage is on its way to shared memory.
+// Begins to bring the cells of a stage, lane i that of row `row`, to shared memory; none where there is no row or no stage.
+template <class T, int kRowsPerWarp>
+__device__ __forceinline__ void fetch_cells(Shared<Cell> to, Cells<T> w, int32_t row, int chunk) {
+  const int lane = threadIdx.x % kWarp;
+  if (lane >= kRowsPerWarp) return;
+  if (row >= 0 && chunk < w.chunks)
+    cp_async(to + lane, w.cells + chunk * w.rows + row);
+  else
+    to[lane] = Cell{0, 0};
+}
+
+// acc[i] += all entries of row i, or a part of each of its cells if kParts warps share the row. Lane i holds row i, -1 if there
+// is none. The first stage is on its way to shared memory. cells, lines: two of this warp.
 template <class T, int kRowsPerWarp, int kParts>
 __device__ __forceinline__ void add_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], Shared<Tokens<T>> stages,
-                                         Shared<Cell> cells, Cells<T> w, Feed<T>& feed, int32_t row, int part) {
+                                         Shared<Cell> cells, Shared<Group<T>> lines, Cells<T> w, Feed<T>& feed, int32_t row) {
   static_assert(Tile<T>::kMostParts < kQuarters, "one quarter is for the cells");
   const int lane = threadIdx.x % kWarp, stage_tokens = w.parts * Tile<T>::kPartTokens;
-  Cell next = {0, 0};
-  if (row >= 0 && w.chunks > 0) next = part_of<T, kParts>(w.cells[row], part);
+  Supply<T, kRowsPerWarp> supply = {w.groups, lines};
+  fetch_cells<T, kRowsPerWarp>(cells, w, row, 0);
+  cp_async_wait();
+  __syncwarp();
+  supply.load(cell_at<T, kParts>(cells, supply.my_row()), 0);
   for (int chunk = 0; chunk < w.chunks; ++chunk) {
-    Group<T> head = w.groups[shfl_idx(next.first, 0)];  // on its way while warps wait for each other
-    if (lane < kRowsPerWarp) cells[lane] = next;
     __syncthreads();  // this stage is there, and everyone has read the other one
     const Shared<Tokens<T>> stage = stages + chunk % 2 * stage_tokens, idle = stages + (1 - chunk % 2) * stage_tokens;
-    Cell cell = cells[0];
+    const Shared<Cell> here = cells + chunk % 2 * kMostCells, next = cells + (1 - chunk % 2) * kMostCells;
+    fetch_cells<T, kRowsPerWarp>(next, w, row, chunk + 1);
 #pragma unroll 1  // one copy of the code that loads and transposes
     for (int quarter = 0; quarter < kQuarters; ++quarter) {
       const bool feeds = quarter < w.parts && feed.has_part();
       if (feeds) feed.load();
-      if (quarter == kQuarters - 1 && row >= 0 && chunk + 1 < w.chunks)
-        next = part_of<T, kParts>(w.cells[(chunk + 1) * w.rows + row], part);
-      multiply<T, kRowsPerWarp>(acc, quarter, stage + lane, cells, w.groups, cell, head);
+      multiply<T, kRowsPerWarp, kParts>(acc, quarter, stage + lane, supply, here, next);
       if (feeds) feed.store(idle, quarter);
     }
-    __syncwarp();  // the cells are read, before the next ones are written
   }
 }
 
