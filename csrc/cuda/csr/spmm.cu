@@ -25,7 +25,7 @@
 // of it is a sixteenth of each cell. Four full rows take 768 + 3456 clocks of a stage; where none is split, 128 blocks leave at
 // once (docs/gpu-kernels.md has the balance of several patterns).
 // Of 16-bit types an entry takes 2 clocks of shared memory, but 3.75 to issue 15 instructions: conversion to float limits.
-#include "cuda/csr/spmm_rows.cuh"
+#include "cuda/csr/spmm_cells.cuh"
 
 namespace spx::cuda::csr {
 namespace {
@@ -192,7 +192,8 @@ constexpr int stages_bytes(int parts) {
 // The parts of a stage that fit the device's shared memory.
 template <class T>
 int parts_that_fit() {
-  constexpr int kCellBytes = kMultiplyWarps * 2 * kMostCells * sizeof(Cell), kLineBytes = kMultiplyThreads * 2 * sizeof(Group<T>);
+  constexpr int kCellBytes = kMultiplyWarps * 2 * kMostCells * sizeof(Cell),
+                kLineBytes = kMultiplyThreads * 2 * sizeof(Group<T>);
   const int64_t available = shared_bytes_per_block() - kCellBytes - kLineBytes - kDynamicAlignment;
   int parts = Tile<T>::kMostParts;
   while (parts > 1 && stages_bytes<T>(parts) > available) --parts;

@@ -7,18 +7,15 @@
 //          part
 //   banks  neither transposing a part nor reading it has conflicts: see Share::store
 #pragma once
-#include "cuda/device/words.cuh"
+#include "cuda/csr/rows.cuh"
 
 namespace spx::cuda::csr {
-
-constexpr int kMultiplyThreads = 512;
-constexpr int kMultiplyWarps = kMultiplyThreads / kWarp;
 
 // Two stages of x in shared memory, and a part of them: kCols columns of kTokens tokens, 32 KB and a gap behind every piece.
 template <class T>
 struct Tile {
   static constexpr int kPieceCols = 16 / sizeof(T);  // columns in one 128-bit load of x
-  static constexpr int kTokensPerLane = sizeof(T) == 8 ? 2 : 4;
+  static constexpr int kTokensPerLane = kPerLane<T>;
   static constexpr int kTokens = kTokensPerLane * kWarp;
   static constexpr int kLaneBytes = kTokensPerLane * sizeof(T);
   static constexpr int kCols = 32768 / (kLaneBytes * kWarp);
@@ -71,13 +68,25 @@ struct Share {
   }
 };
 
+// What a lane reads of a stage.
+template <class T>
+struct LaneTokens {
+  Shared<Tokens<T>> first;  // its tokens of the stage's first column
+
+  __device__ Tokens<T> operator()(int place) const { return element_at<Tokens<T>>(first, place); }
+};
+
 // x on its way to the stages of a block, part by part.
 template <class T>
 struct Feed {
+  using Element = Tokens<T>;
   DenseView<const T> x;
   int64_t token0;
   int32_t part = 0;  // the next one, counted over all stages
   Share<T> share = {};
+
+  static __device__ int stage_elements(int parts) { return parts * Tile<T>::kPartTokens; }
+  __device__ LaneTokens<T> reader(Shared<Tokens<T>> stage) const { return {stage + threadIdx.x % kWarp}; }
 
   __device__ bool has_part() const { return int64_t{part} * Tile<T>::kCols < x.cols; }
   __device__ void load() { share.load(x, token0, int64_t{part} * Tile<T>::kCols); }

@@ -42,9 +42,6 @@ def _check_count(op: str, product: Conv2d, height: int, width: int) -> None:
         raise ValueError(f"{op}: expected at most {MOST} elements in an image with its padding, got {largest}")
 
 
-def _by_torch(backend: Backend) -> bool:
-    return not hasattr(backend.module, "csr_conv2d")
-
 
 def _dense(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, product: Conv2d) -> torch.Tensor:
     return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.weight_shape)
@@ -92,14 +89,13 @@ def csr_conv2d(
     _check_count(op, product, height, width)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
-    if _by_torch(backend):
-        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *_convolutions(product)).contiguous()
-        return y.relu_() if relu else y
     x, weight, bias = ready(x), ready(weight), None if bias is None else ready(bias)
-    y = x.new_empty(batch, rows, *size)
     w, stream = (weight.data_ptr(), dtype, views.pattern(row_ptr, col_idx, cols)), backend.stream(x)
     shape = views.conv2d(product, batch, height, width, size)
-    space = workspace(x, backend.module.csr_conv2d_workspace(w, shape, stream))
+    if (space_bytes := backend.module.csr_conv2d_workspace(w, shape, stream)) < 0:
+        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *_convolutions(product)).contiguous()
+        return y.relu_() if relu else y
+    y, space = x.new_empty(batch, rows, *size), workspace(x, space_bytes)
     backend.module.csr_conv2d(y.data_ptr(), w, x.data_ptr(), shape, views.address(bias), relu, views.address(space), stream)
     return y
 
@@ -145,16 +141,15 @@ def csr_conv2d_t(
     dtype = check_dtype(op, backend, "dy", dy)
     _check_count(op, product, *size)
     channels = groups * product.channels
-    if _by_torch(backend):
-        dense = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
-        return conv2d_input((batch, channels, *size), dense, dy, *_convolutions(product)).contiguous()
     col_ptr, row_idx, slot = col_ptr.contiguous(), row_idx.contiguous(), slot.contiguous()
     check_range(op, col_ptr, row_idx, rows)
     dy, weight = ready(dy), ready(weight)
-    dx = dy.new_empty(batch, channels, *size)
     w, stream = (weight.data_ptr(), dtype, views.pattern(col_ptr, row_idx, rows, slot)), backend.stream(dy)
     shape = views.conv2d(product, batch, size[0], size[1], out)
-    space = workspace(dy, backend.module.csr_conv2d_t_workspace(w, shape, stream))
+    if (space_bytes := backend.module.csr_conv2d_t_workspace(w, shape, stream)) < 0:
+        dense = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
+        return conv2d_input((batch, channels, *size), dense, dy, *_convolutions(product)).contiguous()
+    dx, space = dy.new_empty(batch, channels, *size), workspace(dy, space_bytes)
     backend.module.csr_conv2d_t(dx.data_ptr(), w, dy.data_ptr(), shape, views.address(space), stream)
     return dx
 
@@ -197,7 +192,7 @@ def csr_conv2d_grad_weight(
     _check_count(op, product, height, width)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
-    if _by_torch(backend):
+    if not hasattr(backend.module, op):
         dense = conv2d_weight(x, product.weight_shape, dy, *_convolutions(product))
         return conversions.csr_pack.kernel(dense.view(rows, cols), row_ptr, col_idx)
     dy, x, dw = ready(dy), ready(x), x.new_empty((col_idx.numel(),))

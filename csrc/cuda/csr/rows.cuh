@@ -1,13 +1,16 @@
-// The inner loops of csr_spmm_kernel: a warp keeps the sums of its rows in registers and adds to them.
+// The inner loops of csr_spmm_kernel and csr_conv2d_kernel: a warp keeps the sums of its rows in registers and adds to them.
 //
 //   stage    multiplied by all warps, each its cells, while the next one is loaded; one barrier for each
 //   quarter  of a warp's rows: multiplying it hides the loads of one part of the next stage, and the last quarter hides those
 //            of the next cells. So a thread holds no more than its share of one part
 //   group    16 bytes of entries, 32 of them a line, which a warp loads at once; the next line is always under way
 #pragma once
-#include "cuda/csr/spmm_cells.cuh"
+#include "cuda/csr/cells.cuh"
 
 namespace spx::cuda::csr {
+
+template <class T>
+constexpr int kPerLane = sizeof(T) == 8 ? 2 : 4;  // tokens, or pixels, that a lane adds to at once
 
 constexpr int kQuarters = 4;
 constexpr int kMostCells = 16;  // of a warp in a stage
@@ -18,12 +21,12 @@ __device__ inline int part_of_row(int warp, int i) { return (warp + i) % kMultip
 
 // acc[i] = bias of lane i's row, or 0.
 template <class T, int kRowsPerWarp>
-__device__ __forceinline__ void start_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], const T* bias, int32_t row) {
+__device__ __forceinline__ void start_rows(Acc<T> (&acc)[kRowsPerWarp][kPerLane<T>], const T* bias, int32_t row) {
   const Acc<T> start = row >= 0 && bias ? to_acc(bias[row]) : Acc<T>{0};
 #pragma unroll
   for (int i = 0; i < kRowsPerWarp; ++i) {
     const Acc<T> value = shfl_idx(start, i);
-    for (int t = 0; t < Tile<T>::kTokensPerLane; ++t) acc[i][t] = value;
+    for (int t = 0; t < kPerLane<T>; ++t) acc[i][t] = value;
   }
 }
 
@@ -40,19 +43,17 @@ __device__ __forceinline__ Cell cell_at(Shared<Cell> cells, int i) {
 }
 
 // acc[t] += the first `count` entries of a group x the lane's t-th token. All reads go out before the first is used.
-// `mine` is where the lane's tokens begin.
-template <class T>
-__device__ __forceinline__ void add_group(Acc<T> (&acc)[Tile<T>::kTokensPerLane], Shared<Tokens<T>> mine, Group<T> group,
-                                          int count) {
-  Tokens<T> x[kGroupEntries<T>];
+template <class T, class Reader>
+__device__ __forceinline__ void add_group(Acc<T> (&acc)[kPerLane<T>], Reader read, Group<T> group, int count) {
+  Words<T, kPerLane<T>> x[kGroupEntries<T>];
 #pragma unroll
   for (int e = 0; e < kGroupEntries<T>; ++e)
-    if (e < count) x[e] = element_at<Tokens<T>>(mine, group[e].place);
+    if (e < count) x[e] = read(group[e].place);
 #pragma unroll
   for (int e = 0; e < kGroupEntries<T>; ++e) {
     const Acc<T> value = to_acc(group[e].value);
 #pragma unroll
-    for (int t = 0; t < Tile<T>::kTokensPerLane; ++t)
+    for (int t = 0; t < kPerLane<T>; ++t)
       if (e < count) acc[t] += value * to_acc(x[e][t]);
   }
 }
@@ -95,10 +96,9 @@ struct Supply {
 
 // acc[i] += cell i, for a quarter of the rows, whose first line is loaded; begins to load the first line of the next quarter, or
 // of the next stage's cells.
-template <class T, int kRowsPerWarp, int kParts>
-__device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], int quarter,
-                                         Shared<Tokens<T>> mine, Supply<T, kRowsPerWarp>& supply, Shared<Cell> cells,
-                                         Shared<Cell> next) {
+template <class T, int kRowsPerWarp, int kParts, class Reader>
+__device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][kPerLane<T>], int quarter, Reader read,
+                                         Supply<T, kRowsPerWarp>& supply, Shared<Cell> cells, Shared<Cell> next) {
   using Supply = csr::Supply<T, kRowsPerWarp>;
   const int row0 = quarter * Supply::kRows, my_row = Supply::my_row();
   int rounds = 1;
@@ -124,15 +124,15 @@ __device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kT
       Shared<Group<T>> at = supply.row(i % Supply::kRows);
 #pragma unroll 1
       for (; count > kGroupEntries<T>; count -= kGroupEntries<T>, at = at + 1)
-        add_group<T>(acc[i], mine, Group<T>(*at), kGroupEntries<T>);
-      if (count > 0) add_group<T>(acc[i], mine, Group<T>(*at), count);
+        add_group<T>(acc[i], read, Group<T>(*at), kGroupEntries<T>);
+      if (count > 0) add_group<T>(acc[i], read, Group<T>(*at), count);
     }
   }
 }
 
 // Begins to bring the cells of a stage, lane i that of row `row`, to shared memory; none where there is no row or no stage.
 template <class T, int kRowsPerWarp>
-__device__ __forceinline__ void fetch_cells(Shared<Cell> to, Cells<T> w, int32_t row, int chunk) {
+__device__ __forceinline__ void fetch_cells(Shared<Cell> to, const CellTable<T>& w, int32_t row, int chunk) {
   const int lane = threadIdx.x % kWarp;
   if (lane >= kRowsPerWarp) return;
   if (row >= 0 && chunk < w.chunks)
@@ -143,11 +143,12 @@ __device__ __forceinline__ void fetch_cells(Shared<Cell> to, Cells<T> w, int32_t
 
 // acc[i] += all entries of row i, or a part of each of its cells if kParts warps share the row. Lane i holds row i, -1 if there
 // is none. The first stage is on its way to shared memory. cells, lines: two of this warp.
-template <class T, int kRowsPerWarp, int kParts>
-__device__ __forceinline__ void add_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane], Shared<Tokens<T>> stages,
-                                         Shared<Cell> cells, Shared<Group<T>> lines, Cells<T> w, Feed<T>& feed, int32_t row) {
-  static_assert(Tile<T>::kMostParts < kQuarters, "one quarter is for the cells");
-  const int lane = threadIdx.x % kWarp, stage_tokens = w.parts * Tile<T>::kPartTokens;
+template <class T, int kRowsPerWarp, int kParts, class Feed>
+__device__ __forceinline__ void add_rows(Acc<T> (&acc)[kRowsPerWarp][kPerLane<T>], Shared<typename Feed::Element> stages,
+                                         Shared<Cell> cells, Shared<Group<T>> lines, const CellTable<T>& w, Feed& feed,
+                                         int32_t row) {
+  using Stage = Shared<typename Feed::Element>;
+  const int stage_elements = feed.stage_elements(w.parts);
   Supply<T, kRowsPerWarp> supply = {w.groups, lines};
   fetch_cells<T, kRowsPerWarp>(cells, w, row, 0);
   cp_async_wait();
@@ -155,14 +156,14 @@ __device__ __forceinline__ void add_rows(Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kT
   supply.load(cell_at<T, kParts>(cells, supply.my_row()), 0);
   for (int chunk = 0; chunk < w.chunks; ++chunk) {
     __syncthreads();  // this stage is there, and everyone has read the other one
-    const Shared<Tokens<T>> stage = stages + chunk % 2 * stage_tokens, idle = stages + (1 - chunk % 2) * stage_tokens;
+    const Stage stage = stages + chunk % 2 * stage_elements, idle = stages + (1 - chunk % 2) * stage_elements;
     const Shared<Cell> here = cells + chunk % 2 * kMostCells, next = cells + (1 - chunk % 2) * kMostCells;
     fetch_cells<T, kRowsPerWarp>(next, w, row, chunk + 1);
 #pragma unroll 1  // one copy of the code that loads and transposes
     for (int quarter = 0; quarter < kQuarters; ++quarter) {
       const bool feeds = quarter < w.parts && feed.has_part();
       if (feeds) feed.load();
-      multiply<T, kRowsPerWarp, kParts>(acc, quarter, stage + lane, supply, here, next);
+      multiply<T, kRowsPerWarp, kParts>(acc, quarter, feed.reader(stage), supply, here, next);
       if (feeds) feed.store(idle, quarter);
     }
   }

@@ -1,0 +1,262 @@
+// The pixels that a block of csr_conv2d_kernel makes, and what it reads of the source for them: where they lie in shared memory,
+// and how they get there.
+//
+//   source  the images that are read: x, or dy for the input gradient; target: those that are made. [images, channels, height,
+//           width]
+//   plane   source pixels that one tap can meet together: with stride 2, those of even columns, or of odd ones. So neighbouring
+//           lanes read neighbouring words at every stride
+//   phase   target pixels that meet the same taps: of the input gradient, one in `stride`; otherwise there is one phase
+//   block   up to kPixels pixels of a phase, one after the other through a column of images: `columns` of them wide, row by row, image
+//           by image. A lane has kPerLane of them, 32 apart
+//   halo    the source pixels that they meet, of one channel and all planes. Behind a row of pixels there is room, so that the
+//           next one begins where the banks go on: 32 neighbouring lanes read 32 banks, at any width
+//   part    as many channels as fit 32 KB; stage: one part or two
+#pragma once
+#include "common/conv.h"
+#include "cuda/csr/rows.cuh"
+
+namespace spx::cuda::csr {
+
+constexpr int kHaloPixels = 1536;  // of one channel, at most
+
+template <class T>
+constexpr int kPixels = kPerLane<T> * kWarp;
+template <class T>
+constexpr int kPartElements = sizeof(T) == 8 ? 4096 : 8192;
+constexpr int kMostConvParts = 2;
+
+SPX_HOST_DEVICE int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+// One dimension of a convolution. Target index i of a phase is pixel i * target_step() + phase; for tap k it meets the pixel of
+// plane(k) whose index is i + low() + offset(phase, k), and which is pixel index * source_step() + residue(plane).
+struct ConvAxis {
+  int taps, stride, dilation, pad, target, source;
+  bool backwards;
+
+  SPX_HOST_DEVICE int phases() const { return backwards ? stride : 1; }
+  SPX_HOST_DEVICE int target_step() const { return phases(); }
+  SPX_HOST_DEVICE int source_step() const { return backwards ? 1 : stride; }
+  SPX_HOST_DEVICE int count() const {
+    return (target + phases() - 1) / phases();
+  }  // of a phase's indices; its last may be outside
+  SPX_HOST_DEVICE int shift(int phase, int k) const { return backwards ? phase + pad - k * dilation : k * dilation - pad; }
+
+  SPX_HOST_DEVICE bool meets(int phase, int k) const { return !backwards || (phase + pad - k * dilation) % stride == 0; }
+  SPX_HOST_DEVICE bool plane_is_tap() const { return taps <= stride; }
+  SPX_HOST_DEVICE int planes() const { return backwards ? 1 : plane_is_tap() ? taps : stride; }
+  SPX_HOST_DEVICE int plane(int k) const { return backwards ? 0 : plane_is_tap() ? k : remainder(k); }
+  SPX_HOST_DEVICE int residue(int plane) const { return backwards ? 0 : plane_is_tap() ? remainder(plane) : plane; }
+  SPX_HOST_DEVICE int low() const { return floor_div(backwards ? pad - (taps - 1) * dilation : -pad, stride); }
+  SPX_HOST_DEVICE int reach() const {  // the largest offset
+    return floor_div(backwards ? stride - 1 + pad : (taps - 1) * dilation - pad, stride) - low();
+  }
+  SPX_HOST_DEVICE int offset(int phase, int k) const { return floor_div(shift(phase, k), stride) - low(); }
+
+ private:
+  SPX_HOST_DEVICE int remainder(int k) const { return shift(0, k) - floor_div(shift(0, k), stride) * stride; }
+};
+
+// How a convolution is cut into blocks. Sizes in shared memory are counted in elements.
+struct ConvTiles {
+  ConvAxis y, x;
+  int images, groups, source_channels, target_channels;  // channels of a group
+  int columns = 1, column_blocks = 1;
+  int pitch = 0, image_gap = 0, plane_size = 0, channel_size = 0;
+  int part_channels = 0;
+  int pixels = 0, pixel_tiles = 0;  // of a block; and how many blocks a phase's pixels are
+
+  // The target's channels count as rows.
+  ConvTiles(const Conv2d& c, bool backwards, int most_pixels, int part_elements)
+      : y{axis(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.height, c.out_height, backwards)},
+        x{axis(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.width, c.out_width, backwards)},
+        images(static_cast<int>(c.batch)),
+        groups(static_cast<int>(c.groups)),
+        source_channels(static_cast<int>(backwards ? c.rows_per_group() : c.channels)),
+        target_channels(static_cast<int>(backwards ? c.channels : c.rows_per_group())) {
+    // Fewer pixels only where the halo of all does not fit, and rows without gaps where the banks' do not.
+    for (int tried = most_pixels; tried >= 1 && !fits(); tried /= 2)
+      for (bool gaps : {true, false})
+        if (!fits()) find_columns(tried, gaps, part_elements);
+  }
+
+  bool fits() const { return part_channels > 0; }
+  SPX_HOST_DEVICE int phases() const { return y.phases() * x.phases(); }
+  SPX_HOST_DEVICE int image_rows() const { return y.count(); }
+  SPX_HOST_DEVICE int64_t target_plane() const { return int64_t{y.target} * x.target; }
+  SPX_HOST_DEVICE int64_t source_plane() const { return int64_t{y.source} * x.source; }
+  SPX_HOST_DEVICE int64_t source_image() const { return groups * source_channels * source_plane(); }
+  SPX_HOST_DEVICE int rows() const { return groups * target_channels; }
+
+  // Of a block, at most: rows of pixels, strips, and pixels of a halo.
+  int most_rows() const { return (pixels + columns - 2) / columns + 1; }
+  int most_strips() const { return static_cast<int>((most_rows() + image_rows() - 2) / image_rows() + 1); }
+  int most_halo() const {
+    const int64_t rows = most_rows() + int64_t{most_strips()} * y.reach();
+    const int64_t halo = rows * (columns + x.reach()) * y.planes() * x.planes();
+    return halo < INT32_MAX ? static_cast<int>(halo) : INT32_MAX;
+  }
+
+ private:
+  static ConvAxis axis(int64_t taps, int64_t stride, int64_t dilation, int64_t pad, int64_t size, int64_t out, bool backwards) {
+    return {static_cast<int>(taps),
+            static_cast<int>(stride),
+            static_cast<int>(dilation),
+            static_cast<int>(pad),
+            static_cast<int>(backwards ? size : out),
+            static_cast<int>(backwards ? out : size),
+            backwards};
+  }
+
+  // Narrow columns have small halos, but more of what is loaded twice.
+  void find_columns(int block_pixels, bool gaps, int part_elements) {
+    int64_t best = INT64_MAX;
+    ConvTiles found = *this;
+    for (int blocks = 1; blocks == 1 || found_more(blocks); ++blocks) {
+      const ConvTiles tried = with_columns(static_cast<int>(ceil_div(x.count(), blocks)), block_pixels, gaps, part_elements);
+      const int64_t loaded = int64_t{tried.most_halo()} * tried.columns * tried.column_blocks;  // over what is made
+      if (tried.fits() && loaded < best) best = loaded, found = tried;
+    }
+    *this = found;
+  }
+  bool found_more(int blocks) const { return blocks <= 64 && x.count() / blocks >= 8; }
+
+  ConvTiles with_columns(int wide, int block_pixels, bool gaps, int part_elements) const {
+    ConvTiles made = *this;
+    made.pixels = block_pixels;
+    made.columns = wide < 1 ? 1 : wide;
+    made.column_blocks = static_cast<int>(ceil_div(x.count(), made.columns));
+    const int needs = made.columns + x.reach();
+    made.pitch = gaps ? made.columns + static_cast<int>(ceil_div(x.reach(), kWarp)) * kWarp : needs;
+    made.image_gap = y.reach() * made.pitch;
+    if (gaps) made.image_gap = static_cast<int>(ceil_div(made.image_gap, kWarp)) * kWarp;
+    const int64_t plane = int64_t{made.most_rows()} * made.pitch + int64_t{made.most_strips()} * made.image_gap + x.reach();
+    const int64_t channel = plane * y.planes() * x.planes();
+    const int64_t count = int64_t{images} * made.column_blocks * y.count() * made.columns;
+    const bool counts = count <= INT32_MAX - block_pixels && made.most_strips() * source_image() <= INT32_MAX;
+    if (channel > part_elements || made.most_halo() > kHaloPixels || !counts) return made;
+    made.part_channels = static_cast<int>(part_elements / channel);
+    if (made.part_channels > source_channels && source_channels > 0) made.part_channels = source_channels;
+    made.plane_size = static_cast<int>(plane);
+    made.channel_size = static_cast<int>(channel);
+    made.pixel_tiles = static_cast<int>(ceil_div(count, block_pixels));
+    return made;
+  }
+};
+
+// A pixel of a block: where it is made, and where what it meets begins in shared memory.
+struct ConvPixel {
+  int image, row, col;  // of the target; outside of it where there is no such pixel
+  int place;
+};
+
+// A block's pixels: those of a phase from number `first` on.
+struct PixelTile {
+  int first, phase_y, phase_x;
+
+  __device__ ConvPixel pixel(const ConvTiles& g, int i) const {
+    const int number = first + i, row = number / g.columns, strip = row / g.image_rows();
+    const int row0 = first / g.columns, strip0 = row0 / g.image_rows();
+    const int image = strip / g.column_blocks, block = strip - image * g.column_blocks, col = number - row * g.columns;
+    if (i >= g.pixels || image >= g.images) return {image, g.y.target, g.x.target, 0};
+    return {image, (row - strip * g.image_rows()) * g.y.target_step() + phase_y,
+            (block * g.columns + col) * g.x.target_step() + phase_x,
+            (row - row0) * g.pitch + (strip - strip0) * g.image_gap + col};
+  }
+};
+
+// A pixel of the halo: where it comes from, seen from the first image's channel, or -1: 0; and its place in shared memory.
+struct HaloPixel {
+  int32_t source, place;
+};
+
+// Lists the halo of a block, and returns how many pixels it has. All threads; a barrier follows.
+__device__ inline int list_halo(Shared<HaloPixel> halo, const ConvTiles& g, PixelTile tile) {
+  const int row0 = tile.first / g.columns, strip0 = row0 / g.image_rows();
+  const int last = (tile.first + g.pixels - 1) / g.columns, end = g.images * g.column_blocks * g.image_rows() - 1;
+  const int row1 = last < end ? last : end, strip1 = row1 / g.image_rows();
+  const int reach = g.y.reach(), wide = g.columns + g.x.reach(), rows = row1 - row0 + 1 + (strip1 - strip0 + 1) * reach;
+  const int count = rows * wide * g.y.planes() * g.x.planes(), image0 = strip0 / g.column_blocks;
+  for (int i = threadIdx.x; i < count; i += kMultiplyThreads) {
+    const int col = i % wide, row = i / wide % rows, plane = i / wide / rows;
+    // Strip j's rows of the halo begin j * reach behind its rows of pixels.
+    int strip = strip1;
+    while (strip > strip0 && strip * g.image_rows() - row0 + (strip - strip0) * reach > row) --strip;
+    const int below = row - (strip - strip0) * reach;  // rows of pixels from the block's first one on
+    const int sy = (row0 + below - strip * g.image_rows() + g.y.low()) * g.y.source_step() + g.y.residue(plane / g.x.planes());
+    const int image = strip / g.column_blocks, block = strip - image * g.column_blocks;
+    const int sx = (block * g.columns + col + g.x.low()) * g.x.source_step() + g.x.residue(plane % g.x.planes());
+    const bool inside = sy >= 0 && sy < g.y.source && sx >= 0 && sx < g.x.source;
+    const auto from = static_cast<int32_t>((image - image0) * g.source_image() + int64_t{sy} * g.x.source + sx);
+    halo[i] = HaloPixel{inside ? from : -1, plane * g.plane_size + below * g.pitch + (strip - strip0) * g.image_gap + col};
+  }
+  return count;
+}
+
+// What a lane reads of a stage.
+template <class T>
+struct LanePixels {
+  Shared<T> stage;
+  const int (&at)[kPerLane<T>];  // bytes
+
+  __device__ Words<T, kPerLane<T>> operator()(int place) const {
+    Words<T, kPerLane<T>> pixels;
+#pragma unroll
+    for (int t = 0; t < kPerLane<T>; ++t) pixels.set(t, element_at<T>(stage, at[t] + place));
+    return pixels;
+  }
+};
+
+// The source on its way to the stages of a block, part by part: an element at a time, for rows of pixels are not aligned.
+template <class T>
+struct ConvFeed {
+  using Element = T;
+  static constexpr int kUnits = kPartElements<T> / kMultiplyThreads;
+
+  const ConvTiles& g;
+  const T* source;  // of the first image and the group's first channel
+  Shared<HaloPixel> halo;
+  int count;            // of its pixels
+  int at[kPerLane<T>];  // bytes from a stage's beginning to what the lane's pixels meet first
+  int part = 0;         // the next one, counted over all stages
+  Words<T, kUnits> units = {};
+
+  static __device__ int stage_elements(int parts) { return parts * kPartElements<T>; }
+  __device__ LanePixels<T> reader(Shared<T> stage) const { return {stage, at}; }
+  __device__ bool has_part() const { return part * g.part_channels < g.source_channels; }
+
+  // f(unit, channel, pixel of the halo) for each element of this thread.
+  template <class F>
+  __device__ void for_each(F f) const {
+    const int left = g.source_channels - part * g.part_channels, channels = left < g.part_channels ? left : g.part_channels;
+    int channel = static_cast<int>(threadIdx.x) / count, pixel = static_cast<int>(threadIdx.x) % count;
+    const int channel_step = kMultiplyThreads / count, pixel_step = kMultiplyThreads % count;
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+      if (channel < channels) f(u, channel, HaloPixel(halo[pixel]));
+      channel += channel_step, pixel += pixel_step;
+      if (pixel >= count) pixel -= count, ++channel;
+    }
+  }
+  __device__ void load() {
+    const T* from = source + int64_t{part} * g.part_channels * g.source_plane();
+    for_each([&](int u, int channel, HaloPixel pixel) {
+      units.set(u, pixel.source >= 0 ? from[channel * g.source_plane() + pixel.source] : T{});
+    });
+  }
+  // As the i-th part of a stage.
+  __device__ void store(Shared<T> stage, int i) {
+    for_each([&](int u, int channel, HaloPixel pixel) {
+      stage[i * kPartElements<T> + channel * g.channel_size + pixel.place] = units[u];
+    });
+    ++part;
+  }
+  // All of it, without its `missing` parts.
+  __device__ void first_stage(Shared<T> stage, int missing, int parts) {
+    for (int i = missing; i < parts && has_part(); ++i) {
+      load();
+      store(stage, i);
+    }
+  }
+};
+
+}  // namespace spx::cuda::csr
