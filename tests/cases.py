@@ -258,8 +258,7 @@ INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *CON
 _HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
 SAME_CODE = {
     **dict.fromkeys(("csr_spmm", "csr_spmm_t", *MASKED), _HOPPER),
-    **dict.fromkeys(CONV[:2], (*_HOPPER, "v4_bf16")),
-    CONV[2]: ("sm_80", *_HOPPER, "v4_bf16"),  # on CUDA torch's: see test_functional.py
+    **dict.fromkeys(CONV, (*_HOPPER, "v4_bf16")),
     **dict.fromkeys(("nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue", "masked_select"), (*_HOPPER, "v4_bf16")),
     "csr_sddmm": ("sm_90a_shared",),
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),

@@ -37,7 +37,9 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
   const PixelTile tile = {rest % g.pixel_tiles * g.pixels, phase / g.x.phases(), phase % g.x.phases()};
 
   const T* source = x + tile.pixel(g, 0).image * g.source_image() + int64_t{group} * g.source_channels * g.source_plane();
-  ConvFeed<T> feed = {g, source, halo, list_halo(halo, g, tile), {}};
+  const Halo listed(g, tile);
+  for (int i = threadIdx.x; i < listed.count; i += kMultiplyThreads) halo[i] = listed.pixel(g, i);
+  ConvFeed<T> feed = {g, source, halo, listed.count, {}};
 #pragma unroll
   for (int t = 0; t < kPerLane<T>; ++t) feed.at[t] = tile.pixel(g, t * kWarp + lane).place * static_cast<int>(sizeof(T));
   __syncthreads();  // the halo is listed

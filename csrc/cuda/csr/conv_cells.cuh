@@ -30,12 +30,11 @@ struct ConvCells : CellTable<T> {
   __device__ int first_channel(const ConvTiles& g, int chunk) const { return (chunk * parts - missing) * g.part_channels; }
 };
 
-// Where the pixel lies that an entry meets: `channel` of its stage, by the tap (ky, kx).
+// The same in bytes, of `channel` of a stage.
 template <class T>
 __device__ int place_of(const ConvTiles& g, int channel, int ky, int kx, int phase_y, int phase_x) {
-  const int part = channel / g.part_channels, plane = g.y.plane(ky) * g.x.planes() + g.x.plane(kx);
-  const int at = part * kPartElements<T> + (channel - part * g.part_channels) * g.channel_size + plane * g.plane_size +
-                 g.y.offset(phase_y, ky) * g.pitch + g.x.offset(phase_x, kx);
+  const int part = channel / g.part_channels, in_part = channel - part * g.part_channels;
+  const int at = part * kPartElements<T> + in_part * g.channel_size + place_of_tap(g, ky, kx, phase_y, phase_x);
   return at * static_cast<int>(sizeof(T));
 }
 

@@ -164,20 +164,32 @@ struct PixelTile {
   }
 };
 
+// Where the pixel lies, from what a target's pixel meets first, that it meets by the tap (ky, kx) in the same channel.
+__device__ inline int place_of_tap(const ConvTiles& g, int ky, int kx, int phase_y, int phase_x) {
+  const int plane = g.y.plane(ky) * g.x.planes() + g.x.plane(kx);
+  return plane * g.plane_size + g.y.offset(phase_y, ky) * g.pitch + g.x.offset(phase_x, kx);
+}
+
 // A pixel of the halo: where it comes from, seen from the first image's channel, or -1: 0; and its place in shared memory.
 struct HaloPixel {
   int32_t source, place;
 };
 
-// Lists the halo of a block, and returns how many pixels it has. All threads; a barrier follows.
-__device__ inline int list_halo(Shared<HaloPixel> halo, const ConvTiles& g, PixelTile tile) {
-  const int row0 = tile.first / g.columns, strip0 = row0 / g.image_rows();
-  const int last = (tile.first + g.pixels - 1) / g.columns, end = g.images * g.column_blocks * g.image_rows() - 1;
-  const int row1 = last < end ? last : end, strip1 = row1 / g.image_rows();
-  const int reach = g.y.reach(), wide = g.columns + g.x.reach(), rows = row1 - row0 + 1 + (strip1 - strip0 + 1) * reach;
-  const int count = rows * wide * g.y.planes() * g.x.planes(), image0 = strip0 / g.column_blocks;
-  for (int i = threadIdx.x; i < count; i += kMultiplyThreads) {
-    const int col = i % wide, row = i / wide % rows, plane = i / wide / rows;
+// The halo of a block.
+struct Halo {
+  int row0, strip0, strip1, rows, wide, count;  // pixels [planes, rows, wide]
+
+  __device__ Halo(const ConvTiles& g, PixelTile tile)
+      : row0(tile.first / g.columns), strip0(row0 / g.image_rows()), wide(g.columns + g.x.reach()) {
+    const int last = (tile.first + g.pixels - 1) / g.columns, end = g.images * g.column_blocks * g.image_rows() - 1;
+    const int row1 = last < end ? last : end;
+    strip1 = row1 / g.image_rows();
+    rows = row1 - row0 + 1 + (strip1 - strip0 + 1) * g.y.reach();
+    count = rows * wide * g.y.planes() * g.x.planes();
+  }
+
+  __device__ HaloPixel pixel(const ConvTiles& g, int i) const {
+    const int col = i % wide, row = i / wide % rows, plane = i / wide / rows, reach = g.y.reach();
     // Strip j's rows of the halo begin j * reach behind its rows of pixels.
     int strip = strip1;
     while (strip > strip0 && strip * g.image_rows() - row0 + (strip - strip0) * reach > row) --strip;
@@ -186,11 +198,11 @@ __device__ inline int list_halo(Shared<HaloPixel> halo, const ConvTiles& g, Pixe
     const int image = strip / g.column_blocks, block = strip - image * g.column_blocks;
     const int sx = (block * g.columns + col + g.x.low()) * g.x.source_step() + g.x.residue(plane % g.x.planes());
     const bool inside = sy >= 0 && sy < g.y.source && sx >= 0 && sx < g.x.source;
-    const auto from = static_cast<int32_t>((image - image0) * g.source_image() + int64_t{sy} * g.x.source + sx);
-    halo[i] = HaloPixel{inside ? from : -1, plane * g.plane_size + below * g.pitch + (strip - strip0) * g.image_gap + col};
+    const int64_t from = (image - strip0 / g.column_blocks) * g.source_image() + int64_t{sy} * g.x.source + sx;
+    return {inside ? static_cast<int32_t>(from) : -1,
+            plane * g.plane_size + below * g.pitch + (strip - strip0) * g.image_gap + col};
   }
-  return count;
-}
+};
 
 // What a lane reads of a stage.
 template <class T>
@@ -215,7 +227,7 @@ struct ConvFeed {
   const ConvTiles& g;
   const T* source;  // of the first image and the group's first channel
   Shared<HaloPixel> halo;
-  int count;            // of its pixels
+  int count;            // of the halo's pixels
   int at[kPerLane<T>];  // bytes from a stage's beginning to what the lane's pixels meet first
   int part = 0;         // the next one, counted over all stages
   Words<T, kUnits> units = {};

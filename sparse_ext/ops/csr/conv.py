@@ -192,13 +192,15 @@ def csr_conv2d_grad_weight(
     _check_count(op, product, height, width)
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
-    if not hasattr(backend.module, op):
-        dense = conv2d_weight(x, product.weight_shape, dy, *_convolutions(product))
-        return conversions.csr_pack.kernel(dense.view(rows, cols), row_ptr, col_idx)
+    if dy.numel() == 0 or cols == 0:
+        return x.new_zeros((col_idx.numel(),))
     dy, x, dw = ready(dy), ready(x), x.new_empty((col_idx.numel(),))
     pattern, shape = views.pattern(row_ptr, col_idx, cols), views.conv2d(product, batch, height, width, size)
     dw_view, stream = (dw.data_ptr(), dtype, 1, dw.numel()), backend.stream(x)
-    space = workspace(x, backend.module.csr_conv2d_grad_weight_workspace(dw_view, pattern, shape, stream))
+    if (space_bytes := backend.module.csr_conv2d_grad_weight_workspace(dw_view, pattern, shape, stream)) < 0:
+        dense = conv2d_weight(x, product.weight_shape, dy, *_convolutions(product))
+        return conversions.csr_pack.kernel(dense.view(rows, cols), row_ptr, col_idx)
+    space = workspace(x, space_bytes)
     backend.module.csr_conv2d_grad_weight(dw_view, pattern, dy.data_ptr(), x.data_ptr(), shape, views.address(space), stream)
     return dw
 
