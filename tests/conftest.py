@@ -155,6 +155,10 @@ def device(request, monkeypatch):
     before = kernels.isa()
     if not kernels.use_isa(isa):
         pytest.skip(f"this device or build has no {isa} kernels")
+    if kind == "cuda":  # torch's own products, with which ours are compared, round operands or partial sums by default
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False)
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     yield torch.device("cuda", 0) if kind == "cuda" else torch.device("cpu")
     kernels.use_isa(before)
 

@@ -42,7 +42,6 @@ CONVOLUTIONS = {  # x without batch, kernel size, stride, padding, dilation, gro
 }
 
 
-@pytest.mark.only("torch's convolution, for CUDA, sums float16 as such on a CPU", lambda case: case.dtype != torch.float16)
 @pytest.mark.parametrize("batch", [0, 1, 19, None])
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_csr_conv2d_and_its_gradients(case, batch, device, dtype):

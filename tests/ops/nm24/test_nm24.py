@@ -19,7 +19,7 @@ TILES = torch.tensor([t for t in itertools.product(ROWS[::-1], repeat=4) if all(
 
 def masks(tensors, shape):
     """Where values are, of `nm24_prune`'s tensors."""
-    ones = torch.ones_like(tensors[0])
+    ones = torch.ones(tensors[0].shape)  # float32: not every device has every dtype
     return unpack(ones, tensors[1], shape[1]).bool()
 
 
