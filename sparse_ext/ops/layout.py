@@ -63,6 +63,13 @@ class Layout(ABC):
         return Choice(cls.name, "as asked for")
 
     @classmethod
+    def obstacle(cls, product: Any) -> str | None:
+        """Why `sparsify_` leaves a layer with this product dense; None: it does not."""
+        if type(product) not in cls.products:
+            return f"layout {cls.name!r} has no {product.name} product"
+        return cls.pattern.obstacle(product.rows, product.cols)
+
+    @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
         """The values [capacity] of a dense matrix [rows, cols] at the pattern, as a new tensor; unused slots are 0."""
         check_matrix(dense, pattern)
