@@ -1,4 +1,4 @@
-"""`SparseConv2d`: `nn.Conv2d` whose weight, gradient and optimizer state have the size of the non-zeros."""
+"""`SparseConv2d` and `SparseConv1d`: convolutions whose weight, gradient and optimizer state have the size of the non-zeros."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparse_ext.ops import Conv2d
+from sparse_ext.ops import Conv1d, Conv2d
 
 from .replacement import Replacement
 
@@ -161,6 +161,21 @@ class SparseConv2d(SparseConv):
     DENSE = nn.Conv2d
     PRODUCT = Conv2d
     DIMS = 2
+
+
+class SparseConv1d(SparseConv):
+    """`nn.Conv1d` with a sparse weight W [out_channels, in_channels / groups, kernel_size].
+
+    Input and output are those of `nn.Conv1d`; all else is as in `SparseConv2d`, of images of height 1.
+
+    Example:
+        layer = SparseConv1d(64, 128, 5, padding="same", sparsity=0.9)
+        y = layer(torch.randn(8, 64, 100))  # [8, 128, 100]
+    """
+
+    DENSE = nn.Conv1d
+    PRODUCT = Conv1d
+    DIMS = 1
 
 
 def _sizes(op: str, name: str, size: Any, least: int, dims: int) -> tuple[int, ...]:

@@ -14,14 +14,15 @@ from torch.nn.utils import parametrize
 
 from sparse_ext.ops import layout_named
 
-from .conv import SparseConv2d
+from .conv import SparseConv1d, SparseConv2d
 from .distributions import densities
 from .layer import SparseLayer, check_sparsity
 from .linear import SparseLinear
 from .replacement import Replacement
 
 # Dense class -> the sparse class that replaces it.
-REPLACEMENTS: dict[type[nn.Module], type[Replacement]] = {kind.DENSE: kind for kind in (SparseLinear, SparseConv2d)}
+_KINDS: tuple[type[Replacement], ...] = (SparseLinear, SparseConv1d, SparseConv2d)
+REPLACEMENTS: dict[type[nn.Module], type[Replacement]] = {kind.DENSE: kind for kind in _KINDS}
 INITS = ("variance", "masked")
 
 
@@ -109,7 +110,7 @@ def sparsify_(
     init: str = "variance",
     exclude: Iterable[str] = (),
 ) -> nn.Module:
-    """Replaces the `nn.Linear` and `nn.Conv2d` layers of a model by `SparseLinear` and `SparseConv2d` layers, in place.
+    """Replaces the `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` layers of a model by sparse ones, in place.
 
     Build the optimizer afterwards: the layers have new parameters. A layer that cannot be replaced stays dense, with a warning:
     one inside `nn.MultiheadAttention`, a tied or parametrized one, one with hooks, or one of a subclass; and what the layout

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from .auto import Choice
+from .derived import completed
 from .lasting import lasting
 from .pattern import Pattern
 from .product import Kernels
@@ -24,7 +25,7 @@ class Layout(ABC):
         stem: prefix of operators and error messages; by default the name.
         pattern: the class of its patterns. A checkpoint's layout is recognised by the names in their BUFFERS.
         operands: a NamedTuple class of tensors: what kernels read, derived from a pattern.
-        products: {product class: kernels class}.
+        products: {product class: kernels class}. Convolutions may be missing: they can be made of linear products.
         SAMPLES: whether the kernels can sample the output gradient.
     """
 
@@ -109,7 +110,7 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
         layout: a complete subclass of `Layout`.
 
     Returns:
-        The class.
+        The class. Its `products` have gained those that can be made of the ones that it has (derived.py).
 
     Raises:
         TypeError: an attribute or method is missing, or of the wrong kind.
@@ -125,6 +126,7 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
             raise ValueError(
                 f"expected BUFFERS that tell {layout.name!r} from {other.name!r}, got {', '.join(layout.pattern.BUFFERS)}"
             )
+    layout.products = completed(layout.products)
     LAYOUTS[layout.name] = layout
     return layout
 

@@ -178,7 +178,7 @@ class Conv2d(NamedTuple):
     def dense_grad(self, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """The dense weight gradient, [rows, cols]."""
         shape, how = self.weight_shape, (self.stride, self.padding, self.dilation, self.groups)
-        return conv2d_weight(x, shape, dy, *how).view(self.rows, self.cols)
+        return conv2d_weight(x, shape, dy, *how).reshape(self.rows, self.cols)
 
     def dense_grad_tiles(
         self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype
@@ -199,7 +199,58 @@ class Conv2d(NamedTuple):
                 yield rows, sum(grads[1:], grads[0])
 
 
-Product = Linear | Conv2d  # all products
+class Conv1d(NamedTuple):
+    """`torch.nn.functional.conv1d` of x [batch, groups * channels, length]: as `Conv2d`, of images of height 1."""
+
+    rows: int
+    channels: int  # of a group
+    kernel_size: tuple[int]
+    stride: tuple[int] = (1,)
+    padding: tuple[int] = (0,)
+    dilation: tuple[int] = (1,)
+    groups: int = 1
+
+    @property
+    def name(self) -> str:
+        return "conv1d"
+
+    @property
+    def cols(self) -> int:
+        return self.channels * self.kernel_size[0]
+
+    @property
+    def takes(self) -> tuple[int, int]:
+        return 3, self.groups * self.channels
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.rows, self.channels, *self.kernel_size)
+
+    @property
+    def of_images(self) -> Conv2d:
+        """The convolution of images of height 1 that this one is."""
+        stride, padding, dilation = (1, *self.stride), (0, *self.padding), (1, *self.dilation)
+        return Conv2d(self.rows, self.channels, (1, *self.kernel_size), stride, padding, dilation, self.groups)
+
+    def batched(self, op: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
+        channels = self.groups * self.channels
+        if x.dim() != 2 or x.shape[0] != channels:
+            raise ValueError(f"{op}: expected x [batch, {channels}, length], or one signal without batch, got {tuple(x.shape)}")
+        return x[None], x.shape[:0]
+
+    def unbatched(self, y: torch.Tensor, lead: torch.Size) -> torch.Tensor:
+        return y[0]
+
+    def grad_bias(self, dy: torch.Tensor) -> torch.Tensor:
+        return dy.sum((0, 2))
+
+    def dense_grad_tiles(
+        self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype
+    ) -> Iterator[tuple[range, torch.Tensor]]:
+        return self.of_images.dense_grad_tiles([(dy.unsqueeze(2), x.unsqueeze(2)) for dy, x in pairs], dtype)
+
+
+Product = Linear | Conv2d | Conv1d  # all products
 
 
 class Kernels(ABC):
