@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -68,10 +68,10 @@ class Window(NamedTuple):
 
 
 class SparseConv(Replacement):
-    """What sparse convolutions share. A subclass defines DENSE, PRODUCT (the product's class) and DIMS (of an image)."""
+    """What sparse convolutions share. A subclass defines DENSE, PRODUCT (which makes the product) and DIMS (of an image)."""
 
     ARGUMENTS = Window._fields
-    PRODUCT: ClassVar[type[Any]]
+    PRODUCT: ClassVar[Callable[..., Any]]
     DIMS: ClassVar[int]
 
     in_channels: int
@@ -115,7 +115,7 @@ class SparseConv(Replacement):
         window = Window.of(dense)
         sizes, zeros = (window.kernel_size, window.stride), window.zeros() or (0,) * cls.DIMS
         channels = window.in_channels // window.groups
-        return cls.PRODUCT(window.out_channels, channels, *sizes, zeros, window.dilation, window.groups)
+        return cls.PRODUCT(window.out_channels, channels, *sizes, zeros, window.dilation, groups=window.groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of x, plus bias; x as the dense layer takes it. Of a channels_last x it is channels_last, too."""
@@ -123,7 +123,7 @@ class SparseConv(Replacement):
         if self._pad:
             dims, channels = self.product.takes
             if x.dim() != dims or x.shape[1] != channels:
-                self.product.batched(type(self).__name__, x)  # refuses all but an image without batch
+                self.product.batched(type(self).__name__, x)  # refuses what has not these channels
             inner = F.pad(x, self._pad, "constant" if self.padding_mode == "zeros" else self.padding_mode)
         y = super().forward(inner)
         if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
@@ -174,7 +174,7 @@ class SparseConv1d(SparseConv):
     """
 
     DENSE = nn.Conv1d
-    PRODUCT = Conv1d
+    PRODUCT = Conv1d.of
     DIMS = 1
 
 

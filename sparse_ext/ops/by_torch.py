@@ -42,7 +42,7 @@ class ByTorch(Kernels):
         relu: bool,
     ) -> torch.Tensor:
         product.out_size(product.name, x.shape[2], x.shape[3])  # torch's own error does not say what fits
-        dense = cls.written(product, weight, rule, operands, x.dtype).view(product.weight_shape)
+        dense = cls.written(product, weight, rule, operands, x.dtype).view(product.kernel_shape)
         y = torch.conv2d(x, dense, bias, *_how(product))
         return y.relu_() if relu else y
 
@@ -50,7 +50,7 @@ class ByTorch(Kernels):
     def grad_input(
         cls, product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: Any, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
-        dense = cls.written(product, weight, rule, operands, dy.dtype).view(product.weight_shape)
+        dense = cls.written(product, weight, rule, operands, dy.dtype).view(product.kernel_shape)
         return conv2d_input(shape, dense, dy, *_how(product))
 
     @classmethod

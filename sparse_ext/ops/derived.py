@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -11,48 +11,6 @@ import torch.nn.functional as F
 from .by_torch import ByTorch
 from .product import Conv1d, Conv2d, Kernels, Linear, tile_rows
 from .rule import Rule
-
-
-class OfSignals(Kernels):
-    """`Conv1d` by kernels for `Conv2d`: a signal is an image of height 1.
-
-    Attributes:
-        of: these kernels.
-    """
-
-    of: ClassVar[type[Kernels]]
-
-    @classmethod
-    def forward(
-        cls,
-        product: Conv1d,
-        weight: torch.Tensor,
-        rule: Rule | None,
-        operands: Any,
-        x: torch.Tensor,
-        bias: torch.Tensor | None,
-        relu: bool,
-    ) -> torch.Tensor:
-        return cls.of.forward(product.of_images, weight, rule, operands, x.unsqueeze(2), bias, relu).squeeze(2)
-
-    @classmethod
-    def grad_input(
-        cls, product: Conv1d, weight: torch.Tensor, rule: Rule | None, operands: Any, dy: torch.Tensor, shape: torch.Size
-    ) -> torch.Tensor:
-        size = torch.Size((*shape[:2], 1, shape[2]))
-        return cls.of.grad_input(product.of_images, weight, rule, operands, dy.unsqueeze(2), size).squeeze(2)
-
-    @classmethod
-    def grad_weight(
-        cls,
-        product: Conv1d,
-        rule: Rule | None,
-        operands: Any,
-        dy: torch.Tensor,
-        x: torch.Tensor,
-        rng: torch.Tensor | None,
-    ) -> torch.Tensor:
-        return cls.of.grad_weight(product.of_images, rule, operands, dy.unsqueeze(2), x.unsqueeze(2), rng)
 
 
 class Unfolded(ByTorch):
@@ -140,16 +98,23 @@ class Unfolded(ByTorch):
         return cls.of.grad_weight(_linear(product), None, operands, dense.t().contiguous(), ones, None)
 
 
+def _unfolded(linear: type[Kernels]) -> type[Kernels]:
+    return type(f"Unfolded{linear.__name__}", (Unfolded,), {"of": linear})
+
+
 # What each is made of, and how; in this order: one may be made of one that was made.
-RULES: dict[type[Any], tuple[type[Any], type[Any]]] = {Conv2d: (Linear, Unfolded), Conv1d: (Conv2d, OfSignals)}
+RULES: dict[type[Any], tuple[type[Any], Callable[[type[Kernels]], type[Kernels]]]] = {
+    Conv2d: (Linear, _unfolded),
+    Conv1d: (Conv2d, lambda conv2d: conv2d),
+}
 
 
 def completed(products: dict[type, type[Kernels]]) -> dict[type, type[Kernels]]:
     """{product class: kernels class} with those that are missing, where they can be made of the others."""
     found = dict(products)
-    for product, (source, rule) in RULES.items():
+    for product, (source, made_of) in RULES.items():
         if product not in found and source in found:
-            found[product] = type(f"{rule.__name__}{found[source].__name__}", (rule,), {"of": found[source]})
+            found[product] = made_of(found[source])
     return found
 
 

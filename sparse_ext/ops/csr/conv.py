@@ -53,7 +53,7 @@ def _never(product: Conv2d, pixels: int) -> bool:
 
 
 def _dense(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, product: Conv2d) -> torch.Tensor:
-    return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.weight_shape)
+    return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.kernel_shape)
 
 
 def _convolutions(product: Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from ..auto import POLICY, Choice
 from ..boundary.checks import MOST
 from ..layout import Layout, check_matrix, operands_of
-from ..product import Conv1d, Conv2d, Kernels, Linear, Product
+from ..product import Conv2d, Kernels, Linear, Product
 from ..rule import Rule
 from . import auto, conversions, kernels
 from .convolutions import AutoConv2d, CsrConv2d
@@ -155,8 +155,7 @@ class Auto(Csr):
 
     @classmethod
     def obstacle(cls, product: Product) -> str | None:
-        conv2d = product.of_images if isinstance(product, Conv1d) else product
-        if isinstance(conv2d, Conv2d) and conv2d.channels == 1 < conv2d.groups:
+        if isinstance(product, Conv2d) and product.channels == 1 < product.groups:
             return "a depthwise convolution has too few weights for zeros to pay"
         return super().obstacle(product)
 
