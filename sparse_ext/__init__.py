@@ -3,7 +3,7 @@
 from . import functional
 from .config import __version__, cuda_available, show_config
 from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
-from .nn import SparseLinear, densify_, layer_densities, sparsify_
+from .nn import SparseConv1d, SparseConv2d, SparseLinear, densify_, layer_densities, sparsify_
 from .ops import register_layout
 from .train import Sparsifier, count_flops
 
@@ -14,6 +14,8 @@ __all__ = [
     "SRSTE",
     "SSTE",
     "RigL",
+    "SparseConv1d",
+    "SparseConv2d",
     "SparseLinear",
     "Sparsifier",
     "Static",

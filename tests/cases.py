@@ -246,13 +246,13 @@ ARGUMENTS = {
 # Results that are sums, compared within TOLERANCE; every other operator's are compared bit by bit.
 _DENSIFIED = ("densified_matmul", "densified_matmul_t", "densified_grad_weight")
 MASKED = ("masked_spmm", "masked_spmm_t", "masked_sddmm")
+CONV, _AUTO_CONV = (tuple(op for op in convolutions.ARGUMENTS if op.startswith(stem)) for stem in ("csr", "auto"))
 _AUTO = ("auto_spmm", "auto_spmm_t", "auto_sddmm")
-TORCH_SUMS = (*_DENSIFIED, *_AUTO, "auto_gemm", "auto_gemm_t")  # which may be torch's own products
-CONV = ("csr_conv2d", "csr_conv2d_t", "csr_conv2d_grad_weight")
+TORCH_SUMS = (*_DENSIFIED, *_AUTO, *_AUTO_CONV, "auto_gemm", "auto_gemm_t")  # which may be torch's own products
 SUMS = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "nm24_gemm", *CONV, *MASKED, *TORCH_SUMS)
 TENSOR_CORES = ("nm24_gemm", "auto_gemm", "auto_gemm_t")  # operators that CUDA has for 16-bit types only
 # Operators that read column or row indices, in either width; the others take int32 only, or no indices.
-INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *CONV, *_DENSIFIED, *_AUTO)
+INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *CONV, *_DENSIFIED, *_AUTO, *_AUTO_CONV)
 # The instruction sets for which an operator has no code of its own: there it runs the portable one, which is tested anyway. An
 # operator without a row is tested on every kind of device.
 _HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
@@ -264,6 +264,7 @@ SAME_CODE = {
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),
     **dict.fromkeys(("nm24_regrow", "regrow", "regrow_candidates_", "regrow_streamed"), _HOPPER + _CPU),
     **dict.fromkeys((*TORCH_SUMS, "observe_dense_grad_", "follow_"), _HOPPER + _CPU),
+    **dict.fromkeys(_AUTO_CONV, ("sm_80", *_HOPPER, *_CPU)),
 }
 INDEXED_OPS = [(op, index) for op in OPS for index in (INDEX_DTYPES if op in INDEXED else INDEX_DTYPES[:1])]
 

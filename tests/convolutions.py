@@ -35,7 +35,11 @@ def _conv2d_grad_weight_arguments(p):
 
 
 ARGUMENTS = {
-    "csr_conv2d": _conv2d_arguments,
-    "csr_conv2d_t": _conv2d_t_arguments,
-    "csr_conv2d_grad_weight": _conv2d_grad_weight_arguments,
+    f"{stem}_{name}": arguments
+    for stem in ("csr", "auto")
+    for name, arguments in (
+        ("conv2d", _conv2d_arguments),
+        ("conv2d_t", _conv2d_t_arguments),
+        ("conv2d_grad_weight", _conv2d_grad_weight_arguments),
+    )
 }

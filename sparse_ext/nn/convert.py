@@ -1,4 +1,4 @@
-"""`sparsify_` and `densify_`: a whole model's `nn.Linear` layers, in place."""
+"""`sparsify_` and `densify_`: a whole model's linear and convolutional layers, in place."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from torch.nn.utils import parametrize
 
 from sparse_ext.ops import layout_named
 
+from .conv import SparseConv1d, SparseConv2d
 from .distributions import densities
 from .layer import SparseLayer, check_sparsity
 from .linear import SparseLinear
+from .replacement import Replacement
 
 # Dense class -> the sparse class that replaces it.
-REPLACEMENTS: dict[type[nn.Module], type[SparseLinear]] = {nn.Linear: SparseLinear}
+_KINDS: tuple[type[Replacement], ...] = (SparseLinear, SparseConv1d, SparseConv2d)
+REPLACEMENTS: dict[type[nn.Module], type[Replacement]] = {kind.DENSE: kind for kind in _KINDS}
 INITS = ("variance", "masked")
 
 
+def _is_replaceable(module: nn.Module) -> bool:
+    """Whether it is a layer of a kind that can be replaced."""
+    return isinstance(module, tuple(REPLACEMENTS))
+
+
 def _obstacles(model: nn.Module) -> dict[str, str]:
-    """{name: reason} of the `nn.Linear` layers that cannot be replaced."""
+    """{name: reason} of the layers that cannot be replaced, though others of their kind can."""
     uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     attention = {
@@ -35,7 +43,7 @@ def _obstacles(model: nn.Module) -> dict[str, str]:
     }
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
+        if not _is_replaceable(module):
             continue
         if name in attention:
             reasons[name] = attention[name]
@@ -54,23 +62,23 @@ def _obstacles(model: nn.Module) -> dict[str, str]:
     return reasons
 
 
-def _candidates(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.Linear]:
-    """The layers that `sparsify_` can replace, by name; warns of each that it cannot."""
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+def _candidates(model: nn.Module, exclude: Iterable[str], layout: str) -> dict[str, Any]:
+    """The layers that `sparsify_` replaces by some of this layout, by name; warns of each that it cannot."""
+    kind, patterns = layout_named(layout), [exclude] if isinstance(exclude, str) else list(exclude)
     reasons = _obstacles(model)
-    found: dict[str, nn.Linear] = {}
+    found: dict[str, Any] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or any(fnmatchcase(name, p) for p in patterns):
+        if not _is_replaceable(module) or any(fnmatchcase(name, p) for p in patterns):
             continue
-        if name in reasons:
-            warnings.warn(f"sparsify_: {name!r} stays dense: {reasons[name]}", stacklevel=3)
+        if why := reasons.get(name) or kind.obstacle(REPLACEMENTS[type(module)].product_of(module)):
+            warnings.warn(f"sparsify_: {name!r} stays dense: {why}", stacklevel=3)
         else:
             found[name] = module
     return found
 
 
 def layer_densities(
-    model: nn.Module, sparsity: float, distribution: str = "erk", exclude: Iterable[str] = ()
+    model: nn.Module, sparsity: float, distribution: str = "erk", exclude: Iterable[str] = (), layout: str = "auto"
 ) -> dict[str, float]:
     """The density that `sparsify_` would give each layer, without converting anything.
 
@@ -80,14 +88,15 @@ def layer_densities(
         distribution: how the sparsity is divided among the layers: "uniform" (the same in each), "er" (Erdos-Renyi, Mocanu et
             al. 2018) or "erk" (Erdos-Renyi-Kernel, Evci et al. 2020). The last two keep small layers denser.
         exclude: names, or glob patterns of names, of layers to leave out.
+        layout: as of `sparsify_`; some layers may stay dense because of it.
 
     Returns:
         {layer name: density in [0, 1]}, for the layers that `sparsify_` can replace.
 
     Raises:
-        ValueError: sparsity is out of range, or the distribution is unknown.
+        ValueError: sparsity is out of range, or the distribution or the layout is unknown.
     """
-    shapes = {name: tuple(layer.weight.shape) for name, layer in _candidates(model, exclude).items()}
+    shapes = {name: tuple(layer.weight.shape) for name, layer in _candidates(model, exclude, layout).items()}
     return densities(shapes, sparsity, distribution)
 
 
@@ -101,16 +110,17 @@ def sparsify_(
     init: str = "variance",
     exclude: Iterable[str] = (),
 ) -> nn.Module:
-    """Replaces the `nn.Linear` layers of a model by `SparseLinear` layers, in place.
+    """Replaces the `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` layers of a model by sparse ones, in place.
 
     Build the optimizer afterwards: the layers have new parameters. A layer that cannot be replaced stays dense, with a warning:
-    one inside `nn.MultiheadAttention`, a tied or parametrized one, one with hooks, or a subclass of `nn.Linear`.
+    one inside `nn.MultiheadAttention`, a tied or parametrized one, one with hooks, or one of a subclass; and what the layout
+    cannot store, or had better not.
 
     Args:
-        model: contains the layers; a bare `nn.Linear` is refused.
+        model: contains the layers; a bare layer is refused.
         sparsity: share of zeros over all layers together, in [0, 1). None: the layout's default, 0.9 for "csr".
         distribution: how the sparsity is divided among the layers, see `layer_densities`. A layer that gets density 1 stays
-            `nn.Linear`. Layouts with a fixed sparsity ignore it.
+            dense. Layouts with a fixed sparsity ignore it.
         layout: see `SparseLinear`.
         method: the method that will train the model, if known: layers get the capacity, or the dense weight, that it needs.
         init: "variance": new random values, scaled for the sparse fan-in. "masked": the model's own values at a random mask; a
@@ -136,11 +146,7 @@ def sparsify_(
             f"sparsify_: expected a model that contains layers, got a bare {type(model).__name__}; "
             f"use {REPLACEMENTS[type(model)].__name__}.from_dense"
         )
-    layers = _candidates(model, exclude)
-    obstacles = {name: why for name, layer in layers.items() if (why := kind.obstacle(*layer.weight.shape))}
-    for name, why in obstacles.items():
-        warnings.warn(f"sparsify_: {name!r} stays dense: {why}", stacklevel=2)
-        del layers[name]
+    layers = _candidates(model, exclude, layout)
     shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
     shares = densities(shapes, sparsity, distribution if kind.VARIABLE else "uniform")
     sparse = {
@@ -155,7 +161,7 @@ def sparsify_(
 
 
 @torch.no_grad()
-def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, init: str) -> SparseLinear:
+def _sparse_twin(layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     capacity = None if method is None else max(density, method.max_density(density))
     if method is not None and method.dense_weight:
         capacity = None
@@ -175,22 +181,22 @@ def _sparse_twin(layer: nn.Linear, density: float, layout: str, method: Any, ini
 
 
 def densify_(model: nn.Module) -> nn.Module:
-    """Replaces every `SparseLinear` of a model by an `nn.Linear` that computes the same function, in place.
+    """Replaces the sparse layers of a model by dense ones that compute the same function, in place.
 
     Args:
-        model: contains the layers; for a bare `SparseLinear` use `to_dense`.
+        model: contains the layers; for a bare sparse layer use `to_dense`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: the model is itself a `SparseLinear`.
+        ValueError: the model is itself a sparse layer.
     """
-    if isinstance(model, SparseLinear):
+    if isinstance(model, Replacement):
         raise ValueError("densify_: expected a model that contains layers, got a bare layer; use to_dense")
-    twins: dict[SparseLinear, nn.Linear] = {}
+    twins: dict[Replacement, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):  # a layer with two names gets one twin
-        if isinstance(layer, SparseLinear):
+        if isinstance(layer, Replacement):
             if layer not in twins:
                 twins[layer] = layer.to_dense()
             model.set_submodule(name, twins[layer])

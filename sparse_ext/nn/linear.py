@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
+from torch.sparse import to_sparse_semi_structured
 
-from sparse_ext.ops import Linear, layout_named
+from sparse_ext.ops import Linear
 
-from .layer import SparseLayer, check_sparsity, storage
+from .replacement import Replacement
 
 
-class SparseLinear(SparseLayer):
+class SparseLinear(Replacement):
     """`nn.Linear` with a sparse weight: y = x W^T + b, where the forward pass and both gradients skip the zeros of W.
 
     The input is [..., in_features], the output [..., out_features], as in `nn.Linear`. Second derivatives raise a
@@ -43,6 +45,9 @@ class SparseLinear(SparseLayer):
         layer.weight.shape  # [13107]: a tenth of 512 * 256
     """
 
+    DENSE = nn.Linear
+    ARGUMENTS = ("in_features", "out_features")
+
     def __init__(
         self,
         in_features: int,
@@ -59,77 +64,9 @@ class SparseLinear(SparseLayer):
         self.in_features, self.out_features = in_features, out_features
         self.reset_parameters()
 
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"nnz={self.nnz}, density={self.density:.4g}, layout={self.layout!r}"
-        )
-
     @classmethod
-    def from_dense(
-        cls,
-        linear: nn.Linear,
-        *,
-        sparsity: float | None = None,
-        mask: torch.Tensor | None = None,
-        layout: str = "csr",
-        capacity: float | None = None,
-    ) -> SparseLinear:
-        """Prunes an `nn.Linear`: a new sparse layer that keeps its values at `mask`, or its largest magnitudes.
-
-        Args:
-            linear: stays as it is. Its weight may come from `torch.sparse.to_sparse_semi_structured`.
-            sparsity: share of zeros, as in the constructor; not together with `mask`.
-            mask: bool [out_features, in_features], True where a value is kept; None: the largest magnitudes are.
-            layout, capacity: as in the constructor.
-
-        Returns:
-            A layer on the same device, with the same dtype, bias, training mode and frozen parameters.
-
-        Raises:
-            ValueError: sparsity and mask are both given; or the mask has a wrong shape, no True, or more than the layout holds.
-            TypeError: the mask is not boolean.
-        """
-        dense = linear.weight.detach()
-        if isinstance(dense, SparseSemiStructuredTensor):
-            dense = dense.to_dense()
-        if mask is not None:
-            found = _sparsity_of(mask, dense, sparsity)
-            sparsity = found if layout_named(layout).pattern.VARIABLE else None
-        layer = cls.outline(linear, sparsity=sparsity, layout=layout, capacity=capacity)
-        if not dense.is_meta:
-            layer.to_empty(device=dense.device)
-            layer.set_matrix_(dense, mask)
-            if linear.bias is not None and layer.bias is not None:
-                layer.bias.data.copy_(linear.bias.detach())
-        return layer
-
-    @classmethod
-    def outline(cls, linear: nn.Linear, *, sparsity: float | None, layout: str, capacity: float | None) -> SparseLinear:
-        """The layer for which `linear` would be exchanged, on the device "meta": neither pattern nor values are computed.
-
-        `to_empty` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`.
-        """
-        dense = linear.weight
-        stored = storage(layout, dense.numel(), sparsity, dense.dtype, dense.device)
-        layer = cls(
-            linear.in_features, linear.out_features, linear.bias is not None,
-            sparsity=sparsity, layout=stored.chosen, capacity=capacity, device="meta", dtype=dense.dtype,
-        )  # fmt: skip
-        layer.layout_reason = stored.reason
-        keep_frozen(layer, linear)
-        return layer.train(linear.training)
-
-    def to_dense(self) -> nn.Linear:
-        """A new `nn.Linear` that computes the same function; its weight holds zeros at the unused positions."""
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.weight.dtype)
-        if not self.weight.is_meta:
-            linear.to_empty(device=self.weight.device)
-            linear.weight.data.copy_(self.dense_weight())
-            if self.bias is not None:
-                linear.bias.data.copy_(self.bias.detach())
-        keep_frozen(linear, self)
-        return linear.train(self.training)
+    def product_of(cls, dense: Any) -> Linear:
+        return Linear(dense.out_features, dense.in_features)
 
     def to_semi_structured(self) -> nn.Linear:
         """A new `nn.Linear` whose weight is PyTorch's own semi-structured (2:4) tensor, for inference on CUDA.
@@ -140,26 +77,6 @@ class SparseLinear(SparseLayer):
         """
         if self.pattern.block != (1, 4):
             raise ValueError(f"expected a layer whose blocks are 1 x 4, got {self.layout!r} with {self.pattern.block}")
-        linear = self.to_dense()
+        linear: nn.Linear = self.to_dense()
         linear.weight = nn.Parameter(to_sparse_semi_structured(linear.weight.detach()), requires_grad=False)
         return linear
-
-
-def keep_frozen(new: nn.Module, old: nn.Module) -> None:
-    """Copies `requires_grad` from the parameters of `old` to those of the same name in `new`."""
-    for name, parameter in old.named_parameters(recurse=False):
-        new.get_parameter(name).requires_grad_(parameter.requires_grad)
-
-
-def _sparsity_of(mask: torch.Tensor, dense: torch.Tensor, sparsity: float | None) -> float:
-    """The sparsity of a mask for this dense weight; ValueError or TypeError if the mask does not fit."""
-    if sparsity is not None:
-        raise ValueError(f"expected sparsity or mask, got both (sparsity={sparsity})")
-    if mask.shape != dense.shape:
-        raise ValueError(f"expected mask of shape {tuple(dense.shape)} (as the weight), got {tuple(mask.shape)}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"expected mask of dtype torch.bool, got {mask.dtype}")
-    ones = int(mask.sum())
-    if mask.numel() and not ones:
-        raise ValueError(f"expected a mask with at least one True, got none in {tuple(mask.shape)}")
-    return check_sparsity(1.0 - ones / max(1, mask.numel()))

@@ -17,7 +17,7 @@ from .masked.pattern import MaskedPattern
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
 from .pattern import Pattern, Sizes, slot_map
-from .product import Conv2d, Kernels, Linear, Product
+from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
 from .rule import Rule
 
@@ -31,6 +31,7 @@ __all__ = [
     "CandidateSink",
     "Candidates",
     "Choice",
+    "Conv1d",
     "Conv2d",
     "CsrPattern",
     "GradientTotal",

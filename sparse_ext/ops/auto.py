@@ -154,12 +154,15 @@ class Policy:
                     return name, found
         return device, ()
 
-    def is_dense(self, product: str, x: torch.Tensor, rows: int, cols: int, entries: int) -> bool:
-        """Whether x [tokens, ...] times a [rows, cols] matrix with so many entries should be done densely."""
+    def is_dense(self, product: str, x: torch.Tensor, rows: int, cols: int, entries: int, tokens: int | None = None) -> bool:
+        """Whether x [tokens, ...] times a [rows, cols] matrix with so many entries should be done densely.
+
+        tokens: where they are not what x is made of, as the pixels of a convolution.
+        """
         _, found = self.rows(device_name(x.device), x.dtype, product)
         if not found:
             return False
-        tokens, positions = max(1, x.shape[0]), max(1, rows * cols)
+        tokens, positions = max(1, x.shape[0] if tokens is None else tokens), max(1, rows * cols)
         return entries > _crossing(found, tokens, positions, torch.get_num_threads()) * positions
 
     def storage(self, sparse: str, dense: str, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:

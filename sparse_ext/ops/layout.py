@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from .auto import Choice
+from .derived import completed
 from .lasting import lasting
 from .pattern import Pattern
 from .product import Kernels
@@ -24,7 +25,7 @@ class Layout(ABC):
         stem: prefix of operators and error messages; by default the name.
         pattern: the class of its patterns. A checkpoint's layout is recognised by the names in their BUFFERS.
         operands: a NamedTuple class of tensors: what kernels read, derived from a pattern.
-        products: {product class: kernels class}.
+        products: {product class: kernels class}. Convolutions may be missing: they can be made of linear products.
         SAMPLES: whether the kernels can sample the output gradient.
     """
 
@@ -61,6 +62,13 @@ class Layout(ABC):
     def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
         """(chosen, reason): the name of the layout that shall store a new matrix of so many positions. By default, this one."""
         return Choice(cls.name, "as asked for")
+
+    @classmethod
+    def obstacle(cls, product: Any) -> str | None:
+        """Why `sparsify_` leaves a layer with this product dense; None: it does not."""
+        if type(product) not in cls.products:
+            return f"layout {cls.name!r} has no {product.name} product"
+        return cls.pattern.obstacle(product.rows, product.cols)
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
@@ -102,7 +110,7 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
         layout: a complete subclass of `Layout`.
 
     Returns:
-        The class.
+        The class. Its `products` have gained those that can be made of the ones that it has (derived.py).
 
     Raises:
         TypeError: an attribute or method is missing, or of the wrong kind.
@@ -118,6 +126,7 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
             raise ValueError(
                 f"expected BUFFERS that tell {layout.name!r} from {other.name!r}, got {', '.join(layout.pattern.BUFFERS)}"
             )
+    layout.products = completed(layout.products)
     LAYOUTS[layout.name] = layout
     return layout
 

@@ -134,6 +134,11 @@ class Conv2d(NamedTuple):
         return (self.rows, self.channels, *self.kernel_size)
 
     @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Of the weight, as torch's functions for images take it."""
+        return (self.rows, self.channels, *self.kernel_size)
+
+    @property
     def window(self) -> tuple[Any, ...]:
         """As operators take it: kernel size, stride, padding, dilation and groups."""
         return self[2:]
@@ -177,8 +182,8 @@ class Conv2d(NamedTuple):
 
     def dense_grad(self, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """The dense weight gradient, [rows, cols]."""
-        shape, how = self.weight_shape, (self.stride, self.padding, self.dilation, self.groups)
-        return conv2d_weight(x, shape, dy, *how).view(self.rows, self.cols)
+        shape, how = self.kernel_shape, (self.stride, self.padding, self.dilation, self.groups)
+        return conv2d_weight(x, shape, dy, *how).reshape(self.rows, self.cols)
 
     def dense_grad_tiles(
         self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype
@@ -197,6 +202,51 @@ class Conv2d(NamedTuple):
                 part = self._replace(rows=len(rows), groups=groups)
                 grads = [part.dense_grad(dy[:, rows.start : rows.stop].to(dtype), x[:, channels].to(dtype)) for dy, x in pairs]
                 yield rows, sum(grads[1:], grads[0])
+
+
+class Conv1d(Conv2d):
+    """`torch.nn.functional.conv1d` of x [batch, groups * channels, length]: kernels for `Conv2d` get images of height 1."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(
+        cls,
+        rows: int,
+        channels: int,
+        kernel_size: tuple[int],
+        stride: tuple[int],
+        padding: tuple[int],
+        dilation: tuple[int],
+        groups: int,
+    ) -> Conv1d:
+        """Of the sizes of `nn.Conv1d`."""
+        return cls(rows, channels, (1, *kernel_size), (1, *stride), (0, *padding), (1, *dilation), groups)
+
+    @property
+    def name(self) -> str:
+        return "conv1d"
+
+    @property
+    def takes(self) -> tuple[int, int]:
+        """As of `Linear`; but no x is taken as it is."""
+        return -1, self.groups * self.channels
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the dense weight."""
+        return (self.rows, self.channels, self.kernel_size[1])
+
+    def batched(self, op: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
+        """x, or a signal without a batch dimension, as images; and the leading dimensions. ValueError for all else."""
+        channels = self.groups * self.channels
+        if x.dim() not in (2, 3) or x.shape[-2] != channels:
+            raise ValueError(f"{op}: expected x [batch, {channels}, length], or one signal without batch, got {tuple(x.shape)}")
+        return (x if x.dim() == 3 else x[None]).unsqueeze(2), x.shape[:-2]
+
+    def unbatched(self, y: torch.Tensor, lead: torch.Size) -> torch.Tensor:
+        """y as x was."""
+        return y.squeeze(2) if lead else y[0, :, 0]
 
 
 Product = Linear | Conv2d  # all products

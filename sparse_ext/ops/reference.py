@@ -1,6 +1,9 @@
 """Every operator in plain PyTorch, through the dense matrix: the truth for tests. Slow and simple on purpose."""
 
 from .csr.reference import (
+    auto_conv2d,
+    auto_conv2d_grad_weight,
+    auto_conv2d_t,
     auto_sddmm,
     auto_spmm,
     auto_spmm_t,
@@ -34,6 +37,9 @@ def follow_(buffers, operands, handle):
 
 
 __all__ = [
+    "auto_conv2d",
+    "auto_conv2d_grad_weight",
+    "auto_conv2d_t",
     "auto_gemm",
     "auto_gemm_t",
     "auto_sddmm",

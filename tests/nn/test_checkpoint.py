@@ -7,16 +7,21 @@ import pickle
 import pytest
 import torch
 from cases import TOLERANCE
+from kinds import KINDS
 from torch import nn
 
 from sparse_ext import SparseLinear, sparsify_
 from sparse_ext.ops import LAYOUTS, operands_of
 
-X = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+X = KINDS["linear"].input()
 
 
-def made(**options):
-    return SparseLinear(12, 9, **{"sparsity": 0.7, "capacity": 0.4, **options})
+def made(kind="linear", **options):
+    return KINDS[kind].made(**{"sparsity": 0.7, "capacity": 0.4, **options})
+
+
+def kind_of(layer):
+    return next(name for name, kind in KINDS.items() if type(layer) is kind.sparse)
 
 
 def saved_and_loaded(value):
@@ -27,14 +32,14 @@ def saved_and_loaded(value):
 
 
 def loaded(layer, **options):
-    other = made()
+    other = made(kind_of(layer))
     other.load_state_dict(saved_and_loaded(layer.state_dict()), **options)
     return other
 
 
 def from_meta(layer):
     with torch.device("meta"):
-        other = made()
+        other = made(kind_of(layer))
     other.load_state_dict(layer.state_dict(), assign=True)
     return other
 
@@ -51,17 +56,18 @@ COPIES = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_copies_are_the_same_layer(way):
-    layer = made()
-    dense, mask, y = layer.dense_weight(), layer.mask(), layer(X)
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_are_the_same_layer(kind, way):
+    layer, x = made(kind), KINDS[kind].input()
+    dense, mask, y = layer.dense_weight(), layer.mask(), layer(x)
     other = COPIES[way](layer)
     assert torch.equal(other.mask(), mask)
     assert torch.equal(other.dense_weight(), dense)
-    assert torch.equal(other(X), y)
+    assert torch.equal(other(x), y)
     assert (other.nnz, other.capacity, other.layout) == (layer.nnz, layer.capacity, layer.layout)
     assert other.pattern.row_ptr is other.row_ptr  # one pattern, not a copy beside the buffers
     assert other.pattern.col_idx is other.col_idx
-    x, dx, dw = X.clone().requires_grad_(), [], []
+    x, dx, dw = x.requires_grad_(), [], []
     for one in (layer, other):
         one.weight.grad = x.grad = None
         one(x).square().sum().backward()
@@ -159,10 +165,11 @@ def test_a_checkpoint_of_another_nnz_fits():
 
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_a_dense_checkpoint_keeps_its_largest_magnitudes(dtype, assign):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dense_checkpoint_keeps_its_largest_magnitudes(kind, dtype, assign):
     if assign and dtype == torch.float16:
         pytest.skip("assign keeps the checkpoint's dtype, and there are no float16 kernels for the CPU")
-    dense, layer = nn.Linear(12, 9, dtype=dtype), made()
+    dense, layer = KINDS[kind].made_dense(dtype=dtype), made(kind)
     result = layer.load_state_dict(dense.state_dict(), strict=True, assign=assign)
     assert not result.missing_keys
     assert not result.unexpected_keys
@@ -170,10 +177,28 @@ def test_a_dense_checkpoint_keeps_its_largest_magnitudes(dtype, assign):
     assert layer.weight.dtype == (dtype if assign else torch.float32)
     kept = torch.zeros(108, dtype=torch.bool)
     kept[torch.argsort(dense.weight.detach().abs().flatten(), descending=True, stable=True)[:32]] = True
-    assert torch.equal(layer.mask(), kept.view(9, 12))
+    assert torch.equal(layer.mask(), kept.view(dense.weight.shape))
     assert torch.equal(layer.dense_weight(), (dense.weight * layer.mask()).to(layer.weight.dtype))
     assert torch.equal(layer.bias, dense.bias.to(layer.bias.dtype))
-    layer(X.to(layer.weight.dtype))
+    layer(KINDS[kind].input().to(layer.weight.dtype))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dense_layer_takes_what_became_of_it(kind):
+    layer, dense, x = made(kind), KINDS[kind].made_dense(), KINDS[kind].input()
+    dense.load_state_dict(layer.to_dense().state_dict(), strict=True)
+    torch.testing.assert_close(dense(x), layer(x))
+    other = made(kind)
+    other.load_state_dict(dense.state_dict(), strict=True)
+    assert torch.equal(other.dense_weight(), layer.dense_weight())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dense_weight_of_another_shape_is_refused(kind):
+    """Though it has as many values."""
+    state = {"weight": torch.zeros(12, 9), "bias": torch.zeros(9)}
+    with pytest.raises(RuntimeError, match=r"weight: expected a dense weight of shape \(9, .*\), got \(12, 9\)"):
+        made(kind).load_state_dict(state)
 
 
 def test_a_dense_checkpoint_of_a_whole_model():
@@ -190,18 +215,21 @@ def test_a_dense_checkpoint_of_a_whole_model():
 # ---- meta ------------------------------------------------------------------------------------------------------------
 
 
-def test_meta_then_to_empty_then_reset():
+@pytest.mark.parametrize("kind", KINDS)
+def test_meta_then_to_empty_then_reset(kind):
+    x = KINDS[kind].input()
     with torch.device("meta"):
-        layer = made()
+        layer = made(kind)
     assert layer.weight.is_meta
     assert (layer.nnz, layer.capacity) == (32, 43)
-    assert layer(X.to("meta")).shape == (5, 9)
+    shape = layer(x.to("meta")).shape
     layer.to_empty(device="cpu")
     layer.reset_parameters()
     assert layer.nnz == int(layer.mask().sum()) == 32
     assert (layer.weight[32:] == 0).all()
     assert layer.bias.abs().max() <= 12**-0.5
-    torch.testing.assert_close(layer(X), X @ layer.dense_weight().T + layer.bias)
+    torch.testing.assert_close(layer(x), layer.to_dense()(x))
+    assert layer(x).shape == shape
 
 
 @pytest.mark.parametrize("fill", [0, -1, 7, 2**31 - 1])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import TOLERANCE
+from kinds import KINDS
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,15 +47,16 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layout", WITH_BUFFERS)
-def test_compiled_code_follows(layout, backend, grad):
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_code_follows(kind, layout, backend, grad):
     """Without a recompilation; operands stay where they are."""
-    layer, counter = SparseLinear(16, 8, layout=layout), CompileCounterWithBackend(backend)
+    layer, counter = KINDS[kind].made(layout=layout), CompileCounterWithBackend(backend)
     compiled = torch.compile(layer, backend=counter, fullgraph=True)
     addresses = [tensor.data_ptr() for tensor in layer._operands]
     with torch.set_grad_enabled(grad):
-        outcome(compiled, layer, torch.randn(5, 16))
+        outcome(compiled, layer, KINDS[kind].input())
         for _ in range(3):
-            other, x = SparseLinear(16, 8, layout=layout), torch.randn(5, 16)
+            other, x = KINDS[kind].made(layout=layout), torch.randn(KINDS[kind].x)
             write(layer, other)
             assert_same(outcome(compiled, layer, x), outcome(other, other, x))
             assert_same(outcome(layer, layer, x), outcome(other, other, x))
@@ -137,19 +139,19 @@ class NoWait(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.name().partition("::")[2].partition(".")[0]
+        if function.namespace == "sparse_ext":
+            with self:
+                return OPS[name].kernel(*args, **(kwargs or {}))
         by_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
         assert name not in WAITING, function.name()
         assert not by_mask, function.name()
-        if name in OPS:
-            with self:
-                return OPS[name].kernel(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
 def as_on_cuda(monkeypatch, emulated):
     """Emulated kernels, and layers that do not read from their tensors."""
-    for module in ("nn.weight", "ops.csr.auto"):
+    for module in ("nn.weight", "ops.csr.auto", "ops.csr.auto_conv"):
         monkeypatch.setattr(f"sparse_ext.{module}.reading_waits", lambda tensor: True)
     monkeypatch.setattr(auto.POLICY, "table", {})
 
@@ -158,10 +160,11 @@ LAYERS = {name: {"layout": name} for name in WITH_BUFFERS} | {"2:4 dense weight"
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_no_forward_pass_waits(layer, as_on_cuda):
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_forward_pass_waits(kind, layer, as_on_cuda):
     """DDP writes the buffers in front of every one, nearly always with what they hold."""
-    layer, other = (SparseLinear(16, 8, **LAYERS[layer], dtype=torch.bfloat16) for _ in range(2))
-    x = torch.randn(5, 16, dtype=torch.bfloat16, requires_grad=True)
+    layer, other = (KINDS[kind].made(**LAYERS[layer], dtype=torch.bfloat16) for _ in range(2))
+    x = KINDS[kind].input().bfloat16().requires_grad_()
     for source in (layer, other, other):
         write(layer, source)
         with NoWait():

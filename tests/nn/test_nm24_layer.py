@@ -132,7 +132,7 @@ def test_sparsify_and_back(method, init):
 
 def test_a_layer_that_is_too_narrow_stays_dense():
     model = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 4))
-    with pytest.warns(UserWarning, match="'0' stays dense: expected at least 4 input features for layout '2:4', got 2"):
+    with pytest.warns(UserWarning, match="'0' stays dense: expected at least 4 weights per output for layout '2:4', got 2"):
         sx.sparsify_(model, layout="2:4")
     assert isinstance(model[0], nn.Linear)
     assert isinstance(model[1], SparseLinear)
@@ -147,7 +147,7 @@ def dense_csr():
 BAD = {
     "another sparsity": (lambda: made(sparsity=0.9), r"sparsity 0.5 \(or None\) for layout '2:4', got 0.9"),
     "another capacity": (lambda: made(0.7), "capacity 0.5 .* or 1.0 .* got 0.7"),
-    "three inputs": (lambda: made(cols=3), "at least 4 input features for layout '2:4', got 3"),
+    "three inputs": (lambda: made(cols=3), "at least 4 weights per output for layout '2:4', got 3"),
     "sparsify_ at 90 %": (lambda: sx.sparsify_(nn.Sequential(nn.Linear(8, 8)), 0.9, layout="2:4"), "sparsity 0.5"),
     "choose_ of a packed weight": (lambda: made().choose_("largest"), "a layer with a dense weight"),
     "choose_ by no rule": (lambda: made(1.0).choose_("largest3"), "got 'largest3'"),

@@ -17,8 +17,8 @@ TOTAL, MORE = 340, 100
 SAVED_AT = (39, 40, 70)  # armed and half observed; just updated; in between
 
 
-def build(method: str, layout: str, optimizer: str, seed: int):
-    model = mlp(seed, layout=layout, method=method)
+def build(method: str, layout: str, optimizer: str, seed: int, kind: str = "linear"):
+    model = mlp(seed, layout=layout, method=method, kind=kind)
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     return (
         model,
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     for path in folder.glob("*.checkpoint"):
         saved = torch.load(path, weights_only=True)
         # Another seed: nothing may come from construction.
-        model, optimizer, sparsifier = build(saved["method"], saved["layout"], saved["optimizer_name"], seed=99)
+        model, optimizer, sparsifier = build(*saved["how"], seed=99, kind=saved["kind"])
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         sparsifier.load_state_dict(saved["sparsifier"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import CHANGING, OPTIMIZERS, backward, method_named, mlp, slots, spread
+from training import CHANGING, KINDS, OPTIMIZERS, backward, method_named, mlp, slots, spread
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -17,9 +17,10 @@ from sparse_ext.nn import sparse_layers
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     share=st.sampled_from([0.05, 0.3, 1.0]),
     steps=st.integers(2, 4),
+    kind=st.sampled_from(sorted(KINDS)),
 )
-def test_values_and_state_follow(method, layout, seed, optimizer, share, steps):
-    model = mlp(seed, layout=layout, method=method)
+def test_values_and_state_follow(method, layout, seed, optimizer, share, steps, kind):
+    model = mlp(seed, layout=layout, method=method, kind=kind)
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     chosen = method_named(method, update_interval=1, refresh_interval=1, t_end=1.0, drop_fraction=share, dense_tail=0.0)
     sparsifier = sx.Sparsifier(model, optimizer, chosen, total_steps=10)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from training import assert_same, everything, masks, mlp, rigl, run
+from training import KINDS, assert_same, everything, masks, mlp, rigl, run
 
 
 def trainer(model, kind="adamw"):
@@ -10,11 +10,12 @@ def trainer(model, kind="adamw"):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_model_trains_as_the_eager_one_does(backend):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiled_model_trains_as_the_eager_one_does(kind, backend):
     """float64: the compiler may add in another order, and that must not decide a pattern."""
     torch._dynamo.reset()
-    eager = mlp(dtype=torch.float64)
-    twin = mlp(dtype=torch.float64)
+    eager = mlp(dtype=torch.float64, kind=kind)
+    twin = mlp(dtype=torch.float64, kind=kind)
     compiled = torch.compile(twin, fullgraph=True, backend=backend)
     trainers = [trainer(eager), trainer(compiled)]
     for steps in (range(s, s + 1) for s in range(1, 14)):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training import (
+    KINDS,
     OPTIMIZERS,
     REGROWING,
     active,
@@ -40,8 +41,9 @@ def trainer(model, method="rigl", optimizer="adamw", total_steps=100):
 
 @pytest.mark.parametrize("average_first", [True, False])
 @pytest.mark.parametrize(("method", "layout"), REGROWING)
-def test_an_ema_copy_moves_along(method, layout, average_first):
-    model, optimizer, sparsifier = trainer(mlp(layout=layout), method)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ema_copy_moves_along(kind, method, layout, average_first):
+    model, optimizer, sparsifier = trainer(mlp(layout=layout, kind=kind), method)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     sparsifier.track(ema)
     own, copies = sparse_layers(model), sparse_layers(ema)
@@ -92,9 +94,10 @@ def test_a_deep_copy_trains_on_as_the_original_does_and_alone():
     assert_same(everything(twin, own), everything(model, optimizer))
 
 
-def test_a_deep_copy_of_everything_at_once_trains_on():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deep_copy_of_everything_at_once_trains_on(kind):
     """Model, optimizer and Sparsifier copied together, between steps of which the next is armed."""
-    trio = trainer(mlp())
+    trio = trainer(mlp(kind=kind))
     run(*trio, range(1, 9))
     twins = copy.deepcopy(trio)
     assert run(*trio, range(9, 22)) == run(*twins, range(9, 22)) == 5

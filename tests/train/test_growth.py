@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from training import (
+    KINDS,
     ONE,
     OPTIMIZERS,
     assert_same,
@@ -38,8 +39,9 @@ def test_micro_batches_are_summed_before_the_magnitude():
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_gradient_accumulation_equals_one_big_batch(parts):
-    models = {1: mlp(dtype=torch.float64), parts: mlp(dtype=torch.float64)}
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_accumulation_equals_one_big_batch(kind, parts):
+    models = {count: mlp(dtype=torch.float64, kind=kind) for count in (1, parts)}
     trainers = {n: rigl(model) for n, model in models.items()}
     for step in range(1, 13):
         x, y = batch(step, size=32, dtype=torch.float64)

@@ -6,15 +6,16 @@ import children
 import pytest
 import resume
 import torch
-from training import CHANGING, assert_same, masks, run
+from training import CHANGING, KINDS, assert_same, masks, run
 
-CASES = [(*how, at, "adamw") for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
-CASES += [(*how, 39, "sgd") for how in CHANGING if how[1] == "csr"]
+CASES = [(*how, "adamw", "linear", at) for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
+CASES += [(*how, "sgd", "linear", 39) for how in CHANGING if how[1] == "csr"]
+CASES += [("rigl", "csr", "adamw", kind, 39) for kind in KINDS if kind != "linear"] + [("fst", "2:4", "sgd", "conv2d", 40)]
 
 
 def is_slow(case):
     """One step of each run is enough for `make test`, and none of what comes from outside, which tests/outside resumes, too."""
-    method, layout, at, _ = case
+    method, layout, *_, at = case
     return layout == "ell" or method == "sparse-momentum" or at != (39 if layout == "csr" else 40)
 
 
@@ -29,30 +30,29 @@ def folder(request, tmp_path_factory):
     torch.set_num_threads(1)
     users = (item for item in request.session.items if item.path == request.path and "folder" in item.fixturenames)
     cases = {item.callspec.params["case"] for item in users}
-    for method, layout in CHANGING:
-        for kind in sorted({kind for m, where, _, kind in cases if (m, where) == (method, layout)}):
-            model, optimizer, sparsifier = resume.build(method, layout, kind, seed=5)
-            step = 0
-            stops = {at for m, where, at, k in cases if (m, where, k) == (method, layout, kind)}
-            for stop in sorted(stops | {at + resume.MORE for at in stops}):
-                run(model, optimizer, sparsifier, range(step + 1, stop + 1))
-                step = stop
-                if stop in stops:
-                    saved = {
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "sparsifier": sparsifier.state_dict(),
-                        "step": stop,
-                        "method": method,
-                        "layout": layout,
-                        "optimizer_name": kind,
-                    }
-                    torch.save(saved, folder / f"{method}-{layout}-{stop}-{kind}.checkpoint")
-                    torch.save(masks(model), folder / f"{method}-{layout}-{stop}-{kind}.masks")
-                if stop - resume.MORE in stops:
-                    expected = resume.outcome(model, optimizer, sparsifier)
-                    torch.save(expected, folder / f"{method}-{layout}-{stop - resume.MORE}-{kind}.expected")
-                    torch.save(masks(model), folder / f"{method}-{layout}-{stop - resume.MORE}-{kind}.later")
+    for *how, kind in sorted({case[:-1] for case in cases}):
+        model, optimizer, sparsifier = resume.build(*how, seed=5, kind=kind)
+        step = 0
+        stops = {at for *what, at in cases if what == [*how, kind]}
+        for stop in sorted(stops | {at + resume.MORE for at in stops}):
+            run(model, optimizer, sparsifier, range(step + 1, stop + 1))
+            step = stop
+            if stop in stops:
+                saved = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "sparsifier": sparsifier.state_dict(),
+                    "step": stop,
+                    "how": how,
+                    "kind": kind,
+                }
+                path = folder / name((*how, kind, stop))
+                torch.save(saved, f"{path}.checkpoint")
+                torch.save(masks(model), f"{path}.masks")
+            if stop - resume.MORE in stops:
+                path = folder / name((*how, kind, stop - resume.MORE))
+                torch.save(resume.outcome(model, optimizer, sparsifier), f"{path}.expected")
+                torch.save(masks(model), f"{path}.later")
     children.run((resume.__file__, folder))
     return folder
 

@@ -5,7 +5,21 @@ import copy
 import pytest
 import torch
 from torch import nn
-from training import ONE, assert_same, at, backward, chosen_layer, constant_rigl, everything, mlp, positions, push, rigl, single
+from training import (
+    KINDS,
+    ONE,
+    assert_same,
+    at,
+    backward,
+    chosen_layer,
+    constant_rigl,
+    everything,
+    mlp,
+    positions,
+    push,
+    rigl,
+    single,
+)
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -18,17 +32,19 @@ def kept(model):
     return {layer.watched.sink and type(layer.watched.sink) for layer in sparse_layers(model).values() if layer.watched}
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_streamed_growth_trains_bit_for_bit_as_summed_growth(kind, dtype, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_streamed_growth_trains_bit_for_bit_as_summed_growth(kind, dtype, optimizer, monkeypatch):
+    name = optimizer
     outcomes = []
     for expected in (CandidateSink, GradientTotal):
         if expected is GradientTotal:  # of several ranks
             monkeypatch.setattr(distributed, "world_size", lambda group: 2)
             monkeypatch.setattr(distributed, "sum_", lambda score, group: score)
             monkeypatch.setattr(distributed, "verify_agreement", lambda *_: None)
-        model = mlp(dtype=dtype)
-        optimizer, sparsifier = rigl(model, kind)
+        model = mlp(dtype=dtype, kind=kind)
+        optimizer, sparsifier = rigl(model, name)
         seen = set()
         for step in range(1, 13):
             seen |= kept(model)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from training import (
     CHANGING,
+    KINDS,
     OPTIMIZERS,
     PACKED,
     REGROWING,
@@ -28,8 +29,8 @@ from sparse_ext.nn import sparse_layers
 STEPS = 200
 
 
-def trainer(method, optimizer="sgd", layout="csr", **choices):
-    model = mlp(layout=layout)
+def trainer(method, optimizer="sgd", layout="csr", kind="linear", **choices):
+    model = mlp(layout=layout, kind=kind)
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     choices = {"update_interval": 3, "drop_fraction": 0.4, "t_end": 1.0} | choices
     return model, optimizer, sx.Sparsifier(model, optimizer, method_named(method, **choices), total_steps=STEPS)
@@ -37,8 +38,9 @@ def trainer(method, optimizer="sgd", layout="csr", **choices):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("method", "layout"), REGROWING)
-def test_survivors_keep_their_state_and_grown_ones_start_at_zero(method, layout, optimizer):
-    model, optimizer, sparsifier = trainer(method, optimizer, layout)
+@pytest.mark.parametrize("kind", KINDS)
+def test_survivors_keep_their_state_and_grown_ones_start_at_zero(kind, method, layout, optimizer):
+    model, optimizer, sparsifier = trainer(method, optimizer, layout, kind)
     layers = sparse_layers(model).values()
     grown_in_all = 0
     for step in range(1, 25):
@@ -75,8 +77,9 @@ def derived(layer):
 
 
 @pytest.mark.parametrize(("method", "layout"), PACKED)
-def test_no_tensor_moves_or_changes_shape(method, layout):
-    model, optimizer, sparsifier = trainer(method, layout=layout)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tensor_moves_or_changes_shape(kind, method, layout):
+    model, optimizer, sparsifier = trainer(method, layout=layout, kind=kind)
 
     def addresses():
         tensors = []
@@ -94,11 +97,12 @@ def test_no_tensor_moves_or_changes_shape(method, layout):
 
 
 @pytest.mark.parametrize(("method", "layout"), PACKED)
-def test_the_derived_tensors_follow_the_pattern(method, layout):
-    model, optimizer, sparsifier = trainer(method, layout=layout)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derived_tensors_follow_the_pattern(kind, method, layout):
+    model, optimizer, sparsifier = trainer(method, layout=layout, kind=kind)
     x = torch.randn(5, 12)
     for _ in train(model, optimizer, sparsifier, range(1, 13)):
-        twin = mlp(seed=1, layout=layout)
+        twin = mlp(seed=1, layout=layout, kind=kind)
         twin.load_state_dict(model.state_dict())  # derives everything anew
         for layer, other in zip(sparse_layers(model).values(), sparse_layers(twin).values(), strict=True):
             for name, tensor in derived(layer).items():

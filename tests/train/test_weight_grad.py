@@ -19,9 +19,13 @@ STEPS, TOTAL, FRACTION = 8, 20, 0.4
 WIDTHS = (10, 16, 12, 4)
 
 
-def network(activation=nn.Tanh):
+def network(activation=nn.Tanh, convolves=False):
     a, b, c, d = WIDTHS
-    return nn.Sequential(nn.Linear(a, b), activation(), nn.Linear(b, c), activation(), nn.Linear(c, d)).double()
+    if not convolves:
+        return nn.Sequential(nn.Linear(a, b), activation(), nn.Linear(b, c), activation(), nn.Linear(c, d)).double()
+    first = nn.Sequential(nn.Unflatten(1, (2, 5, 1)), nn.Conv2d(2, 6, (3, 2), padding=1))
+    last = nn.Sequential(activation(), nn.Flatten())
+    return nn.Sequential(first, activation(), nn.Conv2d(6, 4, 2, groups=2), last, nn.Linear(16, d)).double()
 
 
 def batch(step, shape=(6,)):
@@ -232,9 +236,10 @@ def assert_grow_alike(model, interval, scenario):
 
 @pytest.mark.parametrize("interval", [1, 2])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_growth_is_that_of_a_masked_dense_model(scenario, interval):
+@pytest.mark.parametrize("convolves", [False, True], ids=["linear", "conv2d"])
+def test_growth_is_that_of_a_masked_dense_model(convolves, scenario, interval):
     torch.manual_seed(0)
-    assert_grow_alike(network(), interval, SCENARIOS[scenario])
+    assert_grow_alike(network(convolves=convolves), interval, SCENARIOS[scenario])
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 1, 3)], ids=["2-D", "3-D", "4-D"])
@@ -245,8 +250,9 @@ def test_activations_in_place(activation, shape):
         arm.step()
         arm.optimizer.zero_grad()
 
-    torch.manual_seed(0)
-    assert_grow_alike(network(lambda: activation(inplace=True)), 1, iteration)
+    for convolves in (False, True)[: 2 if len(shape) == 1 else 1]:
+        torch.manual_seed(0)
+        assert_grow_alike(network(lambda: activation(inplace=True), convolves), 1, iteration)
 
 
 def test_a_penalty_through_the_sparse_layers_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import ell  # noqa: F401
@@ -68,21 +69,33 @@ CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "e
 IN, HIDDEN, CLASSES, BATCH = 12, 20, 6, 16
 
 
+# Of every kind of layer: the shape of an input, two layers, and the length of what the second gives.
+KINDS: dict[str, tuple[tuple[int, ...], Callable[..., nn.Module], Callable[..., nn.Module], int]] = {
+    "linear": ((IN,), partial(sx.SparseLinear, IN, HIDDEN), partial(sx.SparseLinear, HIDDEN, HIDDEN), HIDDEN),
+    "conv1d": ((3, 4), partial(sx.SparseConv1d, 3, 16, 4, padding=2), partial(sx.SparseConv1d, 16, 8, 2, stride=2), 16),
+    "conv2d": ((3, 2, 2), partial(sx.SparseConv2d, 3, 12, 2, padding=1), partial(sx.SparseConv2d, 12, 8, (3, 1)), 24),
+}
+
+
 def mlp(
-    seed: int = 0, sparsity: float = 0.7, dtype: torch.dtype = torch.float32, layout: str = "csr", method: str = "static"
+    seed: int = 0,
+    sparsity: float = 0.7,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "csr",
+    method: str = "static",
+    kind: str = "linear",
 ) -> nn.Sequential:
-    """Two sparse layers, for "csr" one of them with unused slots, and a dense one."""
+    """Two sparse layers of a kind, for "csr" one of them with unused slots, and a dense one."""
     torch.manual_seed(seed)
     choices = [{"sparsity": sparsity}, {"sparsity": sparsity, "capacity": 1.2 * (1 - sparsity)}]
     if layout == "2:4":
         choices = 2 * [{"capacity": 1.0 if method in DENSE_WEIGHT else 0.5}]
-    return nn.Sequential(
-        sx.SparseLinear(IN, HIDDEN, dtype=dtype, layout=layout, **choices[0]),
-        nn.Tanh(),
-        sx.SparseLinear(HIDDEN, HIDDEN, dtype=dtype, layout=layout, **choices[1]),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, CLASSES, dtype=dtype),
-    )
+    shape, *layers, length = KINDS[kind]
+    first, second = (make(dtype=dtype, layout=layout, **choice) for make, choice in zip(layers, choices, strict=True))
+    if kind == "linear":
+        return nn.Sequential(first, nn.Tanh(), second, nn.ReLU(), nn.Linear(length, CLASSES, dtype=dtype))
+    head = nn.Sequential(nn.Flatten(), nn.Linear(length, CLASSES, dtype=dtype))
+    return nn.Sequential(nn.Unflatten(1, shape), first, nn.Tanh(), second, nn.ReLU(inplace=True), head)
 
 
 def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Convolutions with a CSR weight as torch operators (`torch.ops.sparse_ext.csr_conv2d*`), directly: no column matrix is made.
 
-A CPU has kernels of its own. Elsewhere the weight is written out and torch convolves with it, zeros and all.
+On CUDA a window that does not fit shared memory is convolved by torch with the weight written out, zeros and all: kernels of
+thousands of taps, or a dilation as wide.
 
 Shapes in this file: weight [capacity] holds the values of a matrix [rows, channels * kernel_h * kernel_w], whose column
 (c * kernel_h + ky) * kernel_w + kx belongs to channel c of the row's group; x [batch, groups * channels, height, width]; y, dy
@@ -9,22 +10,24 @@ Shapes in this file: weight [capacity] holds the values of a matrix [rows, chann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_input
 
 from ..boundary import views
 from ..boundary.checks import MOST, check_dtype, check_entries, check_index, check_range, check_slots, check_values
-from ..boundary.launch import Backend, backend_of, ready, workspace
+from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
 from ..product import Conv2d
 from . import conversions
 from .kernels import check_views, count_entries
 
 Sizes = Sequence[int]
+Window = tuple[Sizes, Sizes, Sizes, Sizes, int]  # kernel size, stride, padding, dilation, groups
+IsDense = Callable[[Conv2d, int], bool]  # of a product and the number of pixels in y
 
-_KERNEL = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int groups"
+WINDOW = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int groups"
 
 
 def _check_images(op: str, name: str, images: torch.Tensor, channels: int, size: Sizes | None = None) -> None:
@@ -42,9 +45,12 @@ def _check_count(op: str, product: Conv2d, height: int, width: int) -> None:
         raise ValueError(f"{op}: expected at most {MOST} elements in an image with its padding, got {largest}")
 
 
+def _never(product: Conv2d, pixels: int) -> bool:
+    return False
+
 
 def _dense(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, product: Conv2d) -> torch.Tensor:
-    return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.weight_shape)
+    return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.kernel_shape)
 
 
 def _convolutions(product: Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
@@ -57,7 +63,7 @@ def _flops(row_ptr: torch.Tensor, col_idx: torch.Tensor, dy: torch.Tensor) -> in
 
 @define(
     "csr_conv2d(Tensor weight, Tensor row_ptr, Tensor col_idx, int cols, Tensor x, Tensor? bias, "
-    f"{_KERNEL}, bool relu=False) -> Tensor",
+    f"{WINDOW}, bool relu=False) -> Tensor",
     flops=lambda weight, row_ptr, col_idx, cols, x, *_, out_val, **__: _flops(row_ptr, col_idx, out_val),
 )
 def csr_conv2d(
@@ -75,10 +81,39 @@ def csr_conv2d(
     relu: bool = False,
 ) -> torch.Tensor:
     """y = conv2d(x, W) + bias, then relu, if `relu`. Sums in float32 (float64 for float64), in an order of their own."""
-    op, rows = "csr_conv2d", row_ptr.numel() - 1
+    window = kernel_size, stride, padding, dilation, groups
+    return convolve("csr_conv2d", _never, weight, row_ptr, col_idx, cols, x, bias, window, relu)
+
+
+@csr_conv2d.fake
+def _(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, padding, dilation, groups, relu=False):
+    check_values("csr_conv2d", "x", x, weight=weight, bias=bias)
+    return empty("csr_conv2d", row_ptr, cols, x, (kernel_size, stride, padding, dilation, groups))
+
+
+def empty(op: str, row_ptr: torch.Tensor, cols: int, x: torch.Tensor, window: Window) -> torch.Tensor:
+    """y, uninitialised."""
+    product = Conv2d.of_matrix(op, row_ptr.shape[0] - 1, cols, *window)
+    return x.new_empty((x.shape[0], product.rows, *product.out_size(op, x.shape[2], x.shape[3])))
+
+
+def convolve(
+    op: str,
+    is_dense: IsDense,
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    window: Window,
+    relu: bool,
+) -> torch.Tensor:
+    """`csr_conv2d` for the operator `op`. is_dense: whether torch convolves with the weight written out, kernel or not."""
+    rows = row_ptr.numel() - 1
     check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
-    product = Conv2d.of_matrix(op, rows, cols, kernel_size, stride, padding, dilation, groups)
-    _check_images(op, "x", x, groups * product.channels)
+    product = Conv2d.of_matrix(op, rows, cols, *window)
+    _check_images(op, "x", x, product.takes[1])
     check_values(op, "x", x, weight=weight, bias=bias)
     check_entries(op, "col_idx", col_idx.numel(), weight=weight)
     if bias is not None and bias.shape != (rows,):
@@ -92,7 +127,8 @@ def csr_conv2d(
     x, weight, bias = ready(x), ready(weight), None if bias is None else ready(bias)
     w, stream = (weight.data_ptr(), dtype, views.pattern(row_ptr, col_idx, cols)), backend.stream(x)
     shape = views.conv2d(product, batch, height, width, size)
-    if (space_bytes := backend.module.csr_conv2d_workspace(w, shape, stream)) < 0:
+    space_bytes = backend.module.csr_conv2d_workspace(w, shape, stream)
+    if space_bytes < 0 or is_dense(product, batch * size[0] * size[1]):
         y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *_convolutions(product)).contiguous()
         return y.relu_() if relu else y
     y, space = x.new_empty(batch, rows, *size), workspace(x, space_bytes)
@@ -100,16 +136,9 @@ def csr_conv2d(
     return y
 
 
-@csr_conv2d.fake
-def _(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, padding, dilation, groups, relu=False):
-    check_values("csr_conv2d", "x", x, weight=weight, bias=bias)
-    product = Conv2d.of_matrix("csr_conv2d", row_ptr.shape[0] - 1, cols, kernel_size, stride, padding, dilation, groups)
-    return x.new_empty((x.shape[0], product.rows, *product.out_size("csr_conv2d", x.shape[2], x.shape[3])))
-
-
 @define(
     "csr_conv2d_t(Tensor weight, Tensor row_ptr, Tensor col_idx, Tensor col_ptr, Tensor row_idx, Tensor slot, Tensor dy, "
-    f"SymInt[2] size, {_KERNEL}) -> Tensor",
+    f"SymInt[2] size, {WINDOW}) -> Tensor",
     flops=lambda weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, *_, **__: _flops(row_ptr, col_idx, dy),
 )
 def csr_conv2d_t(
@@ -128,9 +157,39 @@ def csr_conv2d_t(
     groups: int,
 ) -> torch.Tensor:
     """dx, of images of this size (height, width): the input gradient. (col_ptr, row_idx, slot) is the transposed view."""
-    op, rows, cols = "csr_conv2d_t", row_ptr.numel() - 1, col_ptr.numel() - 1
+    index, window = (row_ptr, col_idx, col_ptr, row_idx, slot), (kernel_size, stride, padding, dilation, groups)
+    return convolve_t("csr_conv2d_t", _never, weight, *index, dy, size, window)
+
+
+@csr_conv2d_t.fake
+def _(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, kernel_size, stride, padding, dilation, groups):
+    check_values("csr_conv2d_t", "dy", dy, weight=weight)
+    return empty_t(col_ptr, dy, size, kernel_size, groups)
+
+
+def empty_t(col_ptr: torch.Tensor, dy: torch.Tensor, size: Sizes, kernel_size: Sizes, groups: int) -> torch.Tensor:
+    """dx, uninitialised."""
+    channels = (col_ptr.shape[0] - 1) // (kernel_size[0] * kernel_size[1])
+    return dy.new_empty((dy.shape[0], groups * channels, *size))
+
+
+def convolve_t(
+    op: str,
+    is_dense: IsDense,
+    weight: torch.Tensor,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    col_ptr: torch.Tensor,
+    row_idx: torch.Tensor,
+    slot: torch.Tensor,
+    dy: torch.Tensor,
+    size: Sizes,
+    window: Window,
+) -> torch.Tensor:
+    """`csr_conv2d_t` as `convolve` does `csr_conv2d`."""
+    rows, cols = row_ptr.numel() - 1, col_ptr.numel() - 1
     check_index(op, dy, row_ptr=row_ptr, col_idx=col_idx, col_ptr=col_ptr, row_idx=row_idx, slot=slot)
-    product = Conv2d.of_matrix(op, rows, cols, kernel_size, stride, padding, dilation, groups)
+    product = Conv2d.of_matrix(op, rows, cols, *window)
     out = product.out_size(op, *size)
     _check_images(op, "dy", dy, rows, out)
     check_values(op, "dy", dy, weight=weight)
@@ -140,29 +199,23 @@ def csr_conv2d_t(
     batch, backend = dy.shape[0], backend_of(op, dy)
     dtype = check_dtype(op, backend, "dy", dy)
     _check_count(op, product, *size)
-    channels = groups * product.channels
+    shape_x = (batch, product.takes[1], *size)
     col_ptr, row_idx, slot = col_ptr.contiguous(), row_idx.contiguous(), slot.contiguous()
     check_range(op, col_ptr, row_idx, rows)
     dy, weight = ready(dy), ready(weight)
     w, stream = (weight.data_ptr(), dtype, views.pattern(col_ptr, row_idx, rows, slot)), backend.stream(dy)
     shape = views.conv2d(product, batch, size[0], size[1], out)
-    if (space_bytes := backend.module.csr_conv2d_t_workspace(w, shape, stream)) < 0:
-        dense = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
-        return conv2d_input((batch, channels, *size), dense, dy, *_convolutions(product)).contiguous()
-    dx, space = dy.new_empty(batch, channels, *size), workspace(dy, space_bytes)
+    space_bytes = backend.module.csr_conv2d_t_workspace(w, shape, stream)
+    if space_bytes < 0 or is_dense(product, batch * out[0] * out[1]):
+        matrix = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
+        return conv2d_input(shape_x, matrix, dy, *_convolutions(product)).contiguous()
+    dx, space = dy.new_empty(shape_x), workspace(dy, space_bytes)
     backend.module.csr_conv2d_t(dx.data_ptr(), w, dy.data_ptr(), shape, views.address(space), stream)
     return dx
 
 
-@csr_conv2d_t.fake
-def _(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, kernel_size, stride, padding, dilation, groups):
-    check_values("csr_conv2d_t", "dy", dy, weight=weight)
-    channels = (col_ptr.shape[0] - 1) // (kernel_size[0] * kernel_size[1])
-    return dy.new_empty((dy.shape[0], groups * channels, *size))
-
-
 @define(
-    f"csr_conv2d_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x, {_KERNEL}) -> Tensor",
+    f"csr_conv2d_grad_weight(Tensor row_ptr, Tensor col_idx, int cols, Tensor dy, Tensor x, {WINDOW}) -> Tensor",
     flops=lambda row_ptr, col_idx, cols, dy, *_, **__: _flops(row_ptr, col_idx, dy),
 )
 def csr_conv2d_grad_weight(
@@ -178,10 +231,31 @@ def csr_conv2d_grad_weight(
     groups: int,
 ) -> torch.Tensor:
     """dw [capacity] at the pattern, 0 behind it: the weight gradient, with no dense gradient in memory."""
-    op, rows = "csr_conv2d_grad_weight", row_ptr.numel() - 1
+    window = kernel_size, stride, padding, dilation, groups
+    return convolve_grad_weight("csr_conv2d_grad_weight", _never, row_ptr, col_idx, cols, dy, x, window)
+
+
+@csr_conv2d_grad_weight.fake
+def _(row_ptr, col_idx, cols, dy, x, kernel_size, stride, padding, dilation, groups):
+    check_values("csr_conv2d_grad_weight", "dy", dy, x=x)
+    return x.new_empty((col_idx.shape[0],))
+
+
+def convolve_grad_weight(
+    op: str,
+    is_dense: IsDense,
+    row_ptr: torch.Tensor,
+    col_idx: torch.Tensor,
+    cols: int,
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    window: Window,
+) -> torch.Tensor:
+    """`csr_conv2d_grad_weight` as `convolve` does `csr_conv2d`."""
+    rows = row_ptr.numel() - 1
     check_index(op, x, row_ptr=row_ptr, col_idx=col_idx)
-    product = Conv2d.of_matrix(op, rows, cols, kernel_size, stride, padding, dilation, groups)
-    _check_images(op, "x", x, groups * product.channels)
+    product = Conv2d.of_matrix(op, rows, cols, *window)
+    _check_images(op, "x", x, product.takes[1])
     (batch, _, height, width), backend = x.shape, backend_of(op, x)
     size = product.out_size(op, height, width)
     _check_images(op, "dy", dy, rows, size)
@@ -197,15 +271,9 @@ def csr_conv2d_grad_weight(
     dy, x, dw = ready(dy), ready(x), x.new_empty((col_idx.numel(),))
     pattern, shape = views.pattern(row_ptr, col_idx, cols), views.conv2d(product, batch, height, width, size)
     dw_view, stream = (dw.data_ptr(), dtype, 1, dw.numel()), backend.stream(x)
-    if (space_bytes := backend.module.csr_conv2d_grad_weight_workspace(dw_view, pattern, shape, stream)) < 0:
-        dense = conv2d_weight(x, product.weight_shape, dy, *_convolutions(product))
-        return conversions.csr_pack.kernel(dense.view(rows, cols), row_ptr, col_idx)
+    space_bytes = backend.module.csr_conv2d_grad_weight_workspace(dw_view, pattern, shape, stream)
+    if space_bytes < 0 or is_dense(product, batch * size[0] * size[1]):
+        return conversions.csr_pack.kernel(product.dense_grad(dy, x), row_ptr, col_idx)
     space = workspace(x, space_bytes)
     backend.module.csr_conv2d_grad_weight(dw_view, pattern, dy.data_ptr(), x.data_ptr(), shape, views.address(space), stream)
     return dw
-
-
-@csr_conv2d_grad_weight.fake
-def _(row_ptr, col_idx, cols, dy, x, kernel_size, stride, padding, dilation, groups):
-    check_values("csr_conv2d_grad_weight", "dy", dy, x=x)
-    return x.new_empty((col_idx.shape[0],))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -12,27 +10,13 @@ from ..boundary.checks import MOST
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Conv2d, Kernels, Linear, Product
 from ..rule import Rule
-from . import auto, conv, conversions, kernels
+from . import auto, conversions, kernels
+from .convolutions import AutoConv2d, CsrConv2d
+from .operands import CsrOperands, packed
 from .pattern import CsrPattern
 
 # Up to this many columns an index fits 16 bits, and kernels read half as many index bytes.
 MAX_16BIT = 1 << 16
-
-
-class CsrOperands(NamedTuple):
-    """Attributes:
-    row_ptr: int32 [rows + 1], the pattern's.
-    col_idx: uint16 [capacity] if cols <= 65536, else int32.
-    col_ptr: int32 [cols + 1]: column c of the transpose owns the entries col_ptr[c] to col_ptr[c + 1].
-    row_idx: uint16 [capacity] if rows <= 65536, else int32: the row of each entry of the transpose.
-    slot: int32 [capacity]: the index of its value in the weight. Values are stored only once.
-    """
-
-    row_ptr: torch.Tensor
-    col_idx: torch.Tensor
-    col_ptr: torch.Tensor
-    row_idx: torch.Tensor
-    slot: torch.Tensor
 
 
 class CsrLinear(Kernels):
@@ -49,7 +33,7 @@ class CsrLinear(Kernels):
         relu: bool,
     ) -> torch.Tensor:
         if rule is not None:
-            weight = _packed(product, weight, operands, x.dtype)
+            weight = packed(product, weight, operands, x.dtype)
         return kernels.csr_spmm.call(weight, operands.row_ptr, operands.col_idx, product.cols, x, bias, relu)
 
     @staticmethod
@@ -57,7 +41,7 @@ class CsrLinear(Kernels):
         product: Linear, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
         if rule is not None:
-            weight = _packed(product, weight, operands, dy.dtype)
+            weight = packed(product, weight, operands, dy.dtype)
         return kernels.csr_spmm_t.call(weight, *operands, dy)
 
     @staticmethod
@@ -72,51 +56,6 @@ class CsrLinear(Kernels):
         if rule is not None:
             return product.dense_grad(dy, x).view(-1)
         return kernels.csr_sddmm.call(operands.row_ptr, operands.col_idx, product.cols, dy, x)
-
-
-class CsrConv2d(Kernels):
-    """By `csr_conv2d`."""
-
-    @staticmethod
-    def forward(
-        product: Conv2d,
-        weight: torch.Tensor,
-        rule: Rule | None,
-        operands: CsrOperands,
-        x: torch.Tensor,
-        bias: torch.Tensor | None,
-        relu: bool,
-    ) -> torch.Tensor:
-        if rule is not None:
-            weight = _packed(product, weight, operands, x.dtype)
-        return conv.csr_conv2d.call(weight, *operands[:2], product.cols, x, bias, *product.window, relu)
-
-    @staticmethod
-    def grad_input(
-        product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
-    ) -> torch.Tensor:
-        if rule is not None:
-            weight = _packed(product, weight, operands, dy.dtype)
-        return conv.csr_conv2d_t.call(weight, *operands, dy, shape[2:], *product.window)
-
-    @staticmethod
-    def grad_weight(
-        product: Conv2d,
-        rule: Rule | None,
-        operands: CsrOperands,
-        dy: torch.Tensor,
-        x: torch.Tensor,
-        rng: torch.Tensor | None,
-    ) -> torch.Tensor:
-        if rule is not None:
-            return product.dense_grad(dy, x).view(-1)
-        return conv.csr_conv2d_grad_weight.call(*operands[:2], product.cols, dy, x, *product.window)
-
-
-def _packed(product: Product, weight: torch.Tensor, operands: CsrOperands, dtype: torch.dtype) -> torch.Tensor:
-    """The part of a dense weight that products take."""
-    dense = weight.view(product.rows, product.cols).to(dtype)
-    return conversions.csr_pack.call(dense, operands.row_ptr, operands.col_idx)
 
 
 class Csr(Layout):
@@ -212,7 +151,13 @@ class Auto(Csr):
     """CSR storage, and for each product the kernel that was measured to be faster; of few zeros, the storage "masked"."""
 
     name = "auto"
-    products = {Linear: AutoLinear}  # noqa: RUF012
+    products = {Linear: AutoLinear, Conv2d: AutoConv2d}  # noqa: RUF012
+
+    @classmethod
+    def obstacle(cls, product: Product) -> str | None:
+        if isinstance(product, Conv2d) and product.channels == 1 < product.groups:
+            return "a depthwise convolution has too few weights for zeros to pay"
+        return super().obstacle(product)
 
     @classmethod
     def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:

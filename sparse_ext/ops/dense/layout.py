@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..by_torch import ByTorch
 from ..layout import Layout, check_matrix
-from ..product import Kernels, Linear
+from ..product import Conv2d, Kernels, Linear
 from ..rule import Rule
 from .pattern import DensePattern
 
@@ -50,6 +51,20 @@ class DenseLinear(Kernels):
         return product.dense_grad(dy, x).view(-1)
 
 
+class DenseConv2d(ByTorch):
+    """The weight is the matrix."""
+
+    @classmethod
+    def written(
+        cls, product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: DenseOperands, dtype: torch.dtype
+    ) -> torch.Tensor:
+        return weight
+
+    @classmethod
+    def packed(cls, product: Conv2d, operands: DenseOperands, dense: torch.Tensor) -> torch.Tensor:
+        return dense.reshape(-1)
+
+
 class Dense(Layout):
     """Every position."""
 
@@ -57,7 +72,7 @@ class Dense(Layout):
     stem = "dense"
     pattern = DensePattern
     operands = DenseOperands
-    products = {Linear: DenseLinear}  # noqa: RUF012
+    products = {Linear: DenseLinear, Conv2d: DenseConv2d}  # noqa: RUF012
 
     @staticmethod
     def allocate(pattern: DensePattern) -> DenseOperands:

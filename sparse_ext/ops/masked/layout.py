@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..by_torch import ByTorch
 from ..layout import Layout, check_matrix
-from ..product import Kernels, Linear
+from ..product import Conv2d, Kernels, Linear
 from ..rule import Rule
 from . import kernels
 from .pattern import MaskedPattern
@@ -64,13 +65,27 @@ class MaskedLinear(Kernels):
         return kernels.masked_sddmm.call(operands.bits, dy, x)
 
 
+class MaskedConv2d(ByTorch):
+    """By torch's convolution of the weight at its mask."""
+
+    @classmethod
+    def written(
+        cls, product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: MaskedOperands, dtype: torch.dtype
+    ) -> torch.Tensor:
+        return kernels.masked_select.call(weight.to(dtype), operands.bits)
+
+    @classmethod
+    def packed(cls, product: Conv2d, operands: MaskedOperands, dense: torch.Tensor) -> torch.Tensor:
+        return kernels.masked_select.call(dense.reshape(-1), operands.bits)
+
+
 class Masked(Layout):
     """Any positions, at full length."""
 
     name = "masked"
     pattern = MaskedPattern
     operands = MaskedOperands
-    products = {Linear: MaskedLinear}  # noqa: RUF012
+    products = {Linear: MaskedLinear, Conv2d: MaskedConv2d}  # noqa: RUF012
 
     @staticmethod
     def allocate(pattern: MaskedPattern) -> MaskedOperands:

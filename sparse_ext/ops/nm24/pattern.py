@@ -42,7 +42,7 @@ class Nm24Pattern(Pattern):
 
     @classmethod
     def obstacle(cls, rows: int, cols: int) -> str | None:
-        return f"expected at least 4 input features for layout '2:4', got {cols}" if cols < 4 else None
+        return f"expected at least 4 weights per output for layout '2:4', got {cols}" if cols < 4 else None
 
     @classmethod
     def sizes(cls, rows: int, cols: int, sparsity: float, capacity: float | None) -> Sizes:

@@ -66,7 +66,7 @@ def test_ids_that_are_no_pattern_are_refused(ids, why):
     ("cols", "sparsity", "capacity", "why"),
     [
         (8, 0.9, None, r"sparsity 0.5 \(or None\) for layout '2:4', got 0.9"),
-        (3, 0.5, None, "at least 4 input features for layout '2:4', got 3"),
+        (3, 0.5, None, "at least 4 weights per output for layout '2:4', got 3"),
         (8, 0.5, 0.7, r"capacity 0.5 \(packed\) or 1.0 \(a dense weight\) for layout '2:4', got 0.7"),
     ],
 )
