@@ -1,7 +1,7 @@
 """Who is measured: for a case, the functions that compute each product. CONTENDERS is the table.
 
-Products: "forward" x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward of the layer as a
-module; "regrow": replace 30 % of the connections by score; "pack": from a dense weight to what products read, beside a clone.
+Products: "forward", of a linear layer x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward of
+the layer as a module; "regrow": replace 30 % of the connections by score; "pack": from a dense weight to what products read, beside a clone.
 A contender leaves out what it does not have.
 """
 
@@ -13,15 +13,17 @@ from itertools import cycle
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import sparse_ext as sx
+from sparse_ext.nn import SparseLayer
+from sparse_ext.nn.convert import REPLACEMENTS
 from sparse_ext.ops import BACKENDS, kernels_of, layout_named, operands_of
 from sparse_ext.ops.nm24.kernels import nm24_gemm, nm24_prune
 
-from .cases import Case
+from .cases import Case, Shape
 
 Functions = dict[str, Callable[[], object]]
+Contender = Callable[["Operands"], Functions]
 COLD_BYTES = 200 << 20  # operands take turns until this much lies between two uses: four times the L2 of the largest GPU
 
 
@@ -43,13 +45,14 @@ class Operands:
         def random(*sizes: int) -> torch.Tensor:
             return torch.randn(*sizes, generator=generator, device=device).to(dtype)
 
-        self.mask = self.case.mask()
-        self.x, self.dy = random(shape.tokens, shape.in_features), random(shape.tokens, shape.out_features)
-        self.weight, self.bias = random(shape.out_features, shape.in_features) * self.mask, random(shape.out_features)
+        x, dy, weight = shape.sizes
+        self.mask = self.case.mask().view(weight)
+        self.x, self.dy = random(*x), random(*dy)
+        self.weight, self.bias = random(*weight) * self.mask, random(shape.out_features)
 
-    def linear(self) -> nn.Linear:
+    def layer(self) -> nn.Module:
         """The dense layer."""
-        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], device="meta", dtype=self.weight.dtype)
+        layer = self.case.shape.layer(self.weight.dtype)
         layer.weight, layer.bias = nn.Parameter(self.weight.clone()), nn.Parameter(self.bias.clone())
         return layer
 
@@ -60,6 +63,15 @@ class Operands:
             copies += COLD_BYTES // (self.x.nbytes + self.dy.nbytes)
         turns = cycle([(self.x.clone(), self.dy.clone()) for _ in range(copies)])
         return lambda: function(*next(turns))
+
+
+def linear_only(contender: Contender) -> Contender:
+    """The same, which has nothing for convolutions."""
+
+    def made(o: Operands) -> Functions:
+        return contender(o) if isinstance(o.case.shape, Shape) else {}
+
+    return made
 
 
 def step(o: Operands, layer: nn.Module) -> Callable[[], object]:
@@ -75,7 +87,7 @@ def step(o: Operands, layer: nn.Module) -> Callable[[], object]:
 
 
 def dense(o: Operands) -> Functions:
-    """nn.Linear, and drop and grow on a mask with torch.topk, as simulations of sparse training do it."""
+    """PyTorch's layer, and drop and grow on a mask with torch.topk, as simulations of sparse training do it."""
     score = torch.randn_like(o.weight, dtype=torch.float32)
     count = int(0.3 * o.mask.sum())
 
@@ -86,11 +98,12 @@ def dense(o: Operands) -> Functions:
         mask[torch.where(mask, -1.0, score.abs().flatten()).topk(count).indices] = True
         return mask
 
+    shape = o.case.shape
     return {
-        "forward": o.cold(lambda x, dy: F.linear(x, o.weight, o.bias)),
-        "input gradient": o.cold(lambda x, dy: dy @ o.weight),
-        "weight gradient": o.cold(lambda x, dy: dy.t() @ x),
-        "step": step(o, o.linear()),
+        "forward": o.cold(lambda x, dy: shape.forward(x, o.weight, o.bias)),
+        "input gradient": o.cold(lambda x, dy: shape.gradient(dy, x, o.weight, "input")),
+        "weight gradient": o.cold(lambda x, dy: shape.gradient(dy, x, o.weight, "weight")),
+        "step": step(o, o.layer()),
         "regrow": regrow_mask,
         "pack": o.weight.clone,
     }
@@ -103,16 +116,16 @@ def tf32(o: Operands) -> Functions:
 
     def rounded(function: Callable[[], object]) -> Callable[[], object]:
         def run() -> None:
-            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             function()
-            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
         return run
 
     return {name: rounded(function) for name, function in dense(o).items() if name not in ("regrow", "pack")}
 
 
-def products(o: Operands, layer: sx.SparseLinear) -> Functions:
+def products(o: Operands, layer: SparseLayer) -> Functions:
     """The three products of a layer, without autograd."""
     layout, product, weight, rule = layout_named(layer.layout), layer.product, layer.weight.detach(), layer.chosen_by
     kernels, operands = kernels_of(layout, product), operands_of(layout, layer.pattern)
@@ -124,10 +137,11 @@ def products(o: Operands, layer: sx.SparseLinear) -> Functions:
 
 
 def sparse_ext(o: Operands, layout: str = "csr") -> Functions:
-    """SparseLinear and its products."""
-    layer = sx.SparseLinear.from_dense(o.linear(), mask=o.mask, layout=layout)
+    """The sparse layer and its products."""
+    dense = o.layer()
+    layer = REPLACEMENTS[type(dense)].from_dense(dense, mask=o.mask, layout=layout)
     pattern, weight = layer.pattern, layer.weight.detach()
-    score = torch.randn_like(o.weight, dtype=torch.float32)
+    score = torch.randn_like(o.weight.flatten(1), dtype=torch.float32)
     count = int(0.3 * layer.nnz)
     return {
         **products(o, layer),
@@ -155,6 +169,7 @@ def on_isa(isa: str, o: Operands, functions: Functions) -> Functions:
     return {name: there(function) for name, function in functions.items()} if available else {}
 
 
+@linear_only
 def sm_90a(o: Operands) -> Functions:
     """The product for which only Hopper has a kernel of its own."""
     return on_isa("sm_90a", o, {"weight gradient": sparse_ext(o)["weight gradient"]})
@@ -169,11 +184,12 @@ def auto(o: Operands) -> Functions:
 
 def transposable(o: Operands) -> sx.SparseLinear:
     """A layer with a dense weight, of which products take transposable 2:4 tiles."""
-    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4", capacity=1.0)
+    layer = sx.SparseLinear.from_dense(o.layer(), layout="2:4", capacity=1.0)
     layer.choose_("transposable")
     return layer
 
 
+@linear_only
 def nm24(o: Operands) -> Functions:
     """Layout "2:4" with a dense weight and transposable tiles, as FST trains: packing is in "step", choosing tiles is "pack".
 
@@ -201,15 +217,17 @@ def nm24_mvue(o: Operands) -> Functions:
     return {"weight gradient": products(o, layer)["weight gradient"], "step": step(o, layer)}
 
 
+@linear_only
 def semi_structured(o: Operands) -> Functions:
     """PyTorch's own 2:4 tensors (cuSPARSELt, or CUTLASS): inference on a GPU."""
     if o.case.sparsity != 0.5 or o.case.device != "cuda":
         return {}
-    layer = sx.SparseLinear.from_dense(o.linear(), layout="2:4").to_semi_structured()
+    layer = sx.SparseLinear.from_dense(o.layer(), layout="2:4").to_semi_structured()
     functions: Functions = {"forward": o.cold(lambda x, dy: layer(x))}
     return {name: function for name, function in functions.items() if _runs(function)}
 
 
+@linear_only
 def sparselab(o: Operands) -> Functions:
     """SparseLab (PyPI): float32 and uniform patterns on the CPU; nothing where it is not installed."""
     case = o.case
@@ -244,6 +262,7 @@ def _runs(function: Callable[[], object]) -> bool:
     return True
 
 
+@linear_only
 def torch_sparse(o: Operands) -> Functions:
     """torch.sparse CSR: cuSPARSE on a GPU, MKL on the CPU."""
     layer = _TorchCsr(o)
@@ -258,7 +277,7 @@ def torch_sparse(o: Operands) -> Functions:
 
 
 # The first is the baseline of every ratio.
-CONTENDERS: dict[str, Callable[[Operands], Functions]] = {
+CONTENDERS: dict[str, Contender] = {
     "dense": dense,
     "tf32": tf32,
     "sparse_ext": sparse_ext,

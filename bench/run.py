@@ -25,6 +25,7 @@ WORK = {"forward": 1, "input gradient": 1, "weight gradient": 1, "step": 3}
 def measure(case: Case, products: Iterable[str], contenders: Iterable[str], budget_s: float) -> Iterator[dict[str, Any]]:
     """One row for each product and contender."""
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True  # as cuBLAS; and cuDNN at its best
     operands = Operands(case)
     functions = {name: CONTENDERS[name](operands) for name in contenders}
     for product in products:
@@ -82,6 +83,8 @@ def run(cases: list[Case], products: list[str], contenders: list[str], threads: 
 
 def _line(row: dict[str, Any], threads: int) -> str:
     layer = f"{row['in_features']:>5} -> {row['out_features']:<5} {row['tokens']:>5} tokens"
+    if "kernel" in row:
+        layer += f" {row['kernel']} x {row['kernel']} / {row['stride']}"
     kind = f"{row['sparsity']:.0%} {row['pattern']:<7} {row['dtype']:<8} {threads} threads"
     figures = f"{row['median_s'] * 1e3:>9.4f} ms  {row['speedup']:>6.2f}x"
     return f"{row['case']:<15} {layer}  {kind}  {row['contender']:<12} {figures}"
