@@ -134,7 +134,7 @@ class SparseConv(Replacement):
 class SparseConv2d(SparseConv):
     """`nn.Conv2d` with a sparse weight W [out_channels, in_channels / groups, kernel_h, kernel_w].
 
-    Input and output are those of `nn.Conv2d`. The kernels of "csr" convolve directly: no column matrix (im2col) is made, and the
+    Input and output are those of `nn.Conv2d`. The kernels of "csr" convolve directly: no column matrix (im2col) is made. The
     forward pass and both gradients skip the zeros of W. Second derivatives raise a RuntimeError. A new layer has random
     positions.
 
