@@ -14,6 +14,7 @@ namespace spx::cuda::csr {
 constexpr int kMultiplyThreads = 512;
 constexpr int kMultiplyWarps = kMultiplyThreads / kWarp;
 constexpr int kCellThreads = 256;  // of kernels that make cells: at least one for each row of a block, which deal_rows needs
+constexpr int kCellLanes = 8;      // threads that make a cell together
 
 template <class T>
 struct Entry {  // in this order, one instruction turns each half of a 32-bit word into an operand

@@ -10,6 +10,8 @@
 //
 // The limit is shared memory, as of csr_spmm_kernel: an entry reads 128 pixels of 4 bytes, at 128 bytes a clock. They come by 4
 // loads in place of one, which take as long; but an entry takes 4 additions of addresses, too: 14 instructions in 4 clocks, of 16.
+#include <cmath>
+
 #include "cuda/csr/conv_cells.cuh"
 
 namespace spx::cuda::csr {
@@ -41,7 +43,7 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
   for (int i = threadIdx.x; i < listed.count; i += kMultiplyThreads) halo[i] = listed.pixel(g, i);
   ConvFeed<T> feed = {g, source, halo, listed.count, {}};
 #pragma unroll
-  for (int t = 0; t < kPerLane<T>; ++t) feed.at[t] = tile.pixel(g, t * kWarp + lane).place * static_cast<int>(sizeof(T));
+  for (int t = 0; t < kPerLane<T>; ++t) feed.at[t] = tile.pixel(g, t * kWarp + lane).place;
   __syncthreads();  // the halo is listed
 
   const int place = lane < kRowsPerWarp ? w.order[int64_t{row_tile} * kRows + warp * kRowsPerWarp + lane] : kRows;
@@ -66,7 +68,23 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
   }
 }
 
-constexpr int64_t kEnoughBlocks = 128;  // as of csr_spmm
+// The rows of a warp with which the device is done first: blocks run in waves of one for each multiprocessor, and a block takes
+// the clocks of its entries, and of bringing what they meet.
+template <class T>
+int rows_per_warp(const ConvTiles& g, int64_t capacity) {
+  constexpr double kEntryClocks = 5, kPixelClocks = 0.15, kMultiprocessors = 132;
+  const double entries = static_cast<double>(capacity) / g.rows() / g.phases() * kEntryClocks;  // of a row
+  const double pixels = static_cast<double>(g.source_channels) * g.most_halo() * kPixelClocks;
+  int best = 4;
+  double least = 0;
+  for (int rows : {12, 8, 4}) {
+    const int64_t in_block = rows * kMultiplyWarps, tiles = ceil_div(g.target_channels, in_block);
+    const double waves = ceil(static_cast<double>(tiles) * g.groups * g.pixel_tiles * g.phases() / kMultiprocessors);
+    const double clocks = waves * (static_cast<double>(g.target_channels) / tiles * entries + pixels);
+    if (least == 0 || clocks < least) least = clocks, best = rows;
+  }
+  return best;
+}
 
 template <class T>
 constexpr int stages_bytes(int parts) {
@@ -83,9 +101,11 @@ int parts_that_fit() {
   return parts;
 }
 
+constexpr int kLeastColumns = 33;  // three parts with 10 entries of 100, at 90 % zeros
+
 template <class T>
 ConvTiles tiles_of(const Conv2d& shape, bool backwards) {
-  return {shape, backwards, kPixels<T>, kPartElements<T>};
+  return {shape, backwards, kPixels<T>, kPartElements<T>, kLeastColumns};
 }
 
 template <class T, class Index, bool kBackwards, int kRowsPerWarp>
@@ -94,7 +114,7 @@ Status run(T* y, CsrView<T, Index> w, const T* x, const ConvTiles& g, const T* b
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
   static_assert(kRows <= kCellThreads && kRowsPerWarp <= kMostCells);
   const int64_t tiles = ceil_div(g.target_channels, kRows) * g.groups, count = cells.rows * cells.chunks * g.phases();
-  const int64_t cell_blocks = ceil_div(count, kCellThreads);
+  const int64_t cell_blocks = ceil_div(count * kCellLanes, kCellThreads);
   SPX_TRY(launch("csr_conv2d_cells", csr_conv2d_cells_kernel<T, Index, kBackwards>,
                  blocks_for(tiles > cell_blocks ? tiles : cell_blocks, 1), kCellThreads, stream, cells, w, g, kRows));
   return launch("csr_conv2d", csr_conv2d_kernel<T, kRowsPerWarp>, tiles * g.pixel_tiles * g.phases(), block, stream, y, cells,
@@ -111,11 +131,9 @@ Status convolve(T* y, CsrView<T, Index> w, const T* x, const Conv2d& shape, cons
   while (parts > 1 && (parts - 1) * g.part_channels >= g.source_channels) --parts;
   const Block block = Block(kMultiplyThreads, stages_bytes<T>(parts)).allow(stages_bytes<T>(fit));
   const ConvCells<T> cells(workspace, g, w.pattern.capacity, parts);
-  const auto blocks = [&](int rows) { return ceil_div(g.target_channels, rows) * g.groups * g.pixel_tiles * g.phases(); };
-  if (sizeof(T) == 4 && g.target_channels > 8 * kMultiplyWarps && blocks(12 * kMultiplyWarps) >= kEnoughBlocks)
-    return run<T, Index, kBackwards, 12>(y, w, x, g, bias, relu, cells, block, stream);
-  if (g.target_channels > 4 * kMultiplyWarps && blocks(8 * kMultiplyWarps) >= kEnoughBlocks)
-    return run<T, Index, kBackwards, 8>(y, w, x, g, bias, relu, cells, block, stream);
+  const int rows = rows_per_warp<T>(g, w.pattern.capacity);
+  if (rows == 12) return run<T, Index, kBackwards, 12>(y, w, x, g, bias, relu, cells, block, stream);
+  if (rows == 8) return run<T, Index, kBackwards, 8>(y, w, x, g, bias, relu, cells, block, stream);
   return run<T, Index, kBackwards, 4>(y, w, x, g, bias, relu, cells, block, stream);
 }
 

@@ -56,9 +56,10 @@ __device__ void make_forward_cell(const ConvCells<T>& out, const CsrView<T, Inde
   const int32_t begin = lower_bound(pattern.col_idx, pattern.row_ptr[row], row_end, int64_t{channel0} * taps);
   const int32_t end = lower_bound(pattern.col_idx, begin, row_end, int64_t{out.first_channel(g, chunk + 1)} * taps);
   const int64_t first = group_at<T>(begin, row * out.chunks + chunk);
-  out.cells[chunk * out.rows + row] = {static_cast<int32_t>(first), end - begin};
+  const int lane = threadIdx.x % kCellLanes;
+  if (lane == 0) out.cells[chunk * out.rows + row] = {static_cast<int32_t>(first), end - begin};
   auto* entries = reinterpret_cast<Entry<T>*>(out.groups + first);
-  for (int32_t p = begin; p < end; ++p) {
+  for (int32_t p = begin + lane; p < end; p += kCellLanes) {
     const int column = static_cast<int>(pattern.col_idx[p]), channel = column / taps, tap = column - channel * taps;
     const int place = place_of<T>(g, channel - channel0, tap / g.x.taps, tap % g.x.taps, 0, 0);
     entries[p - begin] = {w.values[pattern.value_at(p)], static_cast<decltype(Entry<T>::place)>(place)};
@@ -87,17 +88,20 @@ __device__ void make_backward_cell(const ConvCells<T>& out, const CsrView<T, Ind
   }
   const int64_t number = ((int64_t{channel} * g.groups + group) * out.chunks + chunk) * g.phases() + phase;
   const int64_t first = group_at<T>(before, number);
-  out.cells[(phase * out.chunks + chunk) * out.rows + row] = {static_cast<int32_t>(first), count};
-  auto* entry = reinterpret_cast<Entry<T>*>(out.groups + first);
+  const int lane = threadIdx.x % kCellLanes;
+  if (lane == 0) out.cells[(phase * out.chunks + chunk) * out.rows + row] = {static_cast<int32_t>(first), count};
+  auto* entries = reinterpret_cast<Entry<T>*>(out.groups + first);
   for (int tap = 0; tap < taps && count > 0; ++tap) {
     if (phase_of(g, tap) != phase) continue;
-    const int32_t run_end = pattern.row_ptr[channel * taps + tap + 1];
-    for (int32_t p = lower_bound(pattern.col_idx, pattern.row_ptr[channel * taps + tap], run_end, from);
-         p < run_end && static_cast<int>(pattern.col_idx[p]) < to; ++p) {
+    const int32_t run = pattern.row_ptr[channel * taps + tap], run_end = pattern.row_ptr[channel * taps + tap + 1];
+    const int32_t begin = lower_bound(pattern.col_idx, run, run_end, from),
+                  end = lower_bound(pattern.col_idx, begin, run_end, to);
+    for (int32_t p = begin + lane; p < end; p += kCellLanes) {
       const int at = static_cast<int>(pattern.col_idx[p]) - source0 - channel0;
       const int place = place_of<T>(g, at, tap / g.x.taps, tap % g.x.taps, phase_y, phase_x);
-      *entry++ = {w.values[pattern.value_at(p)], static_cast<decltype(Entry<T>::place)>(place)};
+      entries[p - begin] = {w.values[pattern.value_at(p)], static_cast<decltype(Entry<T>::place)>(place)};
     }
+    entries += end - begin;
   }
 }
 
@@ -116,7 +120,8 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     });
   }
   const int phases = g.phases(), chunks = static_cast<int>(out.chunks), count = g.rows() * chunks * phases;
-  for (int i = static_cast<int>(global_thread()); i < count; i += static_cast<int>(global_threads())) {
+  for (int i = static_cast<int>(global_thread()) / kCellLanes; i < count;
+       i += static_cast<int>(global_threads()) / kCellLanes) {
     if constexpr (kBackwards)
       make_backward_cell(out, w, g, i / phases / chunks, i / phases % chunks, i % phases);
     else

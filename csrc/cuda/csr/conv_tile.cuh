@@ -10,7 +10,7 @@
 //           by image. A lane has kPerLane of them, 32 apart
 //   halo    the source pixels that they meet, of one channel and all planes. Behind a row of pixels there is room, so that the
 //           next one begins where the banks go on: 32 neighbouring lanes read 32 banks, at any width
-//   part    as many channels as fit 32 KB; stage: one part or two
+//   part    as many channels as fit 24 KB, which a thread carries in 12 registers; stage: up to three parts
 #pragma once
 #include "common/conv.h"
 #include "cuda/csr/rows.cuh"
@@ -22,8 +22,24 @@ constexpr int kHaloPixels = 1536;  // of one channel, at most
 template <class T>
 constexpr int kPixels = kPerLane<T> * kWarp;
 template <class T>
-constexpr int kPartElements = sizeof(T) == 8 ? 4096 : 8192;
-constexpr int kMostConvParts = 2;
+constexpr int kPartElements = sizeof(T) == 8 ? 3072 : 6144;
+constexpr int kMostConvParts = 3;
+
+// Divides 0 <= n < 2^31 by a multiplication (Granlund and Montgomery 1994).
+struct Divisor {
+  int by = 1, shift = 0;
+  uint32_t factor = 0;  // of n * 2^-(32 + shift); 0: by is 1
+
+  Divisor() = default;
+  explicit Divisor(int by) : by(by) {
+    if (by == 1) return;
+    while ((int64_t{1} << (shift + 1)) < by) ++shift;
+    factor = static_cast<uint32_t>(((uint64_t{1} << (32 + shift)) + by - 1) / by);
+  }
+  SPX_HOST_DEVICE int of(int n) const {
+    return factor ? static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(n)) * factor >> 32 >> shift) : n;
+  }
+};
 
 SPX_HOST_DEVICE int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
@@ -61,22 +77,23 @@ struct ConvTiles {
   ConvAxis y, x;
   int images, groups, source_channels, target_channels;  // channels of a group
   int columns = 1, column_blocks = 1;
+  Divisor by_columns, by_image_rows, by_column_blocks, by_wide;
   int pitch = 0, image_gap = 0, plane_size = 0, channel_size = 0;
   int part_channels = 0;
   int pixels = 0, pixel_tiles = 0;  // of a block; and how many blocks a phase's pixels are
 
   // The target's channels count as rows.
-  ConvTiles(const Conv2d& c, bool backwards, int most_pixels, int part_elements)
-      : y{axis(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.height, c.out_height, backwards)},
-        x{axis(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.width, c.out_width, backwards)},
-        images(static_cast<int>(c.batch)),
-        groups(static_cast<int>(c.groups)),
-        source_channels(static_cast<int>(backwards ? c.rows_per_group() : c.channels)),
-        target_channels(static_cast<int>(backwards ? c.channels : c.rows_per_group())) {
-    // Fewer pixels only where the halo of all does not fit, and rows without gaps where the banks' do not.
-    for (int tried = most_pixels; tried >= 1 && !fits(); tried /= 2)
-      for (bool gaps : {true, false})
-        if (!fits()) find_columns(tried, gaps, part_elements);
+  // A part should have least_columns columns of the weight, or cells would have few entries.
+  ConvTiles(const Conv2d& shape, bool backwards, int most_pixels, int part_elements, int least_columns)
+      : ConvTiles(flattened(shape), backwards) {
+    // Fewer pixels only where the halo of all does not fit, and rows without gaps where these would leave few channels to a part.
+    for (int tried = most_pixels; tried >= 1 && !fits(); tried /= 2) {
+      find_columns(tried, true, part_elements);
+      if (part_channels >= source_channels || part_channels * y.taps * x.taps >= least_columns) continue;
+      const ConvTiles with_gaps = *this;
+      find_columns(tried, false, part_elements);
+      if (part_channels <= with_gaps.part_channels) *this = with_gaps;
+    }
   }
 
   bool fits() const { return part_channels > 0; }
@@ -87,9 +104,12 @@ struct ConvTiles {
   SPX_HOST_DEVICE int64_t source_image() const { return groups * source_channels * source_plane(); }
   SPX_HOST_DEVICE int rows() const { return groups * target_channels; }
 
-  // Of a block, at most: rows of pixels, strips, and pixels of a halo.
-  int most_rows() const { return (pixels + columns - 2) / columns + 1; }
-  int most_strips() const { return static_cast<int>((most_rows() + image_rows() - 2) / image_rows() + 1); }
+  // Of a block, at most: rows of pixels, strips, and pixels of a halo. Blocks begin at multiples of `pixels`.
+  int most_rows() const {
+    if (pixels % columns == 0) return pixels / columns;
+    return columns % pixels == 0 ? 1 : (pixels + columns - 2) / columns + 1;
+  }
+  int most_strips() const { return (most_rows() + image_rows() - 2) / image_rows() + 1; }
   int most_halo() const {
     const int64_t rows = most_rows() + int64_t{most_strips()} * y.reach();
     const int64_t halo = rows * (columns + x.reach()) * y.planes() * x.planes();
@@ -97,6 +117,21 @@ struct ConvTiles {
   }
 
  private:
+  ConvTiles(const Conv2d& c, bool backwards)
+      : y{axis(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.height, c.out_height, backwards)},
+        x{axis(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.width, c.out_width, backwards)},
+        images(static_cast<int>(c.batch)),
+        groups(static_cast<int>(c.groups)),
+        source_channels(static_cast<int>(backwards ? c.rows_per_group() : c.channels)),
+        target_channels(static_cast<int>(backwards ? c.channels : c.rows_per_group())) {}
+
+  // Where a pixel meets one only, an image is a row: its pixels follow each other in memory.
+  static Conv2d flattened(Conv2d c) {
+    const bool one = c.kernel_h * c.kernel_w * c.stride_h * c.stride_w == 1 && c.pad_top == 0 && c.pad_left == 0;
+    if (one) c.width *= c.height, c.out_width *= c.out_height, c.height = c.out_height = 1;
+    return c;
+  }
+
   static ConvAxis axis(int64_t taps, int64_t stride, int64_t dilation, int64_t pad, int64_t size, int64_t out, bool backwards) {
     return {static_cast<int>(taps),
             static_cast<int>(stride),
@@ -107,18 +142,24 @@ struct ConvTiles {
             backwards};
   }
 
-  // Narrow columns have small halos, but more of what is loaded twice.
+  // Those with the least to do: a block computes all of its pixels, and brings its halo, of which every line begins and ends
+  // inside a sector of memory.
   void find_columns(int block_pixels, bool gaps, int part_elements) {
-    int64_t best = INT64_MAX;
+    constexpr int64_t kPixelCost = 4, kLineCost = 8;
+    int64_t least = INT64_MAX;
     ConvTiles found = *this;
-    for (int blocks = 1; blocks == 1 || found_more(blocks); ++blocks) {
-      const ConvTiles tried = with_columns(static_cast<int>(ceil_div(x.count(), blocks)), block_pixels, gaps, part_elements);
-      const int64_t loaded = int64_t{tried.most_halo()} * tried.columns * tried.column_blocks;  // over what is made
-      if (tried.fits() && loaded < best) best = loaded, found = tried;
-    }
+    const auto consider = [&](int64_t wide) {
+      const ConvTiles tried = with_columns(static_cast<int>(wide), block_pixels, gaps, part_elements);
+      if (!tried.fits()) return;
+      const int64_t halo = tried.most_halo(), lines = halo / (tried.columns + x.reach());
+      const int64_t cost = tried.pixel_tiles * (block_pixels * kPixelCost + halo + lines * kLineCost);
+      if (cost < least) least = cost, found = tried;
+    };
+    for (int blocks = 1; blocks == 1 || (blocks <= 64 && x.count() / blocks >= 8); ++blocks)
+      consider(ceil_div(x.count(), blocks));
+    for (int wide = kWarp; wide <= 4 * kWarp; wide *= 2) consider(wide);
     *this = found;
   }
-  bool found_more(int blocks) const { return blocks <= 64 && x.count() / blocks >= 8; }
 
   ConvTiles with_columns(int wide, int block_pixels, bool gaps, int part_elements) const {
     ConvTiles made = *this;
@@ -129,13 +170,21 @@ struct ConvTiles {
     made.pitch = gaps ? made.columns + static_cast<int>(ceil_div(x.reach(), kWarp)) * kWarp : needs;
     made.image_gap = y.reach() * made.pitch;
     if (gaps) made.image_gap = static_cast<int>(ceil_div(made.image_gap, kWarp)) * kWarp;
+    if (made.columns % kWarp == 0) made.pitch = needs;  // 32 lanes are in one row
     const int64_t plane = int64_t{made.most_rows()} * made.pitch + int64_t{made.most_strips()} * made.image_gap + x.reach();
     const int64_t channel = plane * y.planes() * x.planes();
     const int64_t count = int64_t{images} * made.column_blocks * y.count() * made.columns;
     const bool counts = count <= INT32_MAX - block_pixels && made.most_strips() * source_image() <= INT32_MAX;
     if (channel > part_elements || made.most_halo() > kHaloPixels || !counts) return made;
     made.part_channels = static_cast<int>(part_elements / channel);
+    // A thread brings a pixel of so many channels (ConvFeed).
+    const int carried = part_elements / kMultiplyThreads * (kMultiplyThreads / made.most_halo());
+    if (made.most_halo() <= kMultiplyThreads && made.part_channels > carried) made.part_channels = carried;
     if (made.part_channels > source_channels && source_channels > 0) made.part_channels = source_channels;
+    made.by_columns = Divisor(made.columns);
+    made.by_image_rows = Divisor(made.image_rows());
+    made.by_column_blocks = Divisor(made.column_blocks);
+    made.by_wide = Divisor(made.columns + x.reach());
     made.plane_size = static_cast<int>(plane);
     made.channel_size = static_cast<int>(channel);
     made.pixel_tiles = static_cast<int>(ceil_div(count, block_pixels));
@@ -154,9 +203,9 @@ struct PixelTile {
   int first, phase_y, phase_x;
 
   __device__ ConvPixel pixel(const ConvTiles& g, int i) const {
-    const int number = first + i, row = number / g.columns, strip = row / g.image_rows();
-    const int row0 = first / g.columns, strip0 = row0 / g.image_rows();
-    const int image = strip / g.column_blocks, block = strip - image * g.column_blocks, col = number - row * g.columns;
+    const int number = first + i, row = g.by_columns.of(number), strip = g.by_image_rows.of(row);
+    const int row0 = g.by_columns.of(first), strip0 = g.by_image_rows.of(row0);
+    const int image = g.by_column_blocks.of(strip), block = strip - image * g.column_blocks, col = number - row * g.columns;
     if (i >= g.pixels || image >= g.images) return {image, g.y.target, g.x.target, 0};
     return {image, (row - strip * g.image_rows()) * g.y.target_step() + phase_y,
             (block * g.columns + col) * g.x.target_step() + phase_x,
@@ -180,25 +229,27 @@ struct Halo {
   int row0, strip0, strip1, rows, wide, count;  // pixels [planes, rows, wide]
 
   __device__ Halo(const ConvTiles& g, PixelTile tile)
-      : row0(tile.first / g.columns), strip0(row0 / g.image_rows()), wide(g.columns + g.x.reach()) {
-    const int last = (tile.first + g.pixels - 1) / g.columns, end = g.images * g.column_blocks * g.image_rows() - 1;
+      : row0(g.by_columns.of(tile.first)), strip0(g.by_image_rows.of(row0)), wide(g.columns + g.x.reach()) {
+    const int last = g.by_columns.of(tile.first + g.pixels - 1), end = g.images * g.column_blocks * g.image_rows() - 1;
     const int row1 = last < end ? last : end;
-    strip1 = row1 / g.image_rows();
+    strip1 = g.by_image_rows.of(row1);
     rows = row1 - row0 + 1 + (strip1 - strip0 + 1) * g.y.reach();
     count = rows * wide * g.y.planes() * g.x.planes();
   }
 
   __device__ HaloPixel pixel(const ConvTiles& g, int i) const {
-    const int col = i % wide, row = i / wide % rows, plane = i / wide / rows, reach = g.y.reach();
+    const int line = g.by_wide.of(i), col = i - line * wide, plane = line < rows ? 0 : line / rows, row = line - plane * rows;
+    const int reach = g.y.reach();
     // Strip j's rows of the halo begin j * reach behind its rows of pixels.
     int strip = strip1;
     while (strip > strip0 && strip * g.image_rows() - row0 + (strip - strip0) * reach > row) --strip;
     const int below = row - (strip - strip0) * reach;  // rows of pixels from the block's first one on
-    const int sy = (row0 + below - strip * g.image_rows() + g.y.low()) * g.y.source_step() + g.y.residue(plane / g.x.planes());
-    const int image = strip / g.column_blocks, block = strip - image * g.column_blocks;
-    const int sx = (block * g.columns + col + g.x.low()) * g.x.source_step() + g.x.residue(plane % g.x.planes());
+    const int plane_y = plane == 0 ? 0 : plane / g.x.planes(), plane_x = plane - plane_y * g.x.planes();
+    const int sy = (row0 + below - strip * g.image_rows() + g.y.low()) * g.y.source_step() + g.y.residue(plane_y);
+    const int image = g.by_column_blocks.of(strip), block = strip - image * g.column_blocks;
+    const int sx = (block * g.columns + col + g.x.low()) * g.x.source_step() + g.x.residue(plane_x);
     const bool inside = sy >= 0 && sy < g.y.source && sx >= 0 && sx < g.x.source;
-    const int64_t from = (image - strip0 / g.column_blocks) * g.source_image() + int64_t{sy} * g.x.source + sx;
+    const int64_t from = (image - g.by_column_blocks.of(strip0)) * g.source_image() + int64_t{sy} * g.x.source + sx;
     return {inside ? static_cast<int32_t>(from) : -1,
             plane * g.plane_size + below * g.pitch + (strip - strip0) * g.image_gap + col};
   }
@@ -208,17 +259,18 @@ struct Halo {
 template <class T>
 struct LanePixels {
   Shared<T> stage;
-  const int (&at)[kPerLane<T>];  // bytes
+  const int (&at)[kPerLane<T>];  // elements
 
   __device__ Words<T, kPerLane<T>> operator()(int place) const {
     Words<T, kPerLane<T>> pixels;
 #pragma unroll
-    for (int t = 0; t < kPerLane<T>; ++t) pixels.set(t, element_at<T>(stage, at[t] + place));
+    for (int t = 0; t < kPerLane<T>; ++t) pixels.set(t, element_at<T>(stage + at[t], place));
     return pixels;
   }
 };
 
-// The source on its way to the stages of a block, part by part: an element at a time, for rows of pixels are not aligned.
+// The source on its way to the stages of a block, part by part: an element at a time, for rows of pixels are not aligned. A
+// thread brings one pixel of several channels; where the halo has more pixels than the block threads, several pixels of one.
 template <class T>
 struct ConvFeed {
   using Element = T;
@@ -228,7 +280,7 @@ struct ConvFeed {
   const T* source;  // of the first image and the group's first channel
   Shared<HaloPixel> halo;
   int count;            // of the halo's pixels
-  int at[kPerLane<T>];  // bytes from a stage's beginning to what the lane's pixels meet first
+  int at[kPerLane<T>];  // from a stage's beginning to what the lane's pixels meet first
   int part = 0;         // the next one, counted over all stages
   Words<T, kUnits> units = {};
 
@@ -238,28 +290,37 @@ struct ConvFeed {
 
   // f(unit, channel, pixel of the halo) for each element of this thread.
   template <class F>
-  __device__ void for_each(F f) const {
-    const int left = g.source_channels - part * g.part_channels, channels = left < g.part_channels ? left : g.part_channels;
-    int channel = static_cast<int>(threadIdx.x) / count, pixel = static_cast<int>(threadIdx.x) % count;
-    const int channel_step = kMultiplyThreads / count, pixel_step = kMultiplyThreads % count;
+  __device__ __forceinline__ void for_each(F f) const {
+    const int thread = static_cast<int>(threadIdx.x), left = g.source_channels - part * g.part_channels;
+    const int channels = left < g.part_channels ? left : g.part_channels;
+    if (count <= kMultiplyThreads) {
+      const int together = kMultiplyThreads / count, first = thread / count;  // channels
+      if (first >= together) return;
+      const HaloPixel pixel = halo[thread - first * count];
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u)
+        if (first + u * together < channels) f(u, first + u * together, pixel);
+      return;
+    }
+    int channel = 0, pixel = thread;
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {
       if (channel < channels) f(u, channel, HaloPixel(halo[pixel]));
-      channel += channel_step, pixel += pixel_step;
+      pixel += kMultiplyThreads;
       if (pixel >= count) pixel -= count, ++channel;
     }
   }
-  __device__ void load() {
-    const T* from = source + int64_t{part} * g.part_channels * g.source_plane();
+  __device__ __forceinline__ void load() {
+    const int64_t plane = g.source_plane();
+    const T* from = source + part * g.part_channels * plane;
     for_each([&](int u, int channel, HaloPixel pixel) {
-      units.set(u, pixel.source >= 0 ? from[channel * g.source_plane() + pixel.source] : T{});
+      units.set(u, pixel.source >= 0 ? from[channel * plane + pixel.source] : T{});
     });
   }
   // As the i-th part of a stage.
-  __device__ void store(Shared<T> stage, int i) {
-    for_each([&](int u, int channel, HaloPixel pixel) {
-      stage[i * kPartElements<T> + channel * g.channel_size + pixel.place] = units[u];
-    });
+  __device__ __forceinline__ void store(Shared<T> stage, int i) {
+    const Shared<T> to = stage + i * kPartElements<T>;
+    for_each([&](int u, int channel, HaloPixel pixel) { to[channel * g.channel_size + pixel.place] = units[u]; });
     ++part;
   }
   // All of it, without its `missing` parts.

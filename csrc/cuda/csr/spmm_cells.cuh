@@ -87,15 +87,16 @@ __global__ void __launch_bounds__(kCellThreads) csr_spmm_cells_kernel(Cells<T> o
   const int64_t row_blocks = (out.rows + rows_per_block - 1) / rows_per_block;
   if (blockIdx.x == row_blocks % gridDim.x) list_split_rows(out);  // a block that has no rows to deal, if there is one
 
-  for (int64_t i = global_thread(); i < out.rows * out.chunks; i += global_threads()) {
+  const int lane = threadIdx.x % kCellLanes;
+  for (int64_t i = global_thread() / kCellLanes; i < out.rows * out.chunks; i += global_threads() / kCellLanes) {
     const int64_t row = i / out.chunks, chunk = i % out.chunks, col0 = out.first_col(chunk);
     const int32_t row_end = pattern.row_ptr[row + 1];
     const int32_t begin = lower_bound(pattern.col_idx, pattern.row_ptr[row], row_end, col0);
     const int32_t end = lower_bound(pattern.col_idx, begin, row_end, out.first_col(chunk + 1));
     const int64_t first = group_at<T>(begin, i);
-    out.cells[chunk * out.rows + row] = {static_cast<int32_t>(first), end - begin};
+    if (lane == 0) out.cells[chunk * out.rows + row] = {static_cast<int32_t>(first), end - begin};
     auto* entries = reinterpret_cast<Entry<T>*>(out.groups + first);
-    for (int32_t p = begin; p < end; ++p) {
+    for (int32_t p = begin + lane; p < end; p += kCellLanes) {
       const int place = Tile<T>::place(static_cast<int>(int64_t{pattern.col_idx[p]} - col0));
       entries[p - begin] = {w.values[pattern.value_at(p)], static_cast<decltype(Entry<T>::place)>(place)};
     }
@@ -104,7 +105,8 @@ __global__ void __launch_bounds__(kCellThreads) csr_spmm_cells_kernel(Cells<T> o
 
 template <class T, class Index>
 Status make_cells(Cells<T> out, CsrView<T, Index> w, int rows_per_block, Stream stream) {
-  const int64_t row_blocks = ceil_div(out.rows, rows_per_block), cell_blocks = ceil_div(out.rows * out.chunks, kCellThreads);
+  const int64_t row_blocks = ceil_div(out.rows, rows_per_block);
+  const int64_t cell_blocks = ceil_div(out.rows * out.chunks * kCellLanes, kCellThreads);
   const int64_t blocks = blocks_for(row_blocks > cell_blocks ? row_blocks : cell_blocks, 1);
   return launch("csr_spmm_cells", csr_spmm_cells_kernel<T, Index>, blocks, kCellThreads, stream, out, w, rows_per_block);
 }
