@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.nn.grad import conv2d_input
 
 from ..boundary import views
 from ..boundary.checks import MOST, check_dtype, check_entries, check_index, check_range, check_slots, check_values
 from ..boundary.launch import Backend, backend_of, ready, workspace
 from ..boundary.library import define
+from ..by_torch import dense_grad_input
 from ..product import Conv2d
 from . import conversions
 from .kernels import check_views, count_entries
@@ -54,10 +54,6 @@ def _never(product: Conv2d, pixels: int) -> bool:
 
 def _dense(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, product: Conv2d) -> torch.Tensor:
     return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.kernel_shape)
-
-
-def _convolutions(product: Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
-    return product.stride, product.padding, product.dilation, product.groups
 
 
 def _flops(row_ptr: torch.Tensor, col_idx: torch.Tensor, dy: torch.Tensor) -> int:
@@ -128,7 +124,7 @@ def convolve(
     row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
     check_range(op, row_ptr, col_idx, cols)
     if _by_torch(backend) or is_dense(product, batch * size[0] * size[1]):
-        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *_convolutions(product)).contiguous()
+        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *product.window[1:]).contiguous()
         return y.relu_() if relu else y
     x, weight, bias = ready(x), ready(weight), None if bias is None else ready(bias)
     y = x.new_empty(batch, rows, *size)
@@ -205,7 +201,7 @@ def convolve_t(
     shape_x = (batch, product.takes[1], *size)
     if _by_torch(backend) or is_dense(product, batch * out[0] * out[1]):
         matrix = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
-        return conv2d_input(shape_x, matrix, dy, *_convolutions(product)).contiguous()
+        return dense_grad_input(product, matrix, dy, shape_x).contiguous()
     col_ptr, row_idx, slot = col_ptr.contiguous(), row_idx.contiguous(), slot.contiguous()
     check_range(op, col_ptr, row_idx, rows)
     dy, weight = ready(dy), ready(weight)
