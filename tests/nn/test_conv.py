@@ -62,6 +62,15 @@ def test_every_padding(choices, lead):
     assert_same_function(layer, torch.randn(*lead, 4, 7, 6, dtype=torch.float64))
 
 
+def test_without_padding_the_mode_does_not_matter():
+    """Nothing is copied."""
+    layer, seen = layer_of(4, 6, 3, padding_mode="circular"), []
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.data_ptr()), lambda _: None):
+        layer(x)
+    assert x.data_ptr() in seen
+
+
 FORMS = {
     "channels_last": lambda x: x.to(memory_format=torch.channels_last),
     "expanded": lambda x: x[:1].expand(3, -1, -1, -1),
@@ -133,6 +142,7 @@ WRONG = {
     "groups in": ({"groups": 3}, "expected groups to divide in_channels 4, got 3"),
     "groups out": ({"groups": 4}, "expected groups to divide out_channels 6, got 4"),
     "no groups": ({"groups": 0}, "expected groups to divide in_channels 4, got 0"),
+    "no channels": ({"in_channels": 0}, "expected in_channels of at least 1, got 0"),
     "layout": ({"layout": "coo"}, "expected layout to be one of"),
     "sparsity": ({"sparsity": 1.0}, r"expected sparsity in \[0, 1\), got 1.0"),
 }
