@@ -7,6 +7,7 @@ import torch
 from cases import TOLERANCE
 from kinds import KINDS
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from sparse_ext import densify_, sparsify_
 from sparse_ext.nn import sparse_layers
@@ -72,3 +73,45 @@ def test_conversion_keeps_mode_dtype_and_frozen_parameters(kind):
         assert ([p.requires_grad for p in (one.weight, one.bias)], one.training) == ([False, True], False)
         assert one.weight.dtype == torch.float64
     assert repr(sparse.to_dense()) == repr(dense)
+
+
+# ---- what cannot be replaced ---------------------------------------------------------------------------------------------
+
+
+def subclass(kind):
+    return type("Doubled", (KINDS[kind].dense,), {})(**KINDS[kind].arguments)
+
+
+def hooked(kind):
+    layer = KINDS[kind].made_dense()
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+ODD = {
+    "pruned": (lambda kind: prune.random_unstructured(KINDS[kind].made_dense(), "weight", 0.5), "computed by a hook"),
+    "parametrized": (lambda kind: parametrizations.weight_norm(KINDS[kind].made_dense()), "weight is parametrized"),
+    "subclass": (subclass, "Doubled is a subclass"),
+    "hooked": (hooked, "hooks would be lost"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_replaced_stays_dense(kind, case):
+    make, reason = ODD[case]
+    model = nn.ModuleDict({"odd": make(kind), "plain": KINDS[kind].made_dense()})
+    before = model["odd"]
+    with pytest.warns(UserWarning, match=f"sparsify_: 'odd' stays dense: .*{reason}"):
+        sparsify_(model, 0.5)
+    assert model["odd"] is before
+    assert set(sparse_layers(model)) == {"plain"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bare_layer_is_refused(kind):
+    sparse, dense = KINDS[kind].made(), KINDS[kind].made_dense()
+    with pytest.raises(ValueError, match=rf"got a bare {type(dense).__name__}; use {type(sparse).__name__}\.from_dense"):
+        sparsify_(dense)
+    with pytest.raises(ValueError, match="got a bare layer; use to_dense"):
+        densify_(sparse)
