@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -47,8 +48,10 @@ class Window(NamedTuple):
             known = ", ".join(map(repr, PADDING_MODES))
             raise ValueError(f"{op}: expected padding_mode to be one of {known}, got {self.padding_mode!r}")
         for name in ("in_channels", "out_channels"):
-            if self.groups < 1 or getattr(self, name) % self.groups:
-                raise ValueError(f"{op}: expected groups to divide {name} {getattr(self, name)}, got {self.groups}")
+            if (channels := getattr(self, name)) < 1:
+                raise ValueError(f"{op}: expected {name} of at least 1, got {channels}")
+            if self.groups < 1 or channels % self.groups:
+                raise ValueError(f"{op}: expected groups to divide {name} {channels}, got {self.groups}")
         return self._replace(**sizes)
 
     def around(self) -> list[tuple[int, int]]:
@@ -61,10 +64,11 @@ class Window(NamedTuple):
         return [(total // 2, total - total // 2) for total in totals]
 
     def zeros(self) -> tuple[int, ...] | None:
-        """What the product adds by itself: as many zeros before as after; None if that would be another padding."""
-        if self.padding_mode != "zeros" or any(before != after for before, after in self.around()):
+        """What the product adds by itself: as many zeros before as after; None if the padding is another one."""
+        around = self.around()
+        if any(before != after for before, after in around) or (self.padding_mode != "zeros" and any(map(any, around))):
             return None
-        return tuple(before for before, _ in self.around())
+        return tuple(before for before, _ in around)
 
 
 class SparseConv(Replacement):
@@ -181,6 +185,6 @@ class SparseConv1d(SparseConv):
 def _sizes(op: str, name: str, size: Any, least: int, dims: int) -> tuple[int, ...]:
     """A number for each dimension; ValueError if these are none, or too small."""
     sizes = size if isinstance(size, tuple | list) else (size,) * dims
-    if len(sizes) != dims or not all(isinstance(one, int) and one >= least for one in sizes):
+    if len(sizes) != dims or not all(isinstance(one, Integral) and int(one) >= least for one in sizes):
         raise ValueError(f"{op}: expected {name} to be a number of at least {least}, or {dims} of them, got {size!r}")
-    return tuple(sizes)
+    return tuple(map(int, sizes))

@@ -135,8 +135,8 @@ class SparseLayer(SparseWeight):
     def reset_parameters(self) -> None:
         """A new random pattern with the initial nnz, and new values. Call it after `to_empty`, too.
 
-        Values are uniform with variance 1 / (3 fan_in), as in `nn.Linear`, where fan_in is the mean number of weights in a row.
-        So outputs have the dense layer's scale at every sparsity. The bias is initialised as in `nn.Linear`. A dense weight
+        Values are uniform with variance 1 / (3 fan_in), as in the dense layer, where fan_in is the mean number of weights in a
+        row. So outputs have the dense layer's scale at every sparsity. The bias is initialised as there. A dense weight
         gets new values everywhere, and the rule chooses the pattern from them.
         """
         if self.weight.is_meta:

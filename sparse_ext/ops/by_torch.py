@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.grad import conv2d_input
 
 from .product import Conv2d, Kernels
 from .rule import Rule
@@ -43,15 +43,14 @@ class ByTorch(Kernels):
     ) -> torch.Tensor:
         product.out_size(product.name, x.shape[2], x.shape[3])  # torch's own error does not say what fits
         dense = cls.written(product, weight, rule, operands, x.dtype).view(product.kernel_shape)
-        y = torch.conv2d(x, dense, bias, *_how(product))
+        y = torch.conv2d(x, dense, bias, *product.window[1:])
         return y.relu_() if relu else y
 
     @classmethod
     def grad_input(
         cls, product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: Any, dy: torch.Tensor, shape: torch.Size
     ) -> torch.Tensor:
-        dense = cls.written(product, weight, rule, operands, dy.dtype).view(product.kernel_shape)
-        return conv2d_input(shape, dense, dy, *_how(product))
+        return dense_grad_input(product, cls.written(product, weight, rule, operands, dy.dtype), dy, shape)
 
     @classmethod
     def grad_weight(
@@ -67,6 +66,9 @@ class ByTorch(Kernels):
         return dense.view(-1) if rule is not None else cls.packed(product, operands, dense)
 
 
-def _how(product: Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
-    """As torch's functions take it."""
-    return product.stride, product.padding, product.dilation, product.groups
+def dense_grad_input(product: Conv2d, dense: torch.Tensor, dy: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """dx, of this shape, for a weight that is written out, of any shape."""
+    # As torch.nn.grad.conv2d_input, whose placeholder for x is copied.
+    how = (product.stride, product.padding, product.dilation, False, (0, 0), product.groups, (True, False, False))
+    weight = dense.view(product.kernel_shape)
+    return torch.ops.aten.convolution_backward(dy, dy.new_empty(shape), weight, None, *how)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -128,13 +129,26 @@ def _linear(product: Conv2d) -> Linear:
 
 
 def _tiles(product: Conv2d, y: torch.Tensor) -> Iterator[Tile]:
-    """Of y or its gradient, [batch, rows, height, width]: images, or some rows of one. At least one, though it be empty."""
+    """Of y or its gradient, [batch, rows, height, width]: images, or some rows of one. At least one, though it be empty.
+
+    A program that is compiled for any number of images takes all of them at once.
+    """
     batch, _, height, width = y.shape
+    if torch.compiler.is_compiling() and _is_any(batch):
+        yield slice(None), slice(None), slice(0, height)
+        return
     rows = min(height, max(1, tile_rows(y.device, product.cols) // width))  # a tile has so many rows of pixels
     images = max(1, tile_rows(y.device, product.cols) // (height * width))
     for first in range(0, max(1, batch), images):
         for top in range(0, height, rows):
             yield slice(first, first + images), slice(None), slice(top, min(top + rows, height))
+
+
+def _is_any(size: int) -> bool:
+    """Whether the compiler treats this size as a variable."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # loads the compiler, which is there by now
+
+    return not statically_known_true(size <= sys.maxsize >> 1)
 
 
 def _band(product: Conv2d, tile: Tile) -> Tile:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.grad import conv2d_weight
 
 from .rule import Rule
+
+One = tuple[int]
 
 # Elements in a tile: it should fit the last-level cache of a CPU; on a GPU it should fill the device and fit the L2 cache.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 22}
@@ -182,8 +183,10 @@ class Conv2d(NamedTuple):
 
     def dense_grad(self, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """The dense weight gradient, [rows, cols]."""
-        shape, how = self.kernel_shape, (self.stride, self.padding, self.dilation, self.groups)
-        return conv2d_weight(x, shape, dy, *how).reshape(self.rows, self.cols)
+        # As torch.nn.grad.conv2d_weight, whose placeholder for the weight is copied.
+        how = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups, (False, True, False))
+        dw = torch.ops.aten.convolution_backward(dy, x, x.new_empty(self.kernel_shape), None, *how)[1]
+        return dw.reshape(self.rows, self.cols)
 
     def dense_grad_tiles(
         self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype
@@ -210,16 +213,7 @@ class Conv1d(Conv2d):
     __slots__ = ()
 
     @classmethod
-    def of(
-        cls,
-        rows: int,
-        channels: int,
-        kernel_size: tuple[int],
-        stride: tuple[int],
-        padding: tuple[int],
-        dilation: tuple[int],
-        groups: int,
-    ) -> Conv1d:
+    def of(cls, rows: int, channels: int, kernel_size: One, stride: One, padding: One, dilation: One, groups: int) -> Conv1d:
         """Of the sizes of `nn.Conv1d`."""
         return cls(rows, channels, (1, *kernel_size), (1, *stride), (0, *padding), (1, *dilation), groups)
 

@@ -1,4 +1,4 @@
-"""SparseConv2d: PyTorch's convolution with the same weight, of every window, padding and form of input."""
+"""SparseConv2d and SparseConv1d: PyTorch's convolution with the same weight, of every window, padding and form of input."""
 
 import math
 
@@ -8,7 +8,7 @@ from cases import STATISTICAL, TOLERANCE
 from torch import nn
 from torch.nn.utils import prune
 
-from sparse_ext import SparseConv2d
+from sparse_ext import SparseConv1d, SparseConv2d
 
 
 def assert_same_function(layer, x, dtype=torch.float64):
@@ -62,6 +62,15 @@ def test_every_padding(choices, lead):
     assert_same_function(layer, torch.randn(*lead, 4, 7, 6, dtype=torch.float64))
 
 
+def test_without_padding_the_mode_does_not_matter():
+    """Nothing is copied."""
+    layer, seen = layer_of(4, 6, 3, padding_mode="circular"), []
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor.data_ptr()), lambda _: None):
+        layer(x)
+    assert x.data_ptr() in seen
+
+
 FORMS = {
     "channels_last": lambda x: x.to(memory_format=torch.channels_last),
     "expanded": lambda x: x[:1].expand(3, -1, -1, -1),
@@ -78,6 +87,31 @@ def test_every_form_of_input(form):
     layer, x = layer_of(4, 6, 3), FORMS[form](torch.randn(3, 4, 7, 7, dtype=torch.float64))
     y = assert_same_function(layer, x)
     assert y.is_contiguous(memory_format=torch.channels_last if form == "channels_last" else torch.contiguous_format)
+
+
+@pytest.mark.parametrize("lead", [(3,), (), (0,)], ids=["batch", "signal", "empty batch"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"stride": 2, "padding": 3, "dilation": 2},
+        {"groups": 2, "bias": False},
+        {"padding": "same", "kernel_size": 4},
+        *({"padding": 2, "padding_mode": mode} for mode in ("reflect", "replicate", "circular")),
+    ],
+    ids=lambda choices: "-".join(map(str, choices.values())),
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_signals(choices, lead):
+    layer = SparseConv1d(4, 6, **{"kernel_size": 3, "sparsity": 0.6, "dtype": torch.float64, **choices})
+    assert layer.mask().shape == layer.to_dense().weight.shape
+    assert_same_function(layer, torch.randn(*lead, 4, 9, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1, 9), (2, 3, 9), (3, 9), (9,)], ids=str)
+def test_other_signals_are_refused(shape):
+    with pytest.raises(ValueError, match=r"csr_conv1d: expected x \[batch, 4, length\], or one signal .*, got \("):
+        SparseConv1d(4, 6, 3)(torch.zeros(shape))
 
 
 def test_what_no_entry_meets_reaches_no_output():
@@ -108,6 +142,7 @@ WRONG = {
     "groups in": ({"groups": 3}, "expected groups to divide in_channels 4, got 3"),
     "groups out": ({"groups": 4}, "expected groups to divide out_channels 6, got 4"),
     "no groups": ({"groups": 0}, "expected groups to divide in_channels 4, got 0"),
+    "no channels": ({"in_channels": 0}, "expected in_channels of at least 1, got 0"),
     "layout": ({"layout": "coo"}, "expected layout to be one of"),
     "sparsity": ({"sparsity": 1.0}, r"expected sparsity in \[0, 1\), got 1.0"),
 }

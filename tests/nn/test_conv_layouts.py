@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
-from sparse_ext.ops import LAYOUTS, product
+from sparse_ext.ops import LAYOUTS, auto, product
 
 LAYERS = {
     "plain": (sx.SparseConv2d, {"kernel_size": 3, "padding": 1}, (5, 6)),
@@ -100,19 +100,31 @@ def test_tiles_are_no_larger_than_they_may_be(monkeypatch):
         assert seen == [count * width for count in expected]
 
 
+@pytest.mark.parametrize("dynamic", [None, True], ids=["static first", "dynamic"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", ["plain", "signals"])
-def test_compiled_code_is_the_eager_code(case, layout):
+def test_compiled_code_is_the_eager_code(case, layout, dynamic):
     torch._dynamo.reset()
     layer, size = made(case, layout)
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(layer, backend=counter, fullgraph=True)
-    for batch in (2, 3):
+    compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=dynamic)
+    for batch in (2, 3, 11):  # from 16 images on torch's own convolution has another program
         x = torch.randn(batch, 8, *size)
         dy = torch.randn(layer(x).shape)
         for got, want in zip(outcome(compiled, x, dy), outcome(layer, x, dy), strict=True):
             torch.testing.assert_close(got, want, **TOLERANCE[torch.float32])
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ["plain", "signals"])
+def test_export_with_any_batch(case, layout):
+    layer, size = made(case, layout)
+    x = torch.randn(4, 8, *size)
+    program = torch.export.export(layer.eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    for batch in (2, 30):
+        x = torch.randn(batch, 8, *size)
+        torch.testing.assert_close(program(x), layer(x), **TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -124,6 +136,21 @@ def test_an_image_smaller_than_the_kernel_is_refused(layout):
     layer = sx.SparseConv2d(8, 4, 5, layout=layout)
     with pytest.raises(ValueError, match=r"conv2d: expected x of at least 5 x 5 pixels .*, got 4 x 6"):
         layer(torch.zeros(2, 8, 4, 6))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ["plain", "grouped"])
+def test_relu_in_the_product(case, layout):
+    layer, size = made(case, layout)
+    x = torch.randn(2, 8, *size, requires_grad=True)
+    operands, grads = sx.ops.operands_of(LAYOUTS[layout], layer.pattern), []
+    fused = sx.ops.multiply(
+        LAYOUTS[layout], layer.product, x, layer.weight, layer.bias, operands, layer.chosen_by, activation="relu"
+    )
+    assert torch.equal(fused, layer(x).relu())
+    for y in (fused, layer(x).relu()):
+        grads.append(torch.autograd.grad(y.sum(), [x, layer.weight, layer.bias]))
+    assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))
 
 
 # ---- what "auto" makes of a model --------------------------------------------------------------------------------------
@@ -158,6 +185,24 @@ def test_a_depthwise_convolution_of_layout_auto_is_torchs():
     assert sx.count_flops(lambda: layer(x)) == 2 * 2 * 9 * 72
     layer, x = sx.SparseConv2d(8, 8, 3, sparsity=0.9, layout="auto"), torch.randn(2, 8, 5, 5, requires_grad=True)
     assert sx.count_flops(lambda: layer(x).sum().backward()) == 3 * 2 * 2 * 9 * layer.nnz
+
+
+@pytest.mark.parametrize("faster", ["dense", "sparse"])
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_t", "conv2d_grad_weight"])
+def test_auto_convolves_as_was_measured(name, faster, monkeypatch):
+    """Of two rows the one with as many tokens as y has pixels counts."""
+    layer, size = made("plain", "auto", bias=False)
+    x, positions, pixels = torch.randn(3, 8, *size, requires_grad=True), layer.mask().numel(), 3 * size[0] * size[1]
+    rows = [auto.Row(pixels, positions, 0, 0.1), auto.Row(1, positions, 0, 0.9)]
+    if faster == "sparse":
+        rows = [row._replace(density=1 - row.density) for row in rows]
+    key = (auto.device_name(x.device), torch.float32, name)
+    monkeypatch.setattr(auto.POLICY, "table", {key: tuple(rows)})
+    flops = sx.count_flops(lambda: layer(x).square().sum().backward())
+    assert flops == 2 * pixels * (2 * layer.nnz + (positions if faster == "dense" else layer.nnz))
+    got, x.grad = x.grad, None
+    layer.to_dense()(x).square().sum().backward()
+    torch.testing.assert_close(got, x.grad, **TOLERANCE[torch.float32])
 
 
 def test_what_has_too_few_weights_for_a_layout_stays_dense():

@@ -84,6 +84,8 @@ def test_tiles_of_a_convolution_make_up_the_gradient(groups, positions, monkeypa
     y.backward(dy)
     expected = weight.grad.view(conv.rows, conv.cols)
     torch.testing.assert_close(conv.dense_grad(dy, x), expected, **TOLERANCE[torch.float64])
-    pairs = [(dy[:2], x[:2]), (dy[2:], x[2:]), (dy[:0], x[:0])]
+    other = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(conv.dense_grad(dy, other), expected, **TOLERANCE[torch.float64])
+    pairs = [(dy[:2], other[:2]), (dy[2:], x[2:]), (dy[:0], x[:0])]
     torch.testing.assert_close(tiles(conv, pairs, torch.float64), expected, **TOLERANCE[torch.float64])
     assert torch.equal(conv.grad_bias(dy), dy.sum((0, 2, 3)))

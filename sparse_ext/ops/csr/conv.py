@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.nn.grad import conv2d_input
 
 from ..boundary import views
 from ..boundary.checks import MOST, check_dtype, check_entries, check_index, check_range, check_slots, check_values
 from ..boundary.launch import backend_of, ready, workspace
 from ..boundary.library import define
+from ..by_torch import dense_grad_input
 from ..product import Conv2d
 from . import conversions
 from .kernels import check_views, count_entries
@@ -51,10 +51,6 @@ def _never(product: Conv2d, pixels: int) -> bool:
 
 def _dense(weight: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor, product: Conv2d) -> torch.Tensor:
     return conversions.csr_unpack.kernel(weight, row_ptr, col_idx, product.cols).view(product.kernel_shape)
-
-
-def _convolutions(product: Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
-    return product.stride, product.padding, product.dilation, product.groups
 
 
 def _flops(row_ptr: torch.Tensor, col_idx: torch.Tensor, dy: torch.Tensor) -> int:
@@ -129,7 +125,7 @@ def convolve(
     shape = views.conv2d(product, batch, height, width, size)
     space_bytes = backend.module.csr_conv2d_workspace(w, shape, stream)
     if space_bytes < 0 or is_dense(product, batch * size[0] * size[1]):
-        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *_convolutions(product)).contiguous()
+        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *product.window[1:]).contiguous()
         return y.relu_() if relu else y
     y, space = x.new_empty(batch, rows, *size), workspace(x, space_bytes)
     backend.module.csr_conv2d(y.data_ptr(), w, x.data_ptr(), shape, views.address(bias), relu, views.address(space), stream)
@@ -208,7 +204,7 @@ def convolve_t(
     space_bytes = backend.module.csr_conv2d_t_workspace(w, shape, stream)
     if space_bytes < 0 or is_dense(product, batch * out[0] * out[1]):
         matrix = _dense(weight, row_ptr.contiguous(), col_idx.contiguous(), product)
-        return conv2d_input(shape_x, matrix, dy, *_convolutions(product)).contiguous()
+        return dense_grad_input(product, matrix, dy, shape_x).contiguous()
     dx, space = dy.new_empty(shape_x), workspace(dy, space_bytes)
     backend.module.csr_conv2d_t(dx.data_ptr(), w, dy.data_ptr(), shape, views.address(space), stream)
     return dx
