@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from .ops.nm24 import kernels as nm24
 from .ops.nm24.auto import FORWARD, GRAD_INPUT
 from .timing import interleaved
 
-DENSITIES = (0.2, 0.3, 0.45, 0.6, 0.8)
+DENSITIES = {"cpu": (0.2, 0.3, 0.45, 0.6, 0.8), "cuda": (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)}
 UNPACKED_AT = 0.5  # the time of unpacking hardly depends on the density
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
@@ -40,7 +41,10 @@ class Size(NamedTuple):
     tokens: int
 
 
-SIZES = tuple(map(Size._make, product((512, 1024, 2048), (16, 64, 256))))
+SIZES = {
+    "cpu": tuple(map(Size._make, product((512, 1024, 2048), (16, 64, 256)))),
+    "cuda": tuple(map(Size._make, product((1024, 4096), (256, 2048, 8192)))),
+}
 
 
 def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
@@ -57,7 +61,7 @@ def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
         found[f"{way} matmul_t"] = lambda: kernels.grad_input(linear, weight, None, operands, dy, x.shape)
         found[f"{way} grad_weight"] = lambda: kernels.grad_weight(linear, None, operands, dy, x, None)
 
-    for density in DENSITIES:
+    for density in DENSITIES[device]:
         add(str(density), "csr", CsrPattern.random(width, width, round(density * width * width), 1, device))
     pattern = CsrPattern.random(width, width, round(UNPACKED_AT * width * width), 1, device)
     weight, index = LAYOUTS["csr"].pack(matrix, pattern), operands_of(LAYOUTS["csr"], pattern)[:2]
@@ -70,6 +74,8 @@ def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
 
 def contenders_nm24(size: Size, dtype: torch.dtype, device: str) -> Functions:
     """The same for 2:4, a dense weight with transposable tiles: by its kernels, or unpacked."""
+    if device == "cuda" and dtype.itemsize > 2:
+        return {}  # a GPU has 2:4 products for 16 bits alone
     x, matrix = (torch.randn(n, size.width, device=device).to(dtype) for n in (size.tokens, size.width))
     ids = Nm24Pattern.select(matrix, matrix.numel() // 2, rule="transposable").ids
     values, values_t, ids_t = nm24.nm24_pack(matrix, ids, True, dtype)
@@ -89,32 +95,35 @@ def crossing(densities: tuple[float, ...], ratios: list[float]) -> float:
     return 1.0 if ratios[-1] < 1 else densities[0]
 
 
-def crossings(seconds: dict[str, float]) -> dict[str, float]:
+def crossings(seconds: dict[str, float], densities: tuple[float, ...] = DENSITIES["cpu"]) -> dict[str, float]:
     """{product: density} of the times of `contenders`; "storage" compares all three products with those at full length."""
     found = {}
     for name in auto.PRODUCTS:
-        ratios = [seconds[f"{density} {name}"] / seconds[f"unpacked {name}"] for density in DENSITIES]
-        found[name] = crossing(DENSITIES, ratios)
+        ratios = [seconds[f"{density} {name}"] / seconds[f"unpacked {name}"] for density in densities]
+        found[name] = crossing(densities, ratios)
     masked = sum(seconds[f"masked {name}"] for name in auto.PRODUCTS)
-    steps = [sum(min(seconds[f"{d} {name}"], seconds[f"unpacked {name}"]) for name in auto.PRODUCTS) for d in DENSITIES]
-    return {**found, auto.STORAGE: crossing(DENSITIES, [step / masked for step in steps])}
+    steps = [sum(min(seconds[f"{d} {name}"], seconds[f"unpacked {name}"]) for name in auto.PRODUCTS) for d in densities]
+    return {**found, auto.STORAGE: crossing(densities, [step / masked for step in steps])}
 
 
 def crossings_nm24(seconds: dict[str, float]) -> dict[str, float]:
     """The same of `contenders_nm24`: the density is always a half, so that one way is faster."""
-    return {name: float(seconds[f"sparse {name}"] < seconds[f"unpacked {name}"]) for name in (FORWARD, GRAD_INPUT)}
+    names = (FORWARD, GRAD_INPUT) if seconds else ()
+    return {name: float(seconds[f"sparse {name}"] < seconds[f"unpacked {name}"]) for name in names}
 
 
 def measured(size: Size, dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
-    """The rows of one size, with the present number of threads."""
-    for make, evaluate in ((contenders, crossings), (contenders_nm24, crossings_nm24)):
-        timings = interleaved(make(size, dtype, device), device=device, budget_s=budget_s / 2, turn_s=0.0, least=3)
+    """The rows of one size, on a CPU with the present number of threads."""
+    threads = {"threads": torch.get_num_threads()} if device == "cpu" else {}
+    for make, evaluate in ((contenders, partial(crossings, densities=DENSITIES[device])), (contenders_nm24, crossings_nm24)):
+        functions = make(size, dtype, device)
+        timings = interleaved(functions, device=device, budget_s=budget_s / 2, turn_s=0.0, least=3) if functions else {}
         for name, density in evaluate({way: timing.median_s for way, timing in timings.items()}).items():
             yield {
                 "device": auto.device_name(torch.device(device)),
                 "dtype": str(dtype).removeprefix("torch."),
                 "product": name,
-                "threads": torch.get_num_threads(),
+                **threads,
                 "tokens": size.tokens,
                 "positions": size.width**2,
                 "density": round(density, 3),
@@ -157,7 +166,8 @@ def calibrate(arguments: list[str]) -> None:
     options = parse(arguments)
     update(options.out, [])  # what cannot be written is known before the measurement
     threads = torch.get_num_threads()
-    runs = list(product(options.dtypes, options.threads or sorted({1, threads}), SIZES))
+    counts = options.threads or (sorted({1, threads}) if options.device == "cpu" else [threads])
+    runs = list(product(options.dtypes, counts, SIZES[options.device]))
     rows: list[dict[str, Any]] = []
     for done, (dtype, count, size) in enumerate(runs):
         _progress(done, len(runs), f"{dtype}, {size.width} x {size.width}, {size.tokens} tokens, {count} threads")

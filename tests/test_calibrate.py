@@ -20,7 +20,7 @@ def test_crossing(ratios, density):
 
 
 def test_a_step_takes_the_faster_way_of_each_product():
-    seconds = {f"{density} {name}": density for density in calibrate.DENSITIES for name in auto.PRODUCTS}
+    seconds = {f"{density} {name}": density for density in calibrate.DENSITIES["cpu"] for name in auto.PRODUCTS}
     seconds |= {f"unpacked {name}": at for name, at in zip(auto.PRODUCTS, (0.45, 0.2, 9.0), strict=True)}
     seconds |= {f"masked {name}": 0.4 for name in auto.PRODUCTS}
     found = crossings(seconds)
@@ -58,7 +58,7 @@ def test_a_corrupt_table_is_replaced(tmp_path):
 
 
 def test_a_run(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(calibrate, "SIZES", (Size(16, 3), Size(32, 3)))
+    monkeypatch.setitem(calibrate.SIZES, "cpu", (Size(16, 3), Size(32, 3)))
     path = tmp_path / "crossover.json"
     calibrate.calibrate(["--seconds", "0", "--threads", "1", "2", "--dtypes", "float32", "--out", str(path)])
     table = auto.load(path)
