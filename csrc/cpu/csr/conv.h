@@ -12,6 +12,11 @@ namespace spx::cpu::SPX_ISA::csr {
 constexpr int64_t kMaxTaps = 64;  // of kernels whose planes are cut into tiles: larger ones see few planes
 constexpr int kMaxPixels = 8;     // registers of sums: multiply-adds take 4 cycles, and two can begin in each
 
+// Whether a pixel of the result meets one pixel only, in every channel: as a product with a token for each pixel.
+inline bool is_pointwise(const Conv2d& c) {
+  return c.taps() * c.stride_h * c.stride_w * c.groups == 1 && c.pad_top == 0 && c.pad_left == 0;
+}
+
 // f(a constant) for 1 <= n <= kMost.
 template <int kMost = kMaxPixels, class F>
 void with_constant(int64_t n, F f) {

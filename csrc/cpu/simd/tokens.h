@@ -4,6 +4,7 @@
 // so that one weight meets kTokens neighbours in memory: tokens are the SIMD lanes. Missing tokens of the last block are 0.
 // An element of a block is one token's value as Acc<T>, or a Pair: two tokens' bfloat16, where an instruction multiplies those.
 #pragma once
+#include "common/views.h"
 #include "cpu/simd/vec.h"
 
 namespace spx::cpu::SPX_ISA {
@@ -121,6 +122,21 @@ void unpack_tokens(T* dst, int64_t ld, int64_t n_tokens, const A* block, int64_t
       }
     }
   }
+}
+
+// What products ask of activations: how many tokens there are; a block of `count` of them, from number `first` on, packed; and
+// the way back.
+template <class T>
+int64_t token_count(const DenseView<T>& x) {
+  return x.rows;
+}
+template <int kElements, class E, class T>
+void pack_block(E* block, const DenseView<const T>& x, int64_t first, int64_t count, int64_t f0, int64_t f1) {
+  pack_tokens<kElements>(block, x.row(first), x.cols, count, f0, f1);
+}
+template <int kTokens, class A, class T>
+void unpack_block(const DenseView<T>& y, int64_t first, int64_t count, const A* block, int64_t f0, int64_t f1) {
+  unpack_tokens<kTokens>(y.row(first), y.cols, count, block, f0, f1);
 }
 
 }  // namespace spx::cpu::SPX_ISA
