@@ -5,7 +5,7 @@
 //   kMaxPixels neighbours of a row of the result are summed in registers over an entry list. No column matrix is ever made
 //   the input gradient is the same of dy by the transposed view, with the taps mirrored; of stride s, pixels have s * s phases,
 //   and a list for each: taps of other phases never meet them
-//   a 1 x 1 kernel of stride 1 is the product of csr_spmm, whose tokens are pixels as they lie in memory
+//   a 1 x 1 kernel is the product of csr_spmm, whose tokens are pixels as they lie in memory
 //   threads share packing and pixels; each sum is one thread's, in the order of its list, in Acc<T>: the same bits for any
 //   number of threads
 // Padding is multiplied as zeros, as in torch.nn.functional.pad: an infinite weight gives NaN there.
@@ -13,7 +13,6 @@
 #include "cpu/csr/conv.h"
 #include "cpu/csr/spmm.h"
 #include "cpu/simd/isa.h"
-#include "cpu/simd/pixels.h"
 
 namespace spx::cpu::SPX_ISA::csr {
 namespace {
@@ -130,24 +129,32 @@ template <class A, class T>
   }
 }
 
-// A pixel meets one only, and every channel: rows of the weight multiply pixels as they lie.
-template <class Y, class X, class T, class Index>
-Status multiply_pixels(Y y, const CsrView<T, Index>& w, X x, const T* bias, bool relu, void* workspace, Threads threads) {
-  const CsrPattern<Index>& p = w.pattern;
-  const int64_t tokens = max(token_count(x), kMaxVecs * kLanes<Acc<T>>);  // a block at least
-  threads = useful_threads(threads, (p.row_ptr[p.rows] + p.rows + p.cols) * tokens);
-  const SpmmLayout l = spmm_layout(p.rows, p.cols, p.capacity, tokens, sizeof(Acc<T>), threads);
-  char* memory = static_cast<char*>(workspace);
-  if (kMaxVecs == 4 || most_vecs(p.rows, p.cols, p.capacity) == 4)
-    spmm_blocks<4>(y, w, x, bias, relu, memory, l, threads);
-  else
-    spmm_blocks<kMaxVecs>(y, w, x, bias, relu, memory, l, threads);
-  return kOk;
+// A pixel meets one only, and every channel: rows of the weight multiply pixels as they lie. Blocks are as long as an image
+// allows: the longer, the fewer places a block is copied from.
+constexpr int kLongVecs = 8, kShortVecs = 4;
+template <class A>
+int pixel_vecs(const Conv2d& c) {
+  return c.out_height * c.out_width >= kLongVecs * kLanes<A> ? kLongVecs : kShortVecs;
 }
+
 template <class T, class Index>
-int64_t pixels_workspace(const CsrView<T, Index>& w, const Conv2d& c, Threads threads) {
-  const int64_t tokens = max(c.batch * c.height * c.width, kMaxVecs * kLanes<Acc<T>>);
-  return spmm_layout(w.pattern.rows, w.pattern.cols, w.pattern.capacity, tokens, sizeof(Acc<T>), threads).total;
+int64_t pixels_workspace(const CsrPattern<Index>& p, const Conv2d& c, Threads threads) {
+  return spmm_layout(p.rows, p.cols, p.capacity, pixel_vecs<Acc<T>>(c), sizeof(Acc<T>), threads).total;
+}
+
+template <class T, class Index, class Y, class X>
+Status multiply_pixels(const Y& made, const CsrView<T, Index>& w, const X& met, const Conv2d& c, const T* bias, bool relu,
+                       void* workspace, Threads threads) {
+  const CsrPattern<Index>& p = w.pattern;
+  const int64_t vecs = pixel_vecs<Acc<T>>(c);
+  threads = useful_threads(threads, (p.row_ptr[p.rows] + p.rows + p.cols) * token_count(met));
+  const SpmmLayout l = spmm_layout(p.rows, p.cols, p.capacity, vecs, sizeof(Acc<T>), threads);
+  char* memory = static_cast<char*>(workspace);
+  if (vecs == kLongVecs)
+    spmm_blocks<kLongVecs>(made, w, met, bias, relu, memory, l, threads);
+  else
+    spmm_blocks<kShortVecs>(made, w, met, bias, relu, memory, l, threads);
+  return kOk;
 }
 
 }  // namespace
@@ -157,9 +164,8 @@ Status csr_conv2d(T* y, CsrView<T, Index> w, const T* x, Conv2d c, const T* bias
   using A = Acc<T>;
   if (c.batch * c.rows * c.out_height * c.out_width == 0) return kOk;
   if (is_pointwise(c)) {
-    const int64_t pixels = c.height * c.width;
-    const Pixels<T> made = {c.batch, c.rows, pixels, y};
-    return multiply_pixels(made, w, Pixels<const T>{c.batch, c.channels, pixels, x}, bias, relu, workspace, threads);
+    if (is_strided(c)) return multiply_pixels(pixels_of_y(c, y), w, sampled_x(c, x), c, bias, relu, workspace, threads);
+    return multiply_pixels(pixels_of_y(c, y), w, pixels_of_x(c, x), c, bias, relu, workspace, threads);
   }
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = forward_geometry<A>(c);
@@ -186,7 +192,7 @@ Status csr_conv2d(T* y, CsrView<T, Index> w, const T* x, Conv2d c, const T* bias
 
 template <class T, class Index>
 int64_t csr_conv2d_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
-  if (is_pointwise(c)) return pixels_workspace(w, c, threads);
+  if (is_pointwise(c)) return pixels_workspace<T>(w.pattern, c, threads);
   const Geometry g = forward_geometry<Acc<T>>(c);
   const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.rows, c.out_width, c.planes(), tiles, threads).total;
@@ -197,10 +203,9 @@ Status csr_conv2d_t(T* dx, CsrView<T, Index> w, const T* dy, Conv2d c, void* wor
   using A = Acc<T>;
   if (c.batch * c.planes() * c.height * c.width == 0) return kOk;
   if (is_pointwise(c)) {
-    const int64_t pixels = c.height * c.width;
-    const Pixels<T> made = {c.batch, c.channels, pixels, dx};
-    const Pixels<const T> met = {c.batch, c.rows, pixels, dy};
-    return multiply_pixels(made, w, met, static_cast<const T*>(nullptr), false, workspace, threads);
+    const T* none = nullptr;
+    if (is_strided(c)) return multiply_pixels(sampled_x(c, dx), w, pixels_of_y(c, dy), c, none, false, workspace, threads);
+    return multiply_pixels(pixels_of_x(c, dx), w, pixels_of_y(c, dy), c, none, false, workspace, threads);
   }
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = gradient_geometry<A>(c);
@@ -222,7 +227,7 @@ Status csr_conv2d_t(T* dx, CsrView<T, Index> w, const T* dy, Conv2d c, void* wor
 
 template <class T, class Index>
 int64_t csr_conv2d_t_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
-  if (is_pointwise(c)) return pixels_workspace(w, c, threads);
+  if (is_pointwise(c)) return pixels_workspace<T>(w.pattern, c, threads);
   const Geometry g = gradient_geometry<Acc<T>>(c);
   const int64_t tiles = plane_tiles(c.rows_per_group(), g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.planes(), c.width, c.rows, tiles, threads).total;

@@ -4,6 +4,7 @@
 #include "common/views.h"
 #include "cpu/csr/entries.h"
 #include "cpu/simd/images.h"
+#include "cpu/simd/pixels.h"
 #include "cpu/simd/tiles.h"
 #include "cpu/simd/work.h"
 
@@ -13,8 +14,21 @@ constexpr int64_t kMaxTaps = 64;  // of kernels whose planes are cut into tiles:
 constexpr int kMaxPixels = 8;     // registers of sums: multiply-adds take 4 cycles, and two can begin in each
 
 // Whether a pixel of the result meets one pixel only, in every channel: as a product with a token for each pixel.
-inline bool is_pointwise(const Conv2d& c) {
-  return c.taps() * c.stride_h * c.stride_w * c.groups == 1 && c.pad_top == 0 && c.pad_left == 0;
+inline bool is_pointwise(const Conv2d& c) { return c.taps() * c.groups == 1 && c.pad_top == 0 && c.pad_left == 0; }
+inline bool is_strided(const Conv2d& c) { return c.stride_h * c.stride_w > 1; }
+
+// The pixels of x that a 1 x 1 kernel meets, and those of y.
+template <class T>
+Sampled<T> sampled_x(const Conv2d& c, T* x) {
+  return {c.batch, c.channels, c.height, c.width, c.out_height, c.out_width, c.stride_h, c.stride_w, x};
+}
+template <class T>
+Pixels<T> pixels_of_x(const Conv2d& c, T* x) {
+  return {c.batch, c.channels, c.height * c.width, x};
+}
+template <class T>
+Pixels<T> pixels_of_y(const Conv2d& c, T* y) {
+  return {c.batch, c.rows, c.out_height * c.out_width, y};
 }
 
 // f(a constant) for 1 <= n <= kMost.

@@ -3,14 +3,13 @@
 //   x and dy NCHW (common/conv.h); dw [capacity], 0 behind nnz
 //   work: blocks of images are packed by all threads together, lanes are images; up to kMaxPixels neighbours of dy's row stay
 //   in registers while its entries pass, and kLanes sums are folded
-//   a 1 x 1 kernel of stride 1 is the product of csr_sddmm, whose tokens are pixels as they lie in memory
+//   a 1 x 1 kernel is the product of csr_sddmm, whose tokens are pixels as they lie in memory
 //   a row of the weight belongs to one thread, and pixels are added in order, in Acc<T>: the same bits for any thread count
 // Padding is multiplied as zeros: an infinite gradient gives NaN there.
 // ops/csr/conv.py has checked shapes, dtypes and ranges.
 #include "cpu/csr/conv.h"
 #include "cpu/csr/sddmm.h"
 #include "cpu/simd/isa.h"
-#include "cpu/simd/pixels.h"
 
 namespace spx::cpu::SPX_ISA::csr {
 namespace {
@@ -89,11 +88,14 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
     return kOk;
   }
   if (is_pointwise(c)) {
-    const int64_t pixels = c.height * c.width, tokens = max(c.batch * pixels, kSddmmVecs * kLanes<A>);
-    const Pixels<const T> own_dy = {c.batch, c.rows, pixels, dy}, own_x = {c.batch, c.channels, pixels, x};
+    const int64_t tokens = max(c.batch * c.out_height * c.out_width, kSddmmVecs * kLanes<A>);  // a block at least
     threads = useful_threads(threads, (pattern.row_ptr[pattern.rows] + c.rows + c.channels) * tokens);
     const SddmmLayout l = sddmm_layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(A));
-    sddmm_blocks<kSddmmVecs>(dw, pattern, own_dy, own_x, static_cast<char*>(workspace), l, threads);
+    char* memory = static_cast<char*>(workspace);
+    if (is_strided(c))
+      sddmm_blocks<kSddmmVecs>(dw, pattern, pixels_of_y(c, dy), sampled_x(c, x), memory, l, threads);
+    else
+      sddmm_blocks<kSddmmVecs>(dw, pattern, pixels_of_y(c, dy), pixels_of_x(c, x), memory, l, threads);
     return kOk;
   }
   const int64_t nnz = pattern.row_ptr[pattern.rows];
@@ -146,7 +148,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
 template <class T, class Index>
 int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern, Conv2d c, Threads) {
   if (is_pointwise(c)) {
-    const int64_t tokens = max(c.batch * c.height * c.width, kSddmmVecs * kLanes<Acc<T>>);
+    const int64_t tokens = max(c.batch * c.out_height * c.out_width, kSddmmVecs * kLanes<Acc<T>>);
     return sddmm_layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(Acc<T>)).total;
   }
   const Geometry g = forward_geometry<Acc<T>>(c);

@@ -80,9 +80,9 @@ void sample_tile(Acc<E>* dw, const Index* col_idx, Cuts cuts, int64_t k, const E
   }
 }
 
-// X: activations, token by token or plane by plane (simd/tokens.h, simd/pixels.h).
-template <int kVecs, class X, class T, class Index>
-void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, X dy, X x, char* memory, const SddmmLayout& l, int threads) {
+// X and Y: activations, token by token or plane by plane (simd/tokens.h, simd/pixels.h).
+template <int kVecs, class Y, class X, class T, class Index>
+void sddmm_blocks(T* dw, const CsrPattern<Index>& pattern, Y dy, X x, char* memory, const SddmmLayout& l, int threads) {
   using A = Acc<T>;
   using E = Element<T>;
   constexpr int kElements = kVecs * kLanes<E>, kBlock = kElements * kTokensPer<E>;

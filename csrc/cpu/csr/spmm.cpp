@@ -11,6 +11,12 @@ namespace {
 // Layers that need no more than this use the stack: an allocation in Python would be their largest cost.
 constexpr int64_t kStackBytes = 8 << 10;
 
+template <class T, class Index>
+SpmmLayout layout(const CsrPattern<Index>& p, int64_t tokens, Threads threads) {
+  const int64_t vecs = vecs_for(tokens, sizeof(Acc<T>), most_vecs(p.rows, p.cols, p.capacity));
+  return spmm_layout(p.rows, p.cols, p.capacity, vecs, sizeof(Acc<T>), threads);
+}
+
 }  // namespace
 
 template <class T, class Index>
@@ -20,7 +26,7 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
   const int64_t tokens = x.rows;
   if (tokens == 0 || p.rows == 0) return kOk;
   threads = useful_threads(threads, (p.row_ptr[p.rows] + p.rows + p.cols) * tokens);
-  const SpmmLayout l = spmm_layout(p.rows, p.cols, p.capacity, tokens, sizeof(Acc<T>), threads);
+  const SpmmLayout l = layout<T>(p, tokens, threads);
   alignas(64) char stack[kStackBytes];
   char* memory = workspace ? static_cast<char*>(workspace) : stack;
   using E = Element<T>;
@@ -35,8 +41,7 @@ Status csr_spmm(DenseView<T> y, CsrView<T, Index> w, DenseView<const T> x, const
 
 template <class T, class Index>
 int64_t csr_spmm_workspace(CsrView<T, Index> w, DenseView<const T> x, Threads threads) {
-  const CsrPattern<Index>& p = w.pattern;
-  const int64_t total = spmm_layout(p.rows, p.cols, p.capacity, x.rows, sizeof(Acc<T>), threads).total;
+  const int64_t total = layout<T>(w.pattern, x.rows, threads).total;
   return total <= kStackBytes ? 0 : total;
 }
 

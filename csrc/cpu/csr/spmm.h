@@ -13,7 +13,7 @@
 
 namespace spx::cpu::SPX_ISA::csr {
 
-// Registers of tokens that a row sums at once: each weight is read once for all of them. A multiply-add takes 4 cycles and two
+// Registers of tokens that a row sums at once, of tokens that lie token by token: each weight is read once for all of them. A multiply-add takes 4 cycles and two
 // can begin in each, so 8 independent sums keep the CPU busy; with 512-bit registers one begins, and 4 do. Below one entry in
 // 32, tiles are wider than L1, and smaller blocks, which need less of L2, are faster.
 constexpr int kMaxVecs = kVecBytes == 64 ? 4 : 8;
@@ -28,8 +28,8 @@ constexpr int kRowsAhead = 6;  // rows between prefetching a segment and using i
 struct SpmmLayout {
   int64_t cuts, threads, x_block, thread, panel_rows, total;
 };
-inline SpmmLayout spmm_layout(int64_t rows, int64_t cols, int64_t capacity, int64_t tokens, int64_t acc_bytes, int threads) {
-  const int64_t block_bytes = vecs_for(tokens, acc_bytes, most_vecs(rows, cols, capacity)) * kVecBytes;
+inline SpmmLayout spmm_layout(int64_t rows, int64_t cols, int64_t capacity, int64_t vecs, int64_t acc_bytes, int threads) {
+  const int64_t block_bytes = vecs * kVecBytes;
   SpmmLayout l;
   const int64_t sum_bytes = 2 * block_bytes;  // of a row, where elements are pairs; half of it otherwise
   l.panel_rows = min(rows, kPanelBytes / sum_bytes);
