@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .ops import LAYOUTS, CsrPattern, Linear, MaskedPattern, Nm24Pattern, auto, operands_of
-from .ops.csr import densified
+from .ops import LAYOUTS, Conv2d, CsrPattern, Linear, MaskedPattern, Nm24Pattern, auto, operands_of
+from .ops.csr import auto_conv, conv, densified
 from .ops.nm24 import kernels as nm24
 from .ops.nm24.auto import FORWARD, GRAD_INPUT
 from .timing import interleaved
@@ -40,10 +40,42 @@ class Size(NamedTuple):
     width: int
     tokens: int
 
+    @property
+    def positions(self) -> int:
+        """Of the weight."""
+        return self.width**2
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.width}, {self.tokens} tokens"
+
+
+class Images(NamedTuple):
+    """A square kernel between so many channels, and a batch of square images; a pixel is a token."""
+
+    channels: int
+    kernel: int
+    side: int
+    batch: int = 16
+
+    @property
+    def positions(self) -> int:
+        return (self.channels * self.kernel) ** 2
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.side**2
+
+    def __str__(self) -> str:
+        return f"{self.channels} channels, {self.kernel} x {self.kernel}, {self.batch} x {self.side} x {self.side}"
+
 
 SIZES = {
     "cpu": tuple(map(Size._make, product((512, 1024, 2048), (16, 64, 256)))),
     "cuda": tuple(map(Size._make, product((1024, 4096), (256, 2048, 8192)))),
+}
+IMAGES = {
+    "cpu": tuple(Images(c, k, 3584 // c) for c, k in ((64, 3), (128, 1), (128, 3), (256, 1), (256, 3), (512, 1), (512, 3))),
+    "cuda": tuple(Images(c, k, 3584 // c, 64) for c, k in product((64, 128, 256, 512), (1, 3))),
 }
 
 
@@ -72,6 +104,30 @@ def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
     return found
 
 
+def contenders_conv(size: Images, dtype: torch.dtype, device: str) -> Functions:
+    """The same for convolutions: by the kernels of CSR at several densities, or unpacked and by torch."""
+    made = Conv2d(size.channels, size.channels, (size.kernel,) * 2, padding=(size.kernel // 2,) * 2)
+    shape = size.batch, size.channels, size.side, size.side
+    x, dy = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
+    matrix = torch.randn(made.rows, made.cols, device=device).to(dtype)
+    found: Functions = {}
+    for way, density in (*((str(density), density) for density in DENSITIES[device]), ("unpacked", UNPACKED_AT)):
+        pattern = CsrPattern.random(made.rows, made.cols, round(density * size.positions), 1, device)
+        weight, views = LAYOUTS["csr"].pack(matrix, pattern), operands_of(LAYOUTS["csr"], pattern)
+        densely = partial(_always, way == "unpacked")
+        forward = densely, weight, *views[:2], made.cols, x, None, made.window, False
+        grad_input = densely, weight, *views, dy, shape[2:], made.window
+        grad_weight = densely, *views[:2], made.cols, dy, x, made.window
+        found[f"{way} {auto_conv.FORWARD}"] = partial(conv.convolve, auto_conv.FORWARD, *forward)
+        found[f"{way} {auto_conv.GRAD_INPUT}"] = partial(conv.convolve_t, auto_conv.GRAD_INPUT, *grad_input)
+        found[f"{way} {auto_conv.GRAD_WEIGHT}"] = partial(conv.convolve_grad_weight, auto_conv.GRAD_WEIGHT, *grad_weight)
+    return found
+
+
+def _always(answer: bool, made: Conv2d, pixels: int) -> bool:
+    return answer
+
+
 def contenders_nm24(size: Size, dtype: torch.dtype, device: str) -> Functions:
     """The same for 2:4, a dense weight with transposable tiles: by its kernels, or unpacked."""
     if device == "cuda" and dtype.itemsize > 2:
@@ -95,12 +151,17 @@ def crossing(densities: tuple[float, ...], ratios: list[float]) -> float:
     return 1.0 if ratios[-1] < 1 else densities[0]
 
 
-def crossings(seconds: dict[str, float], densities: tuple[float, ...] = DENSITIES["cpu"]) -> dict[str, float]:
-    """{product: density} of the times of `contenders`; "storage" compares all three products with those at full length."""
+def _crossings(names: Iterable[str], seconds: dict[str, float], densities: tuple[float, ...]) -> dict[str, float]:
     found = {}
-    for name in auto.PRODUCTS:
+    for name in names:
         ratios = [seconds[f"{density} {name}"] / seconds[f"unpacked {name}"] for density in densities]
         found[name] = crossing(densities, ratios)
+    return found
+
+
+def crossings(seconds: dict[str, float], densities: tuple[float, ...] = DENSITIES["cpu"]) -> dict[str, float]:
+    """{product: density} of the times of `contenders`; "storage" compares all three products with those at full length."""
+    found = _crossings(auto.PRODUCTS, seconds, densities)
     masked = sum(seconds[f"masked {name}"] for name in auto.PRODUCTS)
     steps = [sum(min(seconds[f"{d} {name}"], seconds[f"unpacked {name}"]) for name in auto.PRODUCTS) for d in densities]
     return {**found, auto.STORAGE: crossing(densities, [step / masked for step in steps])}
@@ -112,12 +173,19 @@ def crossings_nm24(seconds: dict[str, float]) -> dict[str, float]:
     return {name: float(seconds[f"sparse {name}"] < seconds[f"unpacked {name}"]) for name in names}
 
 
-def measured(size: Size, dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
+def measured(size: Size | Images, dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
     """The rows of one size, on a CPU with the present number of threads."""
-    threads = {"threads": torch.get_num_threads()} if device == "cpu" else {}
-    for make, evaluate in ((contenders, partial(crossings, densities=DENSITIES[device])), (contenders_nm24, crossings_nm24)):
+    threads, densities = {"threads": torch.get_num_threads()} if device == "cpu" else {}, DENSITIES[device]
+    ways: list[tuple[Callable[..., Functions], Callable[[dict[str, float]], dict[str, float]]]]
+    if isinstance(size, Images):
+        names = auto_conv.FORWARD, auto_conv.GRAD_INPUT, auto_conv.GRAD_WEIGHT
+        ways = [(contenders_conv, lambda seconds: _crossings(names, seconds, densities))]
+    else:
+        ways = [(contenders, partial(crossings, densities=densities)), (contenders_nm24, crossings_nm24)]
+    for make, evaluate in ways:
         functions = make(size, dtype, device)
-        timings = interleaved(functions, device=device, budget_s=budget_s / 2, turn_s=0.0, least=3) if functions else {}
+        budget = budget_s / len(ways)
+        timings = interleaved(functions, device=device, budget_s=budget, turn_s=0.0, least=3) if functions else {}
         for name, density in evaluate({way: timing.median_s for way, timing in timings.items()}).items():
             yield {
                 "device": auto.device_name(torch.device(device)),
@@ -125,7 +193,7 @@ def measured(size: Size, dtype: torch.dtype, device: str, budget_s: float) -> It
                 "product": name,
                 **threads,
                 "tokens": size.tokens,
-                "positions": size.width**2,
+                "positions": size.positions,
                 "density": round(density, 3),
             }
 
@@ -167,10 +235,12 @@ def calibrate(arguments: list[str]) -> None:
     update(options.out, [])  # what cannot be written is known before the measurement
     threads = torch.get_num_threads()
     counts = options.threads or (sorted({1, threads}) if options.device == "cpu" else [threads])
-    runs = list(product(options.dtypes, counts, SIZES[options.device]))
+    runs: list[tuple[str, int, Size | Images]] = list(
+        product(options.dtypes, counts, (*SIZES[options.device], *IMAGES[options.device]))
+    )
     rows: list[dict[str, Any]] = []
     for done, (dtype, count, size) in enumerate(runs):
-        _progress(done, len(runs), f"{dtype}, {size.width} x {size.width}, {size.tokens} tokens, {count} threads")
+        _progress(done, len(runs), f"{dtype}, {size}, {count} threads")
         torch.set_num_threads(count)
         rows += measured(size, getattr(torch, dtype), options.device, options.seconds / len(runs))
     torch.set_num_threads(threads)

@@ -6,8 +6,9 @@ import math
 import pytest
 
 from sparse_ext import calibrate
-from sparse_ext.calibrate import Size, crossing, crossings, update
+from sparse_ext.calibrate import Images, Size, crossing, crossings, update
 from sparse_ext.ops import auto
+from sparse_ext.ops.csr import auto_conv
 from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
 
 
@@ -59,13 +60,16 @@ def test_a_corrupt_table_is_replaced(tmp_path):
 
 def test_a_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(calibrate.SIZES, "cpu", (Size(16, 3), Size(32, 3)))
+    monkeypatch.setitem(calibrate.IMAGES, "cpu", (Images(4, 3, 5, 2), Images(8, 1, 3, 1)))
     path = tmp_path / "crossover.json"
     calibrate.calibrate(["--seconds", "0", "--threads", "1", "2", "--dtypes", "float32", "--out", str(path)])
     table = auto.load(path)
-    products = {*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT}
+    convolutions = {auto_conv.FORWARD, auto_conv.GRAD_INPUT, auto_conv.GRAD_WEIGHT}
+    products = {*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT, *convolutions}
     assert {product for *_, product in table} == products
-    for rows in table.values():
-        assert [row[:3] for row in rows] == [(3, 256, 1), (3, 1024, 1), (3, 256, 2), (3, 1024, 2)]
+    for (*_, name), rows in table.items():
+        sizes = ((50, 144), (9, 64)) if name in convolutions else ((3, 256), (3, 1024))
+        assert [row[:3] for row in rows] == [(*size, threads) for threads in (1, 2) for size in sizes]
     out = capsys.readouterr()
     assert f"{4 * len(products)} crossovers of {auto.device_name(calibrate.torch.device('cpu'))} in {path}" in out.out
-    assert "4/4" in out.err
+    assert "8/8" in out.err

@@ -1,4 +1,4 @@
-// The product of csr_spmm, for activations of any form:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p], then relu, if `relu`
+// The product of csr_spmm, for activations of any form:  y[n, r] = bias[r] + sum_p w[r, col_p] * x[n, col_p]; relu, if `relu`
 //
 //   w [rows, cols] CSR, or its transposed view for the input gradient
 //   work: a block of tokens is packed feature-major; a panel of rows goes through the column tiles; a row adds its entries'
@@ -13,9 +13,9 @@
 
 namespace spx::cpu::SPX_ISA::csr {
 
-// Registers of tokens that a row sums at once, of tokens that lie token by token: each weight is read once for all of them. A multiply-add takes 4 cycles and two
-// can begin in each, so 8 independent sums keep the CPU busy; with 512-bit registers one begins, and 4 do. Below one entry in
-// 32, tiles are wider than L1, and smaller blocks, which need less of L2, are faster.
+// Registers of tokens that a row sums at once, where these lie token by token: each weight is read once for all of them. A
+// multiply-add takes 4 cycles and two can begin in each, so 8 independent sums keep the CPU busy; with 512-bit registers one
+// begins, and 4 do. Below one entry in 32, tiles are wider than L1, and smaller blocks, which need less of L2, are faster.
 constexpr int kMaxVecs = kVecBytes == 64 ? 4 : 8;
 inline int64_t most_vecs(int64_t rows, int64_t cols, int64_t capacity) { return capacity * 32 > rows * cols ? kMaxVecs : 4; }
 

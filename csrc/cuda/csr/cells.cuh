@@ -7,6 +7,7 @@
 //           so that all warps have about the same number of entries. Ties go to the lower row: the same order on every run
 // Values are fetched through `slot` once here, and not once for every tile.
 #pragma once
+#include "cuda/device/copy.cuh"
 #include "cuda/device/words.cuh"
 
 namespace spx::cuda::csr {

@@ -4,12 +4,12 @@
 //   sums in Acc<T>, by stages of source channels, of a stage's entries in the order of the weight, of the input gradient tap by
 //         tap; no atomics: the same bits on every run. The stages depend on how much shared memory the device has
 //   work: a block makes 16 * kRowsPerWarp channels of kPixels pixels of the target, in registers, as csr_spmm_kernel makes
-//         tokens (rows.cuh): a warp owns kRowsPerWarp channels, a lane kPerLane pixels of each. The source passes through shared
-//         memory, halo and all (conv_tile.cuh)
+//         tokens (rows.cuh): a warp owns kRowsPerWarp channels, a lane kPerLane pixels of each. The source passes through
+//         shared memory, halo and all (conv_feed.cuh)
 // Only entries of the pattern are multiplied. Padding is multiplied as zeros: an infinite weight makes NaN of it.
 //
 // The limit is shared memory, as of csr_spmm_kernel: an entry reads 128 pixels of 4 bytes, at 128 bytes a clock. They come by 4
-// loads in place of one, which take as long; but an entry takes 4 additions of addresses, too: 14 instructions in 4 clocks, of 16.
+// loads in place of one, which take as long; but an entry also takes 4 additions of addresses: 12 of 16 instructions in 4 clocks.
 #include <cmath>
 
 #include "cuda/csr/conv_cells.cuh"
@@ -113,10 +113,8 @@ Status run(T* y, CsrView<T, Index> w, const T* x, const ConvTiles& g, const T* b
            Stream stream) {
   constexpr int kRows = kRowsPerWarp * kMultiplyWarps;
   static_assert(kRows <= kCellThreads && kRowsPerWarp <= kMostCells);
-  const int64_t tiles = ceil_div(g.target_channels, kRows) * g.groups, count = cells.rows * cells.chunks * g.phases();
-  const int64_t cell_blocks = ceil_div(count * kCellLanes, kCellThreads);
-  SPX_TRY(launch("csr_conv2d_cells", csr_conv2d_cells_kernel<T, Index, kBackwards>,
-                 blocks_for(tiles > cell_blocks ? tiles : cell_blocks, 1), kCellThreads, stream, cells, w, g, kRows));
+  const int64_t tiles = ceil_div(g.target_channels, kRows) * g.groups;
+  SPX_TRY(make_cells<kBackwards>(cells, w, g, kRows, stream));
   return launch("csr_conv2d", csr_conv2d_kernel<T, kRowsPerWarp>, tiles * g.pixel_tiles * g.phases(), block, stream, y, cells,
                 g, x, bias, relu);
 }

@@ -4,7 +4,7 @@
 //   input gradient  by the transposed view: a channel of the target has a row for each tap, whose columns are channels of the
 //                   source. A cell has the taps of one phase, one after the other
 #pragma once
-#include "cuda/csr/conv_tile.cuh"
+#include "cuda/csr/conv_feed.cuh"
 #include "cuda/device/search.cuh"
 
 namespace spx::cuda::csr {
@@ -127,6 +127,15 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     else
       make_forward_cell(out, w, g, i / chunks, i % chunks);
   }
+}
+
+template <bool kBackwards, class T, class Index>
+Status make_cells(const ConvCells<T>& out, const CsrView<T, Index>& w, const ConvTiles& g, int rows_per_block, Stream stream) {
+  const int64_t tiles = ceil_div(g.target_channels, rows_per_block) * g.groups;
+  const int64_t cell_blocks = ceil_div(out.rows * out.chunks * g.phases() * kCellLanes, kCellThreads);
+  const int64_t blocks = blocks_for(tiles > cell_blocks ? tiles : cell_blocks, 1);
+  return launch("csr_conv2d_cells", csr_conv2d_cells_kernel<T, Index, kBackwards>, blocks, kCellThreads, stream, out, w, g,
+                rows_per_block);
 }
 
 }  // namespace spx::cuda::csr

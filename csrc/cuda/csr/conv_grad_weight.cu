@@ -2,16 +2,16 @@
 // the pixel meets), over all images and pixels;  0 behind nnz
 //
 //   sums in Acc<T>, in a fixed order of pixels, no atomics: the same bits on every run
-//   work: a block owns the entries of a tile of rows and channels, a warp up to kConvSlots<T> of them, a lane a sum of each for its
-//         own pixels. dy and the halo of x (conv_tile.cuh) pass through shared memory, up to kPixels pixels at a time: while a
-//         step is multiplied, the next is copied. A tile with more entries than a block has slots takes several rounds. If tiles
-//         are few, several blocks share the pixels of one (sddmm_shares.cuh)
+//   work: a block owns the entries of a tile of rows and channels, a warp up to kConvSlots of them, a lane a sum of each for
+//         its own pixels. dy and the halo of x (conv_feed.cuh) pass through shared memory, up to kPixels pixels at a time:
+//         while a step is multiplied, the next is copied. A tile with more entries than a block has slots takes several
+//         rounds. If tiles are few, several blocks share the pixels of one (sddmm_shares.cuh)
 // Only entries of the pattern are multiplied. Padding is multiplied as zeros: an infinite dy makes NaN of it.
 //
 // The limit is shared memory: 4 clocks for an entry and 128 pixels of float, as in conv.cu, and 1/4 for its place; dy's row
 // stays in registers, at most 4 clocks where an entry begins one. A tile of 1024 entries takes 4350 clocks a step; copying 16
 // channels and 64 rows about 1000 beside them.
-#include "cuda/csr/conv_tile.cuh"
+#include "cuda/csr/conv_feed.cuh"
 #include "cuda/csr/sddmm_shares.cuh"
 
 namespace spx::cuda::csr {

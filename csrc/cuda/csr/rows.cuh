@@ -94,8 +94,8 @@ struct Supply {
   __device__ Shared<Group<T>> row(int i) const { return lines + line * kWarp + i * kLanes; }
 };
 
-// acc[i] += cell i, for a quarter of the rows, whose first line is loaded; begins to load the first line of the next quarter, or
-// of the next stage's cells.
+// acc[i] += cell i, for a quarter of the rows, whose first line is loaded; begins to load the first line of the next quarter,
+// or of the next stage's cells.
 template <class T, int kRowsPerWarp, int kParts, class Reader>
 __device__ __forceinline__ void multiply(Acc<T> (&acc)[kRowsPerWarp][kPerLane<T>], int quarter, Reader read,
                                          Supply<T, kRowsPerWarp>& supply, Shared<Cell> cells, Shared<Cell> next) {

@@ -136,19 +136,6 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&matrices)[4], Shared<uint
                : "memory");
 }
 
-// Begins to copy an element of 4, 8 or 16 bytes to shared memory, or to make it 0. It is there after this thread's
-// cp_async_wait(); for other threads, after a barrier behind that. Smaller elements are copied at once.
-template <class T>
-__device__ __forceinline__ void cp_async(Shared<T> to, const T* from, bool inside = true) {
-  if constexpr (sizeof(T) < 4)
-    *to = inside ? *from : T{};
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-                 "l"(__cvta_generic_to_global(from)), "n"(sizeof(T)), "r"(inside ? static_cast<int>(sizeof(T)) : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 // Stores 16 aligned bytes in global memory. A plain copy may become four stores.
 __device__ __forceinline__ void store_global_chunk(void* to, const uint32_t (&words)[4]) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]), "r"(words[1]),
