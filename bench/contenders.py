@@ -1,7 +1,8 @@
 """Who is measured: for a case, the functions that compute each product. CONTENDERS is the table.
 
-Products: "forward", of a linear layer x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward of
-the layer as a module; "regrow": replace 30 % of the connections by score; "pack": from a dense weight to what products read, beside a clone.
+Products: "forward", of a linear layer x W^T + b; "input gradient" dy W; "weight gradient" dy^T x; "step": forward and backward
+of the layer as a module; "regrow": replace 30 % of the connections by score; "pack": from a dense weight to what products read,
+beside a clone.
 A contender leaves out what it does not have.
 """
 
