@@ -36,7 +36,7 @@ def test_what_never_passed_comes_first(gpu, tmp_path):
     rows.write_text("".join(json.dumps(r) + "\n" for r in (row, row | {"operator": "regrow", "failed": 1})))
     known = gpu.passed_before(rows)
     assert known == {("csr_spmm", "sm_80")}
-    units = gpu.kernels({"csr_spmm": ("sm_90a_shared",), "regrow": ("sm_90a", "sm_90a_shared")}, ["csr_spmm", "regrow"], known)
+    units = gpu.kernels({"regrow": ("sm_90a",)}, ["csr_spmm", "regrow"], known)
     assert units == [("csr_spmm", "sm_90a"), ("regrow", "sm_80"), ("csr_spmm", "sm_80")]
     assert gpu.passed_before(tmp_path / "none.jsonl") == set()
 
@@ -84,7 +84,7 @@ def test_steps_of_a_group_run_beside_each_other(gpu, tmp_path, monkeypatch):
 def test_the_plan_can_be_printed(gpu, capsys):
     assert gpu.main(["full", "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("csr_spmm sm_80", "nm24_gemm sm_90a_shared", "memcheck", "bench bfloat16"))
+    assert all(text in printed for text in ("csr_spmm sm_80", "nm24_gemm sm_90a", "memcheck", "bench bfloat16"))
 
 
 @pytest.mark.parametrize(
