@@ -4,8 +4,8 @@
 //
 //   copies (TMA)   run some time after tma_load, in random order; every second one as late as possible, when all threads wait.
 //                  Until then the target is unchanged. A copy that is still under way at the end fails the launch
-//   products       run in wgmma_wait and no earlier, on the operands as they are then. If codes have changed that a product reads,
-//                  the launch fails
+//   products       run in wgmma_wait and no earlier, on the operands as they are then. If codes have changed that a product
+//                  reads, the launch fails
 //   barriers       are the 64-bit words of the kernel. A thread that waits for a phase that nothing can end fails the launch
 //
 // Addresses: dynamic shared memory begins at kDynamicAddress in each block; static shared memory has none.

@@ -16,7 +16,7 @@
 // So about 910. A tile adds about 1500 clocks in which its sums become y. An H200 takes a sixth longer (docs/gpu-kernels.md).
 //
 // With the values of w from L2 straight to registers, shared memory would be asked for 768 clocks only; but an H200 took 1.3 to
-// 1.6 times as long then: a lane needs 32 bits of a row at a time, 16 bytes apart, so 64 loads of a warp touch 8 rows each.
+// 1.6 times as long then. A lane needs 32 bits of a row at a time, 16 bytes apart: 64 loads of a warp a step, 8 rows each.
 //
 // Rows of 128, not 192, which would write less of x for each product: 512 threads start with 128 registers, and ptxas compiles
 // no product that needs more; and blocks of 192 rows fill the multiprocessors no better for 4096 rows. Nor 256 rows and 128
@@ -35,8 +35,8 @@ struct StepCodes {
 };
 using CodeRing = StepCodes[kCodeSteps];
 
-// The codes of two rows of the weight, eight apart, as a thread reads them: a quarter of those of a step. Rows that do not exist
-// are read as the last one, and their sums are not stored.
+// The codes of two rows of the weight, eight apart, as a thread reads them: a quarter of those of a step. Rows that do not
+// exist are read as the last one, and their sums are not stored.
 template <class T>
 class CodeRows {
  public:
