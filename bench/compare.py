@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 Rows = list[dict[str, Any]]
-IDENTITY = ("case", "in_features", "out_features", "tokens", "sparsity", "pattern", "dtype", "device", "threads", "contender")
+IDENTITY = (
+    "case", "in_features", "out_features", "tokens", "kernel", "size", "stride", "groups",  # some of convolutions alone
+    "sparsity", "pattern", "dtype", "device", "threads", "contender",
+)  # fmt: skip
 
 
 def _speedups(rows: Rows) -> dict[tuple[Any, ...], float]:
@@ -22,7 +25,9 @@ def compare(old: Rows, new: Rows, fail_above: float) -> tuple[list[str], list[st
     lines, failures = [], []
     for key in before.keys() & after.keys():
         change = after[key] / before[key] - 1
-        line = f"{change:+7.1%}  {before[key]:.2f}x -> {after[key]:.2f}x  " + "  ".join(map(str, key))
+        line = f"{change:+7.1%}  {before[key]:.2f}x -> {after[key]:.2f}x  " + "  ".join(
+            str(value) for value in key if value is not None
+        )
         lines.append((change, line))
         if change < -fail_above:
             failures.append((change, line))

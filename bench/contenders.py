@@ -287,7 +287,6 @@ CONTENDERS: dict[str, Contender] = {
     "2:4 mvue": nm24_mvue,
     "2:4 sm_90a": lambda o: on_isa("sm_90a", o, nm24(o)),
     "2:4 sm_90a mvue": lambda o: on_isa("sm_90a", o, nm24_mvue(o)),
-    "2:4 sm_90a shared": lambda o: on_isa("sm_90a_shared", o, nm24(o)),
     "torch 2:4": semi_structured,
     "sparselab": sparselab,
     "torch.sparse": torch_sparse,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .bounds import COPY_BYTES_S, FLOPS_S, SHARED_BYTES_S, SIZES
+from .cases import Convolution
 
 Rows = list[dict[str, Any]]
 
@@ -18,14 +20,19 @@ def load(path: Path) -> Rows:
 
 
 def _series(rows: Rows, case: str) -> dict[tuple[Any, ...], dict[float, float]]:
-    """{(layer, pattern, dtype, threads, contender): {sparsity: speed-up over dense}}"""
+    """{(layer, pattern, dtype, threads, contender): {sparsity: speed-up over dense}}; of two measurements the later one."""
     found: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows:
         if row["case"] == case and row["contender"] != "dense":
-            layer = f"{row['in_features']} -> {row['out_features']}, {row['tokens']}"
-            key = (layer, row["pattern"], row["dtype"], row["threads"], row["contender"])
+            key = (_layer(row), row["pattern"], row["dtype"], row["threads"], row["contender"])
             found.setdefault(key, {})[row["sparsity"]] = row["speedup"]
     return found
+
+
+def _layer(row: dict[str, Any]) -> str:
+    if "kernel" in row:
+        return str(Convolution(**{field.name: row[field.name] for field in fields(Convolution)}))
+    return f"{row['in_features']} -> {row['out_features']}, {row['tokens']}"
 
 
 def break_even(speedups: dict[float, float]) -> float | None:

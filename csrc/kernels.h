@@ -30,8 +30,8 @@ class DeviceGuard {
   int previous_;
 };
 // Whose kernels: "sm_80", the portable ones, or "sm_90a", which replaces some of them on compute capability 9.0. The same
-// shapes of result, not the same bits. "sm_90a_shared" is sm_90a with a second form of some, for comparison.
-// SPARSE_EXT_CUDA_ISA chooses at first use if the device has it; otherwise it is sm_80.
+// shapes of result, not the same bits. SPARSE_EXT_CUDA_ISA chooses at first use if the device has it; otherwise it is the last
+// one that the device has.
 const char* isa();
 bool use_isa(const char* name);  // false: the current device or this binary does not have it
 // One sentence on what failed: error, kernel, grid, what the binary was built for, and what to do about it.

@@ -249,6 +249,55 @@ class _Cuda(ModuleType):
     """CUDA kernels; the last argument is (device, stream handle)."""
 
     @staticmethod
+    def csr_conv2d(
+        y: int,
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        x: int,
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        bias: int,
+        relu: bool,
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_conv2d_grad_weight(
+        dw: tuple[int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        dy: int,
+        x: int,
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_conv2d_grad_weight_workspace(
+        dw: tuple[int, int, int, int],
+        pattern: tuple[int, int, int, bool, int, int, int],
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        stream: tuple[int, int],
+    ) -> int: ...
+    @staticmethod
+    def csr_conv2d_t(
+        dx: int,
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        dy: int,
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        workspace: int,
+        stream: tuple[int, int],
+    ) -> None: ...
+    @staticmethod
+    def csr_conv2d_t_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        stream: tuple[int, int],
+    ) -> int: ...
+    @staticmethod
+    def csr_conv2d_workspace(
+        w: tuple[int, int, tuple[int, int, int, bool, int, int, int]],
+        shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int],
+        stream: tuple[int, int],
+    ) -> int: ...
+    @staticmethod
     def csr_from_mask(
         out: tuple[int, int, int, bool, int, int, int], mask: tuple[int, int, int, int], stream: tuple[int, int]
     ) -> None: ...
@@ -312,7 +361,7 @@ class _Cuda(ModuleType):
 
     @staticmethod
     def isa() -> str:
-        """Whose kernels are in use: sm_80 (portable), sm_90a or sm_90a_shared (Hopper)."""
+        """Whose kernels are in use: sm_80 (portable) or sm_90a (Hopper)."""
 
     @staticmethod
     def masked_select(

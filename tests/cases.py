@@ -255,12 +255,11 @@ TENSOR_CORES = ("nm24_gemm", "auto_gemm", "auto_gemm_t")  # operators that CUDA 
 INDEXED = ("csr_spmm", "csr_spmm_t", "csr_sddmm", "csr_pack", "csr_unpack", *CONV, *_DENSIFIED, *_AUTO, *_AUTO_CONV)
 # The instruction sets for which an operator has no code of its own: there it runs the portable one, which is tested anyway. An
 # operator without a row is tested on every kind of device.
-_HOPPER, _CPU = ("sm_90a", "sm_90a_shared"), ("v3", "v4", "v4_bf16")
+_HOPPER, _CPU = ("sm_90a",), ("v3", "v4", "v4_bf16")
 SAME_CODE = {
     **dict.fromkeys(("csr_spmm", "csr_spmm_t", *MASKED), _HOPPER),
     **dict.fromkeys(CONV, (*_HOPPER, "v4_bf16")),
     **dict.fromkeys(("nm24_prune", "nm24_pack", "nm24_unpack", "nm24_mvue", "masked_select"), (*_HOPPER, "v4_bf16")),
-    "csr_sddmm": ("sm_90a_shared",),
     **dict.fromkeys(("csr_pack", "csr_unpack", "csr_from_mask", "csr_transpose"), _HOPPER + _CPU),
     **dict.fromkeys(("nm24_regrow", "regrow", "regrow_candidates_", "regrow_streamed"), _HOPPER + _CPU),
     **dict.fromkeys((*TORCH_SUMS, "observe_dense_grad_", "follow_"), _HOPPER + _CPU),

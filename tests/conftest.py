@@ -44,8 +44,7 @@ CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)
 ISAS = ("baseline", "v3", "v4", "v4_bf16")
 KINDS = {**{f"cpu-{isa}": CPU_DTYPES for isa in ISAS}, "cpu-v4_bf16": (torch.bfloat16,)}
 for cuda in ("emulated", "cuda"):
-    KINDS |= {f"{cuda}-sm_80": DTYPES}
-    KINDS |= {f"{cuda}-{isa}": (torch.bfloat16, torch.float16) for isa in ("sm_90a", "sm_90a_shared")}
+    KINDS |= {f"{cuda}-sm_80": DTYPES, f"{cuda}-sm_90a": (torch.bfloat16, torch.float16)}
 
 
 HAS_GPU = "cuda" in BACKENDS and torch.cuda.is_available()

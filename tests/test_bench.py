@@ -12,11 +12,12 @@ from cases import TOLERANCE
 from bench import bounds
 from bench.bounds import bound_s, terms
 from bench.cases import PATTERNS, Case, Shape
-from bench.compare import compare
+from bench.compare import IDENTITY, compare
 from bench.contenders import CONTENDERS, PRODUCTS, Operands
-from bench.report import break_even, table
+from bench.report import break_even, load, table
 from bench.run import measure
 
+ROOT = Path(__file__).parent.parent
 CASE = Case(Shape(96, 64, 40), 0.9, "uniform", torch.float32, "cpu")
 
 
@@ -95,6 +96,22 @@ def test_compare_finds_what_became_slower():
     assert "4.00x -> 3.60x" in failures[0]
 
 
+def test_rows_of_a_gpu_tell_every_layer_apart():
+    """Two convolutions may have equal sizes as matrices; of what was measured twice, the later commit is reported."""
+    rows = [row for row in load(ROOT / "bench" / "results" / "gpu-h200.jsonl") if row["case"] != "overhead"]
+    assert {row["gpu"] for row in rows} == {"NVIDIA H200"}
+    later = {}
+    for row in rows:
+        later.setdefault(tuple(row.get(name) for name in IDENTITY), []).append(row["commit"])
+    assert all(len(set(commits)) == len(commits) for commits in later.values())
+    cases = {key for key in later if key[0] == "forward" and key[-1] == "sparse_ext"}
+    series = [line for line in table(rows, "forward").splitlines() if "| sparse_ext |" in line]
+    assert sum(line.count("x |") for line in series) == len(cases)
+    lines, failures = compare(rows, rows, 0.05)
+    assert lines
+    assert not failures
+
+
 def test_2_4_is_measured_at_half_of_the_zeros():
     case = replace(CASE, sparsity=0.5)
     rows = list(measure(case, PRODUCTS, ["dense", "2:4", "2:4 mvue"], budget_s=0.0))
@@ -105,6 +122,6 @@ def test_2_4_is_measured_at_half_of_the_zeros():
 
 
 def test_bounds_in_the_docs_are_those_of_the_bench():
-    text = (Path(__file__).parent.parent / "docs" / "gpu-kernels.md").read_text()
+    text = (ROOT / "docs" / "gpu-kernels.md").read_text()
     found = re.search(r"^<!-- table: .*?-->\n(.*?)^<!-- end of table -->", text, re.M | re.S)
     assert found.group(1).strip() == bounds.table()

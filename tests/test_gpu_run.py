@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_what_never_passed_comes_first(gpu, tmp_path):
     rows.write_text("".join(json.dumps(r) + "\n" for r in (row, row | {"operator": "regrow", "failed": 1})))
     known = gpu.passed_before(rows)
     assert known == {("csr_spmm", "sm_80")}
-    units = gpu.kernels({"csr_spmm": ("sm_90a_shared",), "regrow": ("sm_90a", "sm_90a_shared")}, ["csr_spmm", "regrow"], known)
+    units = gpu.kernels({"regrow": ("sm_90a",)}, ["csr_spmm", "regrow"], known)
     assert units == [("csr_spmm", "sm_90a"), ("regrow", "sm_80"), ("csr_spmm", "sm_80")]
     assert gpu.passed_before(tmp_path / "none.jsonl") == set()
 
@@ -51,10 +52,39 @@ def test_a_plan_tests_every_kernel_by_itself_and_fits(gpu, mode):
     assert {step.log for step in steps} <= {"build.log", "tests.log", "memcheck.log", "racecheck.log", "bench.log"}
 
 
+def test_sanitizers_run_a_sample_of_every_room_at_once(gpu):
+    steps = [step for step in gpu.plan("full", []) if step.group in ("memcheck", "racecheck")]
+    assert len(steps) == 2 * len(gpu.SANITIZED) <= 2 * gpu.AT_ONCE
+    assert not [step for step in gpu.plan("quick", []) if step.group]
+    assert {step.group: step.log for step in steps} == {tool: f"{tool}.log" for tool in ("memcheck", "racecheck")}
+    from sparse_ext.ops import OPS
+
+    own = [op for op in OPS if op.startswith(("csr", "nm24", "regrow")) or op == "masked_select"]
+    left_out = [
+        op for op in own if not any(word in op for part in gpu.SANITIZED.values() for word in re.findall(r"[a-z]\w+", part))
+    ]
+    assert not left_out
+
+
+def test_steps_of_a_group_run_beside_each_other(gpu, tmp_path, monkeypatch):
+    """Each waits for the other's file."""
+    wait = "import sys, time, pathlib\nown, other = map(pathlib.Path, sys.argv[1:])\nown.touch()\n"
+    wait += "while not other.exists(): time.sleep(0.01)"
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    steps = [step(gpu, wait, group="pair"), step(gpu, wait, group="pair"), step(gpu, "print('1 passed in 0.1s')")]
+    steps[:2] = [replace(s, command=[*s.command, *files]) for s, files in zip(steps, ((one, two), (two, one)), strict=False)]
+    monkeypatch.setattr(gpu, "OUT", tmp_path / "out")
+    monkeypatch.setattr(gpu, "card", lambda: ("a card", "9.0"))
+    monkeypatch.setattr(gpu, "build_step", lambda *_: step(gpu, ""))
+    monkeypatch.setattr(gpu, "plan", lambda *_: [step(gpu, ""), *steps])
+    assert gpu.main(["full"]) == 0
+    assert "result: ok" in (tmp_path / "out" / "summary.txt").read_text()
+
+
 def test_the_plan_can_be_printed(gpu, capsys):
     assert gpu.main(["full", "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("csr_spmm sm_80", "nm24_gemm sm_90a_shared", "memcheck", "bench bfloat16"))
+    assert all(text in printed for text in ("csr_spmm sm_80", "nm24_gemm sm_90a", "memcheck", "bench bfloat16"))
 
 
 @pytest.mark.parametrize(

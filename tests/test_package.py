@@ -118,7 +118,7 @@ def test_binary_loads_without_torch(binary):
 
 @pytest.mark.parametrize(
     ("asked", "used"),
-    [(None, "sm_80"), ("sm_90a", "sm_90a"), ("sm_90a_shared", "sm_90a_shared"), ("sm_80", "sm_80"), ("sm_75", "sm_80")],
+    [(None, "sm_90a"), ("sm_90a", "sm_90a"), ("sm_80", "sm_80"), ("sm_75", "sm_90a")],
 )
 def test_cuda_kernels_are_chosen_by_the_environment(asked, used, emulated_file, monkeypatch):
     """The emulated device has compute capability 9.0; what a device does not have is not chosen."""

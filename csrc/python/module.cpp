@@ -106,7 +106,7 @@ PYBIND11_MODULE(SPX_MODULE_NAME, m) {
 #ifdef SPX_WITH_CUDA
   auto cuda = m.def_submodule("cuda", "CUDA kernels; the last argument is (device, stream handle).");
   spx::cuda::bind_launchers(cuda);
-  cuda.def("isa", &spx::cuda::isa, "Whose kernels are in use: sm_80 (portable), sm_90a or sm_90a_shared (Hopper).");
+  cuda.def("isa", &spx::cuda::isa, "Whose kernels are in use: sm_80 (portable) or sm_90a (Hopper).");
   cuda.def("use_isa", &spx::cuda::use_isa, "Chooses others; False if the current device does not have them.", py::arg("name"));
   cuda.def("device_count", &spx::cuda::device_count, "Number of usable devices; 0 without a driver.");
   cuda.def("driver_version", &spx::cuda::driver_version, "13000 for CUDA 13.0; 0 without a driver.");

@@ -4,7 +4,7 @@
 //
 //   copies (TMA)   run some time after tma_load, in random order; every second one as late as possible, when all threads wait.
 //                  Until then the target is unchanged. A copy that is still under way at the end fails the launch
-//   products       run in wgmma_wait and no earlier, on the operands as they are then. If registers have changed that a product
+//   products       run in wgmma_wait and no earlier, on the operands as they are then. If codes have changed that a product
 //                  reads, the launch fails
 //   barriers       are the 64-bit words of the kernel. A thread that waits for a phase that nothing can end fails the launch
 //
@@ -34,9 +34,7 @@ void start_copy(int rank, uint32_t address, const CUtensorMap& map, int row, int
 
 // d += a b, by one thread: its part of the product of its warpgroup.
 void start_product(float* d, uint64_t a, uint64_t b, float (*value)(uint16_t), const char* file, int line);
-// The same with a in registers and 2:4. They may not change until the product is done.
-void start_sparse_product(float* d, const uint32_t* a, uint64_t b, const uint32_t* codes, int selector,
-                          float (*value)(uint16_t), const char* file, int line);
+// The same with a 2:4. The codes may not change until the product is done.
 void start_sparse_product(float* d, uint64_t a, uint64_t b, const uint32_t* codes, int selector, float (*value)(uint16_t),
                           const char* file, int line);
 void commit_products();
@@ -85,11 +83,6 @@ template <class T>
 void wgmma_64x256x16(float (&d)[128], uint64_t a, uint64_t b, const char* file = __builtin_FILE(),
                      int line = __builtin_LINE()) {
   emulator::start_product(d, a, b, value_of<T>, file, line);
-}
-template <class T, int kSelector>
-void wgmma_sp_64x256x32(float (&d)[128], const uint32_t (&a)[4], uint64_t b, const uint32_t& codes,
-                        const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulator::start_sparse_product(d, a, b, &codes, kSelector, value_of<T>, file, line);
 }
 template <class T, int kSelector>
 void wgmma_sp_64x256x32(float (&d)[128], uint64_t a, uint64_t b, const uint32_t& codes, const char* file = __builtin_FILE(),

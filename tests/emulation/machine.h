@@ -25,7 +25,7 @@ struct Thread {
   State state;
   const char* file;  // of the rendezvous
   int line;
-  int exchanges;  // how many so far: picks the buffer
+  int exchanges;                              // how many so far: picks the buffer
   std::vector<std::function<void()>> copies;  // cp.async, under way
 };
 

@@ -1,6 +1,5 @@
-// wgmma.sp and stmatrix, compared with a plain product; then with one fault each. Registers are filled and
-// read by the formulas of the PTX manual ("Register fragments for wgmma.mma_async.sp", "Sparse matrix storage", "stmatrix"),
-// written here independently.
+// wgmma.sp and stmatrix, compared with a plain product; then with one fault each. Registers are filled and read by the formulas
+// of the PTX manual ("Sparse matrix storage", "stmatrix"), written here independently.
 // usage: sparse_wgmma <fault>    prints "ok", "wrong" or the launch's error, for each dtype
 #include <cstdio>
 #include <cstring>
@@ -11,9 +10,9 @@
 namespace spx::cuda {
 namespace {
 
-enum Fault { kNone, kSwappedRows, kOtherSelector, kIllegalCode, kTouchedOperand, kNoFence, kBeyondPattern, kOtherColumn };
-const char* const kNames[] = {"none",     "swapped_rows",   "other_selector", "illegal_code", "touched_operand",
-                              "no_fence", "beyond_pattern", "other_column"};
+enum Fault { kNone, kSwappedRows, kOtherSelector, kIllegalCode, kTouchedCodes, kNoFence, kBeyondPattern, kOtherColumn };
+const char* const kNames[] = {"none",          "swapped_rows", "other_selector", "illegal_code",
+                              "touched_codes", "no_fence",     "beyond_pattern", "other_column"};
 constexpr int kFaults = sizeof kNames / sizeof *kNames;
 
 constexpr int kM = 64, kN = 256, kK = 64;  // two products of 32 steps
@@ -38,27 +37,27 @@ __device__ inline uint32_t codes_of(int row, int col) {
   return codes;
 }
 
-// d [kN, kM] = (a b^T)^T: values [kM, kK / 2] of a, whose places are those of place(), and b [kN, kK]
+constexpr int kBytesOfB = kN * kBoxWidth, kBytesOfA = kM * kNarrowBoxWidth;
+
+// d [kN, kM] = (a b^T)^T: a's stored values [kM, kK / 2], whose places are those of place(), and b [kN, kK]
 template <class T, Fault kFault>
-__global__ void __launch_bounds__(kWarpgroup) product_kernel(T* d, const T* values, const __grid_constant__ CUtensorMap b) {
+__global__ void __launch_bounds__(kWarpgroup)
+    product_kernel(T* d, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b) {
   SPX_DYNAMIC_SHARED(uint32_t, memory);
   SPX_SHARED(Barrier, full, 1);
   const int thread = threadIdx.x, warp = thread / kWarp, lane = thread % kWarp, g = lane / 4, j = lane % 4, row = 16 * warp + g;
   if (thread == 0) {
     barrier_init(full, 1);
     fence_barrier_init();
-    barrier_expect(full, kN * kBoxWidth);
+    barrier_expect(full, kBytesOfB + kBytesOfA);
     tma_load(memory, b, 0, 0, full);
+    tma_load(memory + kBytesOfB / 4, a, 0, 0, full);
   }
   __syncthreads();
   barrier_wait(full, 0);
 
-  uint32_t words[2][4] = {}, codes[2] = {};
+  uint32_t codes[2] = {};
   for (int step = 0; step < 2; ++step) {
-    for (int i = 0; i < 8; ++i) {
-      const int r = i / 2 % 2 == 0 ? row : row + 8, c = j * 2 + i % 2 + (i < 4 ? 0 : 8);
-      set(words[step][i / 2], i % 2, values[r * kK / 2 + step * 16 + c]);
-    }
     // Lanes 0 and 1 of a quad hold the codes of the first product, lanes 2 and 3 those of the second.
     const int col = step * 32 + j % 2 * 16, low = kFault == kSwappedRows ? row + 8 : row, high = low ^ 8;
     if (j / 2 == step) codes[step] = codes_of(low, col) | codes_of(high, col) << 16;
@@ -68,10 +67,12 @@ __global__ void __launch_bounds__(kWarpgroup) product_kernel(T* d, const T* valu
   WarpgroupSums sums = {};
   if (kFault != kNoFence) wgmma_fence();
   const uint64_t x = transposed_descriptor(shared_address(memory));
-  wgmma_sp_64x256x32<T, kFirst>(sums, words[0], x, codes[0]);
-  wgmma_sp_64x256x32<T, 1>(sums, words[1], x + descriptor_offset(kFault == kBeyondPattern ? 96 : 64), codes[1]);
+  const uint64_t w = transposed_descriptor<kNarrowBoxWidth>(shared_address(memory + kBytesOfB / 4));
+  wgmma_sp_64x256x32<T, kFirst>(sums, w, x, codes[0]);
+  const uint64_t second = descriptor_offset(kFault == kBeyondPattern ? 48 : 32);
+  wgmma_sp_64x256x32<T, 1>(sums, w + second, x + descriptor_offset(64), codes[1]);
   wgmma_commit();
-  if (kFault == kTouchedOperand) words[1][2] = 0;
+  if (kFault == kTouchedCodes) codes[1] = 0;
   wgmma_finish(sums);
 
   __syncthreads();  // b has been read; y takes its place, [kN][kM] in T
@@ -91,11 +92,11 @@ __global__ void __launch_bounds__(kWarpgroup) product_kernel(T* d, const T* valu
 }
 
 template <class T, Fault kFault = kNone>
-Status run(int fault, T* d, const T* values, const CUtensorMap& b) {
+Status run(int fault, T* d, const CUtensorMap& a, const CUtensorMap& b) {
   if (fault == kFault)
-    return launch("sparse_wgmma", product_kernel<T, kFault>, 1, Block(kWarpgroup, kN * kBoxWidth), nullptr, d, values, b);
+    return launch("sparse_wgmma", product_kernel<T, kFault>, 1, Block(kWarpgroup, kBytesOfB + kBytesOfA), nullptr, d, a, b);
   if constexpr (kFault + 1 < kFaults)
-    return run<T, static_cast<Fault>(kFault + 1)>(fault, d, values, b);
+    return run<T, static_cast<Fault>(kFault + 1)>(fault, d, a, b);
   else
     return cudaErrorInvalidValue;
 }
@@ -105,14 +106,16 @@ int compare(int fault) {
   struct alignas(16) Aligned {
     T element[8];
   };
-  std::vector<Aligned> b_memory(kN * kK / 8);
-  T* b = b_memory[0].element;
-  std::vector<T> values(kM * kK / 2), d(kN * kM);
+  std::vector<Aligned> b_memory(kN * kK / 8), a_memory(kM * kK / 2 / 8);
+  T *b = b_memory[0].element, *values = a_memory[0].element;
+  std::vector<T> d(kN * kM);
   for (int i = 0; i < kM * kK / 2; ++i) values[i] = from_acc<T>(static_cast<float>(i * 37 % 7) - 3);
   for (int i = 0; i < kN * kK; ++i) b[i] = from_acc<T>(static_cast<float>(i * 53 % 11) - 5);
-  CUtensorMap map;
-  if (make_tensor_map(&map, DenseView<const T>{kN, kK, b}, kN) != kOk) return puts("no map"), 1;
-  const Status status = run<T>(fault, d.data(), values.data(), map);
+  CUtensorMap a_map, b_map;
+  if (make_tensor_map<kNarrowBoxWidth>(&a_map, DenseView<const T>{kM, kK / 2, values}, kM) != kOk ||
+      make_tensor_map(&b_map, DenseView<const T>{kN, kK, b}, kN) != kOk)
+    return puts("no map"), 1;
+  const Status status = run<T>(fault, d.data(), a_map, b_map);
   if (status != kOk) return puts(describe_failure(status)), 0;
   bool same = true;
   for (int n = 0; n < kN; ++n)

@@ -168,9 +168,9 @@ SPARSE_SEEN = {
     "swapped_rows": "wrong",
     "other_selector": "code 0 is not of two ascending positions",
     "illegal_code": "code 15 is not of two ascending positions",
-    "touched_operand": "registers were written while a product reads them (",
-    "no_fence": "no wgmma_fence since the sums or the operands were last touched",
-    "beyond_pattern": "an operand ends behind the 128 bytes of its swizzle pattern",
+    "touched_codes": "codes were written while a product reads them (",
+    "no_fence": "no wgmma_fence since the sums or the codes were last touched",
+    "beyond_pattern": "an operand ends behind the 64 bytes of its swizzle pattern",
     "other_column": "wrong",
 }
 

@@ -12,11 +12,11 @@ namespace {
 using Product = std::function<void()>;
 
 // The products that a thread has started: committed groups, oldest first, and loose ones. fenced: a wgmma_fence has followed
-// the last access to the sums; operands_fenced: one has followed the last wait, after which registers may be written.
+// the last access to the sums; codes_fenced: one has followed the last wait, after which codes may be written.
 struct Products {
   std::vector<std::vector<Product>> groups;
   std::vector<Product> loose;
-  bool fenced = false, operands_fenced = false;
+  bool fenced = false, codes_fenced = false;
 };
 
 std::vector<Products> products(kMaxThreads);
@@ -89,41 +89,23 @@ void run_product(float* d, uint64_t a, uint64_t b, Value value) {
   add_products(d, rows, at, Operand(b, false), 16, value);
 }
 
-// The registers of the four lanes of a quad for wgmma.sp: together two rows of 16 stored elements, and the codes.
-struct SparseRows {
-  uint32_t a[4][4];
-  std::array<uint32_t, 4> codes;
-
-  // "Register fragments for wgmma.mma_async.sp", columns being those of the stored elements: lane j has columns 2j, 2j + 1 of
-  // row g, the same of row g + 8, then columns 2j + 8, 2j + 9 of either.
-  void elements(float (&rows)[2][16], Value value) const {
-    for (int j = 0; j < 4; ++j)
-      for (int i = 0; i < 8; ++i)
-        rows[i / 2 % 2][2 * j + i % 2 + i / 4 * 8] = value(static_cast<uint16_t>(a[j][i / 2] >> 16 * (i % 2)));
-  }
-  // "Sparse matrix storage": of the two lanes that the selector names, the first has the codes of columns 0 to 15, the second
-  // of 16 to 31; bits 0 to 15 are row g's, bits 16 to 31 row g + 8's.
-  void places(int (&at)[2][16], int selector) const {
-    for (int row = 0; row < 2; ++row)
-      for (int group = 0; group < 8; ++group) {
-        const int code = static_cast<int>(codes[2 * selector + group / 4] >> (16 * row + 4 * (group % 4)) & 15);
-        if ((code & 3) >= code >> 2) fail("wgmma: code %d is not of two ascending positions", code);
-        at[row][2 * group] = 4 * group + (code & 3);
-        at[row][2 * group + 1] = 4 * group + (code >> 2);
-      }
-  }
-};
+// Where the 16 stored elements of the current thread's two rows belong, by "Sparse matrix storage", from the codes of the four
+// lanes of its quad: of the two lanes that the selector names, the first has those of columns 0 to 15, the second of 16 to 31;
+// bits 0 to 15 are row g's, bits 16 to 31 row g + 8's.
+void places(int (&at)[2][16], const std::array<uint32_t, 4>& codes, int selector) {
+  for (int row = 0; row < 2; ++row)
+    for (int group = 0; group < 8; ++group) {
+      const int code = static_cast<int>(codes[2 * selector + group / 4] >> (16 * row + 4 * (group % 4)) & 15);
+      if ((code & 3) >= code >> 2) fail("wgmma: code %d is not of two ascending positions", code);
+      at[row][2 * group] = 4 * group + (code & 3);
+      at[row][2 * group + 1] = 4 * group + (code >> 2);
+    }
+}
 
 void check_descriptor(uint64_t descriptor, const char* file, int line) {
   const uint64_t* lanes = exchange(descriptor, file, line);
   for (int lane = 0; lane < kWarpSize; ++lane)
     if (lanes[lane] != descriptor) fail("wgmma: the lanes of a warp have different descriptors");
-}
-
-void check_sparse(uint64_t b, const char* file, int line) {
-  const Products& own = products[m.current];
-  if (!own.fenced || !own.operands_fenced) fail("wgmma: no wgmma_fence since the sums or the operands were last touched");
-  check_descriptor(b, file, line);
 }
 
 // The words of the four lanes of the current thread's quad.
@@ -151,40 +133,19 @@ void start_product(float* d, uint64_t a, uint64_t b, float (*value)(uint16_t), c
   own.loose.push_back([=] { run_product(d, a, b, value); });
 }
 
-void start_sparse_product(float* d, const uint32_t* a, uint64_t b, const uint32_t* codes, int selector, Value value,
-                          const char* file, int line) {
-  check_sparse(b, file, line);
-  SparseRows quad;
-  for (int i = 0; i < 4; ++i) {
-    const std::array<uint32_t, 4> words = of_quad(a[i], file, line);
-    for (int j = 0; j < 4; ++j) quad.a[j][i] = words[j];
-  }
-  quad.codes = of_quad(*codes, file, line);
-  products[m.current].loose.push_back([=] {
-    const int j = m.current % 4;
-    if (memcmp(quad.a[j], a, sizeof quad.a[j]) || quad.codes[j] != *codes)
-      fail("wgmma: registers were written while a product reads them (%s:%d)", file, line);
-    float rows[2][16];
-    int at[2][16];
-    quad.elements(rows, value);
-    quad.places(at, selector);
-    add_products(d, rows, at, Operand(b, true), 32, value);
-  });
-}
-
 void start_sparse_product(float* d, uint64_t a, uint64_t b, const uint32_t* codes, int selector, Value value, const char* file,
                           int line) {
-  check_sparse(b, file, line);
+  const Products& own = products[m.current];
+  if (!own.fenced || !own.codes_fenced) fail("wgmma: no wgmma_fence since the sums or the codes were last touched");
   check_descriptor(a, file, line);
-  SparseRows quad;
-  quad.codes = of_quad(*codes, file, line);
+  check_descriptor(b, file, line);
+  const std::array<uint32_t, 4> quad = of_quad(*codes, file, line);
   products[m.current].loose.push_back([=] {
-    if (quad.codes[m.current % 4] != *codes)
-      fail("wgmma: registers were written while a product reads them (%s:%d)", file, line);
+    if (quad[m.current % 4] != *codes) fail("wgmma: codes were written while a product reads them (%s:%d)", file, line);
     float rows[2][16];
     int at[2][16];
     read_rows(rows, Operand(a, true), value);
-    quad.places(at, selector);
+    places(at, quad, selector);
     add_products(d, rows, at, Operand(b, true), 32, value);
   });
 }
@@ -199,10 +160,10 @@ void wait_products(size_t groups, const char* file, int line) {
   for (; own.groups.size() > groups; own.groups.erase(own.groups.begin()))
     for (const Product& product : own.groups.front()) product();
   if (own.groups.empty()) own.fenced = false;  // now the thread may use the sums
-  own.operands_fenced = false;
+  own.codes_fenced = false;
   exchange(0, file, line);  // as the whole warp waits
 }
 
-void fence_products() { products[m.current].fenced = products[m.current].operands_fenced = true; }
+void fence_products() { products[m.current].fenced = products[m.current].codes_fenced = true; }
 
 }  // namespace spx::emulator

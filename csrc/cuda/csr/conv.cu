@@ -77,7 +77,7 @@ int rows_per_warp(const ConvTiles& g, int64_t capacity) {
   const double pixels = static_cast<double>(g.source_channels) * g.most_halo() * kPixelClocks;
   int best = 4;
   double least = 0;
-  for (int rows : {12, 8, 4}) {
+  for (int rows : {8, 4}) {
     const int64_t in_block = rows * kMultiplyWarps, tiles = ceil_div(g.target_channels, in_block);
     const double waves = ceil(static_cast<double>(tiles) * g.groups * g.pixel_tiles * g.phases() / kMultiprocessors);
     const double clocks = waves * (static_cast<double>(g.target_channels) / tiles * entries + pixels);
@@ -130,7 +130,6 @@ Status convolve(T* y, CsrView<T, Index> w, const T* x, const Conv2d& shape, cons
   const Block block = Block(kMultiplyThreads, stages_bytes<T>(parts)).allow(stages_bytes<T>(fit));
   const ConvCells<T> cells(workspace, g, w.pattern.capacity, parts);
   const int rows = rows_per_warp<T>(g, w.pattern.capacity);
-  if (rows == 12) return run<T, Index, kBackwards, 12>(y, w, x, g, bias, relu, cells, block, stream);
   if (rows == 8) return run<T, Index, kBackwards, 8>(y, w, x, g, bias, relu, cells, block, stream);
   return run<T, Index, kBackwards, 4>(y, w, x, g, bias, relu, cells, block, stream);
 }

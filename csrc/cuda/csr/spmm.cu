@@ -14,17 +14,19 @@
 //
 // The limit is shared memory, at 128 bytes a clock: every multiplication reads its x from there.
 //   an entry     for 128 tokens of float: 512 bytes, 4 clocks, while the 4 FMA instructions take 1. The entry itself comes by
-//                the same pipe, 16 bytes for all lanes and for 2 entries: 1/2 clock if a broadcast is free. 4 / 4.5 = 89 %
-//   a cell       (a row's entries in a stage) 1 clock to find it, and 1/4 for a last group that is half empty every other time
+//                the same pipe, 16 bytes for all lanes and for 2 entries: a broadcast that takes as long as 4 wavefronts, so 2
+//                clocks. 4 / 6 = 67 %
+//   a cell       (a row's entries in a stage) 1 clock to find it, and 1 for a last group that is half empty every other time
 //   a part of x  256 clocks for 32 KB. Blocks are 256 rows high to pay this, and the reading of x from L2, rarely
-// For 4096 x 4096 floats in stages of 192 columns, of the bound of shared memory: 85 % at 90 % zeros (a stage has 4915 entries,
-// 19661 of 23206 clocks), 81 % at 95 %, 71 % at 98 %; less what warps wait for the slowest of them at the end of a stage, which
-// has 1.09, 1.14 and 1.23 of the entries of the average. Stages of one part would reach 82, 77 and 61 %: a cell would have 1.3
-// entries at 98 % zeros, and every fourth none. L2 would allow more: x is read rows / 256 times.
+// For 4096 x 4096 floats in stages of 192 columns, of the bound of shared memory: 64 % at 90 % zeros (a stage has 4915 entries,
+// 19661 of 30771 clocks), 61 % at 95 %, 55 % at 98 %; less what warps wait for the slowest of them at the end of a stage, which
+// has 1.09, 1.14 and 1.23 of the entries of the average. An H200 reached 53, 45 and 28 % (docs/gpu-kernels.md). Stages of one
+// part would allow 62, 58 and 48 %: a cell would have 1.3 entries at 98 % zeros, and every fourth none. L2 would allow more: x
+// is read rows / 256 times.
 // As warps wait at every stage, a long row is not cut into runs of columns, which would make as many stages late: a warp's part
 // of it is a sixteenth of each cell. Four full rows take 768 + 3456 clocks of a stage; where none is split, 128 blocks leave at
 // once (docs/gpu-kernels.md has the balance of several patterns).
-// Of 16-bit types an entry takes 2 clocks of shared memory, but 3.75 to issue 15 instructions: conversion to float limits.
+// Of 16-bit types an entry takes 3 clocks of shared memory, but 3.75 to issue 15 instructions: conversion to float limits.
 #include "cuda/csr/spmm_cells.cuh"
 
 namespace spx::cuda::csr {

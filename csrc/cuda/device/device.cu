@@ -13,9 +13,8 @@
 namespace spx::cuda {
 namespace {
 
-// sm_90a_shared is sm_90a with the second form of a kernel that has two, for comparison (nm24/gemm_wgmma.cuh).
-enum Isa { kSm80, kSm90a, kSm90aShared, kIsas };
-constexpr const char* kNames[] = {"sm_80", "sm_90a", "sm_90a_shared"};
+enum Isa { kSm80, kSm90a, kIsas };
+constexpr const char* kNames[] = {"sm_80", "sm_90a"};
 
 // Kernels for sm_80 run everywhere; those for sm_90a on compute capability 9.0 alone.
 bool available(int isa) {
@@ -39,7 +38,7 @@ Isa& chosen() {
     const char* name = getenv("SPARSE_EXT_CUDA_ISA");
     const int wish = name ? find_available(name) : kIsas;
     if (wish < kIsas) return static_cast<Isa>(wish);
-    return available(kSm90aShared) ? kSm90aShared : kSm80;
+    return available(kSm90a) ? kSm90a : kSm80;
   }();
   return isa;
 }
@@ -54,8 +53,7 @@ bool use_isa(const char* name) {
   return isa < kIsas;
 }
 
-bool uses_sm_90a() { return chosen() != kSm80 && available(kSm90a); }
-bool weight_in_shared_memory() { return chosen() == kSm90aShared; }
+bool uses_sm_90a() { return chosen() == kSm90a && available(kSm90a); }
 
 // The runtime answers this without asking the device.
 int64_t shared_bytes_per_block() {

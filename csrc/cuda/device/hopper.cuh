@@ -139,29 +139,12 @@ __device__ __forceinline__ void wgmma_64x256x16(WarpgroupSums& d, uint64_t a, ui
 #undef SPX_WGMMA
 }
 
-// Starts d += a b on the sparse tensor cores. a is 64 x 32 elements of T; its 64 x 16 stored ones are given in registers. b is
-// 32 x 256, by a transposed_descriptor. Lane 4 * i + j of warp w of the warpgroup holds:
-//   a      rows 16w + i, 16w + i + 8, the same again    stored columns 2j and 2j + 1; in the last two words 2j + 8 and 2j + 9
-//   codes  see nm24_metadata; the instruction reads those of lanes with j / 2 = kSelector
-// These registers are operands, too: wgmma_fence comes between writing them and the product, and they stay unchanged until
-// wgmma_wait. The second form reads the stored elements from shared memory, by a transposed_descriptor.
-template <class T, int kSelector>
-__device__ __forceinline__ void wgmma_sp_64x256x32(WarpgroupSums& d, const uint32_t (&a)[4], uint64_t b,
-                                                   const uint32_t& codes) {
-#define SPX_WGMMA(type) /* as above; b with its steps contiguous */                           \
-  asm volatile("wgmma.mma_async.sp.sync.aligned.m64n256k32.f32." type "." type " " SPX_PLACES \
-               "{%128, %129, %130, %131}, %132, %133, %134, 1, 1, 1, 0;"                      \
-               : SPX_SUMS                                                                     \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(codes), "n"(kSelector))
-  if constexpr (std::is_same_v<T, bf16>)
-    SPX_WGMMA("bf16");
-  else
-    SPX_WGMMA("f16");
-#undef SPX_WGMMA
-}
+// Starts d += a b on the sparse tensor cores. a is 64 x 32 elements of T, of which 64 x 16 are stored; b is 32 x 256. Both are
+// given by a transposed_descriptor. codes: see nm24_metadata; the instruction reads those of lanes with j / 2 = kSelector. This
+// register is an operand, too: wgmma_fence comes between writing it and the product, and it stays unchanged until wgmma_wait.
 template <class T, int kSelector>
 __device__ __forceinline__ void wgmma_sp_64x256x32(WarpgroupSums& d, uint64_t a, uint64_t b, const uint32_t& codes) {
-#define SPX_WGMMA(type) /* both with their steps contiguous */                                \
+#define SPX_WGMMA(type) /* as above; both with their steps contiguous */                      \
   asm volatile("wgmma.mma_async.sp.sync.aligned.m64n256k32.f32." type "." type " " SPX_PLACES \
                "%128, %129, %130, %131, 1, 1, 1, 0, 0;"                                       \
                : SPX_SUMS                                                                     \
@@ -214,8 +197,6 @@ namespace spx::cuda {
 
 // Whether kernels for sm_90a are to be used: chosen (use_isa), in this binary, and for the current device.
 bool uses_sm_90a();
-// Which form of nm24_gemm for sm_90a: the one for comparison.
-bool weight_in_shared_memory();
 
 // Describes `m`, in boxes of `rows` rows and kWidth bytes, to TMA. Its address and its rows are multiples of 16 bytes, and it
 // is not empty.

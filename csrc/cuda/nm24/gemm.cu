@@ -10,9 +10,7 @@ namespace spx::cuda::nm24 {
 template <class T>
 Status nm24_gemm(DenseView<T> y, Nm24View<const T> w, DenseView<const T> x, const T* bias, bool relu, void*, Stream stream) {
   if constexpr (sizeof(T) == sizeof(uint16_t)) {
-    if (fits_wgmma(w.rows, w.cols, x.rows) && uses_sm_90a())
-      return weight_in_shared_memory() ? nm24_gemm_wgmma<T, true>(y, w, x, bias, relu, stream)
-                                       : nm24_gemm_wgmma<T, false>(y, w, x, bias, relu, stream);
+    if (fits_wgmma(w.rows, w.cols, x.rows) && uses_sm_90a()) return nm24_gemm_wgmma<T>(y, w, x, bias, relu, stream);
     return nm24_gemm_mma(y, w, x, bias, relu, stream);
   } else {
     return cudaErrorNotSupported;

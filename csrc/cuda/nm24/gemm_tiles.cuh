@@ -13,22 +13,20 @@ constexpr int kWgmmaCols = 64;
 constexpr int kClusterBlocks = 4;
 constexpr int kStages = 4;
 
-// A stage holds a box of x, a quarter of it loaded by each block. With kShared it also holds a narrow box of the weight's
-// values: 32 of 64 columns are stored.
+// A stage holds a box of x, a quarter of it loaded by each block, and a narrow box of the weight's values: 32 of 64 columns are
+// stored.
 constexpr int kQuarterTokens = kWgmmaTokens / kClusterBlocks;
 constexpr int kQuarterBytes = kQuarterTokens * kBoxWidth;
 constexpr int kTokenBytes = kWgmmaTokens * kBoxWidth;
 constexpr int kWeightBytes = kWgmmaRows * kNarrowBoxWidth;
 static_assert(kWgmmaCols * sizeof(uint16_t) == kBoxWidth && kWgmmaCols * sizeof(uint16_t) / 2 == kNarrowBoxWidth);
-template <bool kShared>
-constexpr int kStageBytes = kTokenBytes + (kShared ? kWeightBytes : 0);
+constexpr int kStageBytes = kTokenBytes + kWeightBytes;
 
 // Behind the stages each multiplying warp has a slab for its part of y, [token][16 rows]: 16 bytes of either half of the rows,
 // which are swapped every four tokens, so that any eight neighbours of one half lie in different banks.
 constexpr int kSlabTokenWords = 8;
 constexpr int kWarpSlabWords = kWgmmaTokens * kSlabTokenWords;
-template <bool kShared>
-constexpr int kWgmmaSharedBytes = kStages * kStageBytes<kShared> + kMultipliers * 4 * kWarpSlabWords * 4;
+constexpr int kWgmmaSharedBytes = kStages * kStageBytes + kMultipliers * 4 * kWarpSlabWords * 4;
 __device__ inline int slab_place(int token, int half) { return token * kSlabTokenWords + (half ^ (token / 4 % 2)) * 4; }
 
 // Clusters take panels of this many clusters' rows from the first token to the last: the 32 that run at a time read 4096 rows
@@ -56,30 +54,24 @@ struct WgmmaTile {
   }
 };
 
-// Steps are numbered through all tiles of a cluster. kShared: the values of the weight pass through the stages, too.
-template <bool kShared>
-using Steps = Pipeline<uint32_t, kStages, kStageBytes<kShared>, kClusterBlocks, kMultipliers * kWarpgroup / kWarp>;
+// Steps are numbered through all tiles of a cluster.
+using Steps = Pipeline<uint32_t, kStages, kStageBytes, kClusterBlocks, kMultipliers * kWarpgroup / kWarp>;
 
-// One thread: loads a step of a tile, and for all blocks this one's quarter of x. weight describes the values of w, for
-// kShared.
-template <bool kShared>
-__device__ void load_step(const Steps<kShared>& stages, const CUtensorMap& x, const CUtensorMap& weight, unsigned step,
-                          const WgmmaTile& tile, unsigned col) {
+// One thread: loads a step of a tile, and for all blocks this one's quarter of x. weight describes the values of w.
+__device__ inline void load_step(const Steps& stages, const CUtensorMap& x, const CUtensorMap& weight, unsigned step,
+                                 const WgmmaTile& tile, unsigned col) {
   const unsigned quarter = blockIdx.x % kClusterBlocks;
   const Shared<Barrier> loaded = stages.begin_load(step);
   tma_load(stages.at(step, quarter * kQuarterBytes), x, static_cast<int>(tile.token0 + quarter * kQuarterTokens),
-           static_cast<int>(col), loaded, Steps<kShared>::kAllBlocks);
-  if constexpr (kShared)
-    tma_load(stages.at(step, kTokenBytes), weight, static_cast<int>(tile.row0), static_cast<int>(col / 2), loaded);
+           static_cast<int>(col), loaded, Steps::kAllBlocks);
+  tma_load(stages.at(step, kTokenBytes), weight, static_cast<int>(tile.row0), static_cast<int>(col / 2), loaded);
 }
 
 // The operands of a step in shared memory: x, and 64 rows of the weight for each warpgroup.
-template <bool kShared>
-__device__ uint64_t tokens_of(const Steps<kShared>& stages, unsigned step) {
+__device__ inline uint64_t tokens_of(const Steps& stages, unsigned step) {
   return transposed_descriptor(shared_address(stages.memory)) + descriptor_offset(stages.offset(step));
 }
-template <bool kShared>
-__device__ uint64_t weight_of(const Steps<kShared>& stages, unsigned step, int warpgroup) {
+__device__ inline uint64_t weight_of(const Steps& stages, unsigned step, int warpgroup) {
   return transposed_descriptor<kNarrowBoxWidth>(shared_address(stages.memory)) +
          descriptor_offset(stages.offset(step) + kTokenBytes + warpgroup * 64 * kNarrowBoxWidth);
 }
