@@ -59,7 +59,7 @@ def csr_conv2d(
     groups: int = 1,
     activation: Literal["relu"] | None = None,
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv2d` with a sparse weight. On a CPU it skips the zeros; on CUDA it writes the weight out.
+    """`torch.nn.functional.conv2d` with a sparse weight, whose zeros are skipped.
 
     The convolution is direct: no column matrix (im2col) is made. Sizes are a number, or a pair of height and width.
 
