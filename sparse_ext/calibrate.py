@@ -178,8 +178,7 @@ def measured(size: Size | Images, dtype: torch.dtype, device: str, budget_s: flo
     threads, densities = {"threads": torch.get_num_threads()} if device == "cpu" else {}, DENSITIES[device]
     ways: list[tuple[Callable[..., Functions], Callable[[dict[str, float]], dict[str, float]]]]
     if isinstance(size, Images):
-        names = auto_conv.FORWARD, auto_conv.GRAD_INPUT, auto_conv.GRAD_WEIGHT
-        ways = [(contenders_conv, lambda seconds: _crossings(names, seconds, densities))]
+        ways = [(contenders_conv, lambda seconds: _crossings(auto_conv.PRODUCTS, seconds, densities))]
     else:
         ways = [(contenders, partial(crossings, densities=densities)), (contenders_nm24, crossings_nm24)]
     for make, evaluate in ways:

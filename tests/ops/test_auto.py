@@ -7,6 +7,7 @@ import torch
 
 from sparse_ext.ops import auto
 from sparse_ext.ops.auto import Policy, Row
+from sparse_ext.ops.csr import auto_conv
 from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
 
 CPU = torch.device("cpu")
@@ -101,5 +102,5 @@ def test_the_table_that_ships():
     assert auto.STORAGE in {product for *_, product in table}
     for (device, _, product), rows in table.items():
         assert device in auto.CPUS or re.fullmatch(r"cuda \d+\.\d", device)
-        assert product in (*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT)
-        assert all(row.density > 0 for row in rows if product not in (FORWARD, GRAD_INPUT))
+        assert product in (*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT, *auto_conv.PRODUCTS)
+        assert all(row.density > 0 for row in rows if product in (*auto.PRODUCTS, auto.STORAGE))

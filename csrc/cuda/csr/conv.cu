@@ -8,8 +8,9 @@
 //         shared memory, halo and all (conv_feed.cuh)
 // Only entries of the pattern are multiplied. Padding is multiplied as zeros: an infinite weight makes NaN of it.
 //
-// The limit is shared memory, as of csr_spmm_kernel: an entry reads 128 pixels of 4 bytes, at 128 bytes a clock. They come by 4
-// loads in place of one, which take as long; but an entry also takes 4 additions of addresses: 12 of 16 instructions in 4 clocks.
+// The limit is shared memory, as of csr_spmm_kernel: an entry reads 128 pixels of 4 bytes, at 128 bytes a clock. They come
+// by 4 loads in place of one, which take as long. But an entry also takes 4 additions of addresses: 12 instructions, of 16
+// in 4 clocks.
 #include <cmath>
 
 #include "cuda/csr/conv_cells.cuh"

@@ -17,7 +17,7 @@ from .conv import WINDOW, IsDense, Sizes, Window, convolve, convolve_grad_weight
 from .kernels import count_entries
 
 # Products in the table.
-FORWARD, GRAD_INPUT, GRAD_WEIGHT = "conv2d", "conv2d_t", "conv2d_grad_weight"
+PRODUCTS = FORWARD, GRAD_INPUT, GRAD_WEIGHT = "conv2d", "conv2d_t", "conv2d_grad_weight"
 
 
 def _chooser(product: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> IsDense:
