@@ -18,6 +18,7 @@ from torch import nn
 
 import sparse_ext as sx
 from sparse_ext.methods import LayerNumbers, Method, Switch, Time
+from sparse_ext.nn import sparse_layers
 from sparse_ext.ops import layout_named, operands_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -80,13 +81,14 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Arm:
-    """One contender: method None is the dense network."""
+    """One contender: method None is the dense network, sparsity None the task's."""
 
     name: str
     method: Any = None
     steps: int = 0
     lr: float = 0.0
     layout: str = "auto"
+    sparsity: float | None = None
 
 
 @dataclass
@@ -112,11 +114,15 @@ class Result:
     curve: list[tuple[int, float, float]]
 
 
+def zeros_of(task: Task, arm: Arm) -> float:
+    return task.sparsity if arm.sparsity is None else arm.sparsity
+
+
 def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.Sparsifier | None]:
     """Model and optimizer; the three lines that make them sparse are here."""
     model = task.model()
     if arm.method is not None:
-        sparsity = None if arm.layout == "2:4" else task.sparsity
+        sparsity = None if arm.layout == "2:4" else zeros_of(task, arm)
         sx.sparsify_(model, sparsity, layout=arm.layout, method=arm.method, init=task.init, exclude=task.exclude)
     optimizer = task.optimizer(model, arm.lr)
     if arm.method is None:
@@ -263,7 +269,7 @@ def _state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 def _index_bytes(model: nn.Module) -> int:
     """The sparse layers' patterns, and what kernels read of them, each tensor once."""
-    layers = [module for module in model.modules() if isinstance(module, sx.SparseLinear)]
+    layers = sparse_layers(model).values()
     operands = [operands_of(layout_named(layer.layout), layer.pattern) for layer in layers]
     tensors = {t.data_ptr(): t for group in (*(layer.buffers() for layer in layers), *operands) for t in group}
     return sum(t.nbytes for t in tensors.values())

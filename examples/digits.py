@@ -34,6 +34,7 @@ class Digits(Task):
     nm24_lr: float = 0.1
     update_interval: int = 16
     batch: int = 128
+    whole_epochs: bool = False  # with the smaller batch that is left over
     width: int = 512
 
     def model(self) -> nn.Module:
@@ -63,7 +64,7 @@ class Digits(Task):
         generator = torch.Generator().manual_seed(seed)
         while True:
             for part in torch.randperm(len(x), generator=generator).split(self.batch):
-                if len(part) == self.batch:
+                if self.whole_epochs or len(part) == self.batch:
                     yield x[part], y[part]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -89,12 +89,21 @@ def table(task: Task, arms: dict[str, Summary], kind: str) -> Table:
 def nm24_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
     """The same of the 2:4 arms."""
     dense, *others = arms.values()
-    sign = 1 if task.higher_is_better else -1
     for other in others:
-        leads = [sign * (own - against) for own, against in zip(other.scores, dense.scores, strict=True)]
-        near = mean(leads) > (-1.0 if task.higher_is_better else -0.1)
+        ahead, text = lead(task, other, dense)
+        near = ahead > (-1.0 if task.higher_is_better else -0.1)
         bar = "1 point" if task.higher_is_better else "0.1 bits"
-        yield near, f"{other.arm} is within {bar} of dense: {mean(leads):+.3g} {task.metric} {_spread(leads)}"
+        yield near, f"{other.arm} is within {bar} of dense: {text}"
+
+
+def cnn_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
+    """The same of the convolutional network's arms."""
+    dense, *near, static, rigl = arms.values()
+    for arm in near:
+        ahead, text = lead(task, arm, dense)
+        yield ahead >= -0.5, f"{arm.arm}, is within half a point of dense: {text}"
+    ahead, text = lead(task, rigl, static)
+    yield ahead > 0, f"{rigl.arm}, is ahead of the static pattern: {text}"
 
 
 def csr_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
@@ -102,22 +111,28 @@ def csr_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str
     dense, short, equal_seconds, static, rigl = arms.values()
     slowest = max(static.step_s, rigl.step_s)
     yield slowest < dense.step_s, f"a sparse step takes less time than a dense one: {dense.step_s / slowest:.2f}x as fast"
-    sign = 1 if task.higher_is_better else -1
     others = (
         (static, "the static pattern"),
         (short, "dense training with the same FLOPs"),
         (equal_seconds, f"dense training that takes as long ({equal_seconds.train_s:.0f} s, and RigL {rigl.train_s:.0f} s)"),
     )
     for other, what in others:
-        leads = [sign * (own - its) for own, its in zip(rigl.scores, other.scores, strict=True)]
-        yield mean(leads) > 0, f"RigL is ahead of {what}: {mean(leads):+.3g} {task.metric} {_spread(leads)}"
+        ahead, text = lead(task, rigl, other)
+        yield ahead > 0, f"RigL is ahead of {what}: {text}"
 
 
-def _spread(leads: list[float]) -> str:
-    """How sure a lead is; the arms of a seed share data and order, so leads are compared seed by seed."""
+def lead(task: Task, one: Summary, other: Summary) -> tuple[float, str]:
+    """By how much one arm is better than another, and how sure that is.
+
+    The arms of a seed share data and order, so they are compared seed by seed.
+    """
+    sign = 1 if task.higher_is_better else -1
+    leads = [sign * (own - its) for own, its in zip(one.scores, other.scores, strict=True)]
+    text = f"{mean(leads):+.3g} {task.metric}"
     if len(leads) == 1:
-        return "(one seed: no spread known)"
-    return f"(± {stdev(leads):.2g} from seed to seed, ahead in {sum(lead > 0 for lead in leads)} of {len(leads)})"
+        return leads[0], f"{text} (one seed: no spread known)"
+    ahead = sum(by > 0 for by in leads)
+    return mean(leads), f"{text} (± {stdev(leads):.2g} from seed to seed, ahead in {ahead} of {len(leads)})"
 
 
 def notes(task: Task) -> str:

@@ -1,7 +1,9 @@
 """The README tells the truth: its examples run, and its table is the one that its checked-in results give."""
 
+import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -26,6 +28,14 @@ def test_table_is_that_of_its_rows():
     from bench.report import load, table
 
     assert found.group(2).strip() == table(load(ROOT / found.group(1))).strip()
+
+
+def test_accuracies_are_those_of_their_rows():
+    scores = {}
+    for row in map(json.loads, (ROOT / "bench/results/digits-cnn.jsonl").read_text().splitlines()):
+        scores.setdefault(row["arm"], []).append(row["score"])
+    for arm, of_seeds in scores.items():
+        assert f"{mean(of_seeds):.2f} ± {stdev(of_seeds):.2f}" in README, arm
 
 
 def test_links_lead_somewhere():

@@ -172,7 +172,8 @@ def _sparse_twin(layer: Any, density: float, layout: str, method: Any, init: str
     if not dense.is_meta:
         twin.to_empty(device=dense.device)
         if init == "masked":
-            twin.set_matrix_(dense, twin.random_pattern().mask() if twin.chosen_by is None else None)
+            mask = twin.random_pattern().mask().view(dense.shape) if twin.chosen_by is None else None
+            twin.set_matrix_(dense, mask)
         else:
             twin.reset_parameters()
         if twin.bias is not None:

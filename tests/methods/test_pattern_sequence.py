@@ -25,10 +25,18 @@ OPTIMIZERS = {
 
 
 def dense_mlp():
-    torch.manual_seed(0)
     a, b, c, d = WIDTHS
-    model = nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, c), nn.ReLU(), nn.Linear(c, d))
-    return model.double()
+    return nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, c), nn.ReLU(), nn.Linear(c, d))
+
+
+def dense_cnn():
+    """On the same inputs as images of 3 x 4 pixels."""
+    first = nn.Conv2d(1, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10), nn.ReLU(inplace=True)
+    second = nn.Conv2d(10, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+    return nn.Sequential(nn.Unflatten(1, (1, 3, 4)), *first, *second, nn.Flatten(), nn.Linear(32, WIDTHS[-1]))
+
+
+NETWORKS = {"mlp": dense_mlp, "cnn": dense_cnn}
 
 
 def data(step):
@@ -85,10 +93,12 @@ class MaskedTraining:
         self.masks[name] = new.view_as(weight)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", GROWTH)
-def test_pattern_sequence_equals_a_masked_dense_model(name, optimizer):
-    sparse = dense_mlp()
+def test_pattern_sequence_equals_a_masked_dense_model(name, optimizer, network):
+    torch.manual_seed(0)
+    sparse = NETWORKS[network]().double()
     sx.sparsify_(sparse, 0.75, distribution="erk")
     layers = sparse_layers(sparse)
     kind = sx.METHODS[name]

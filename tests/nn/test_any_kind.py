@@ -64,6 +64,14 @@ def test_activations_in_place_and_frozen_inputs(kind):
     torch.testing.assert_close(layer.bias.grad, twin.bias.grad, **CLOSE)
 
 
+@pytest.mark.parametrize(("kind", "layout"), EVERY)
+def test_masked_layers_begin_with_the_dense_values(kind, layout):
+    dense = KINDS[kind].made_dense()
+    (layer,) = sparsify_(nn.Sequential(dense), layout=layout, init="masked")
+    assert torch.equal(layer.dense_weight(), dense.weight.detach() * layer.mask())
+    assert torch.equal(layer.bias, dense.bias)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_conversion_keeps_mode_dtype_and_frozen_parameters(kind):
     dense = KINDS[kind].made_dense(dtype=torch.float64).eval()

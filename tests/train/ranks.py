@@ -11,30 +11,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import children
+import sharded
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
-from training import DENSE_WEIGHT, OPTIMIZERS, backward, batch, chosen_layer, everything, method_named, mlp, positions, push
+from training import DENSE_WEIGHT, KINDS, OPTIMIZERS, backward, batch, chosen_layer, method_named, mlp, patterns, push, trainer
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
 
 ONE = [[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]]  # entries at 0, 1, 4, 5
 STEPS = 13
-
-
-def trainer(model, method="rigl", kind="adamw", **kwargs):
-    optimizer = OPTIMIZERS[kind](model.parameters())
-    method = method_named(method, update_interval=3, drop_fraction=0.4, t_end=1.0)
-    return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
-
-
-def patterns(model):
-    """The positions of every layer, in one list."""
-    return [positions(layer).tolist() for layer in sparse_layers(model).values()]
 
 
 def gradients_that_cancel(rank):
@@ -105,32 +93,49 @@ def a_dense_weight_after_ddp(rank):
     sx.Sparsifier(model, OPTIMIZERS["adamw"](model.parameters()), sx.FST(), total_steps=9)
 
 
-def half_batches(rank):
-    """float64: as one process with the whole batch (the test trains that one)."""
-    model = DDP(mlp(dtype=torch.float64))
-    optimizer, sparsifier = trainer(model)
-    found = []
-    for step in range(1, STEPS):
-        x, y = batch(step, dtype=torch.float64)
-        nn.functional.cross_entropy(model(x.chunk(2)[rank]), y.chunk(2)[rank]).backward()
-        optimizer.step()
-        sparsifier.step()
-        optimizer.zero_grad()
-        found.append(patterns(model))
+def half_at_once(model, x, y):
+    nn.functional.cross_entropy(model(x), y).backward()
+
+
+def quarters(model, x, y):
+    """Two micro-batches, of which only the second waits for the other rank."""
+    (first, second), (labels, others) = x.chunk(2), y.chunk(2)
+    with model.no_sync():
+        (nn.functional.cross_entropy(model(first), labels) / 2).backward()
+    (nn.functional.cross_entropy(model(second), others) / 2).backward()
+
+
+def half_batches(rank, add_gradients=half_at_once):
+    """float64: as one process with the whole batch (the test trains that one); {kind of layer: patterns}."""
+    found = {kind: [] for kind in KINDS}
+    for kind, history in found.items():
+        model = DDP(mlp(dtype=torch.float64, kind=kind))
+        optimizer, sparsifier = trainer(model)
+        for step in range(1, STEPS):
+            x, y = batch(step, dtype=torch.float64)
+            add_gradients(model, x.chunk(2)[rank], y.chunk(2)[rank])
+            optimizer.step()
+            sparsifier.step()
+            optimizer.zero_grad()
+            history.append(patterns(model))
     return found
 
 
 def accumulation_without_sync(rank):
     """As above, each half in two micro-batches."""
-    model = DDP(mlp(dtype=torch.float64))
+    return half_batches(rank, quarters)
+
+
+def convolutions_with_batchnorm(rank):
+    """Other images on each rank, and so other statistics."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.Conv2d(16, 8, 2, stride=2)
+    norms = (nn.BatchNorm2d(16), nn.ReLU(inplace=True)), (nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+    model = DDP(sx.sparsify_(nn.Sequential(nn.Unflatten(1, (1, 3, 4)), first, *norms[0], second, *norms[1], nn.Flatten()), 0.8))
     optimizer, sparsifier = trainer(model)
     found = []
     for step in range(1, STEPS):
-        x, y = batch(step, dtype=torch.float64)
-        parts = list(zip(x.chunk(2)[rank].chunk(2), y.chunk(2)[rank].chunk(2), strict=True))
-        with model.no_sync():
-            (nn.functional.cross_entropy(model(parts[0][0]), parts[0][1]) / 2).backward()
-        (nn.functional.cross_entropy(model(parts[1][0]), parts[1][1]) / 2).backward()
+        backward(model, step + 100 * rank)
         optimizer.step()
         sparsifier.step()
         optimizer.zero_grad()
@@ -225,59 +230,13 @@ def state_moves_between_ddp_and_plain(rank):
     return [layer.name for layer in sparsifier.report().layers]
 
 
-def sharded(model):
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in sparse_layers(model).values():
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
-def fsdp_static(rank):
-    """Both ranks see the same batch, so the mean gradient is exact: the unsharded run, bit for bit."""
-    results = []
-    for wrap in (lambda model: model, sharded):
-        model = wrap(mlp())
-        assert (type(model[0].weight.data).__name__ == "DTensor") == (wrap is sharded)
-        optimizer = OPTIMIZERS["adamw"](model.parameters())
-        sparsifier = sx.Sparsifier(model, optimizer, sx.Static(), total_steps=100)
-        for step in range(1, 8):
-            backward(model, step)
-            optimizer.step()
-            assert not sparsifier.step()
-            optimizer.zero_grad()
-        values = everything(model, optimizer)
-        results.append({k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in values.items()})
-        sizes = {name: layer.weight.data for name, layer in sparse_layers(model).items()}
-    local = sizes["0"].to_local().numel()
-    return results, local, str(sparsifier.report())
-
-
-def fsdp_rigl(rank):
-    model = sharded(mlp())
-    trainer(model)
-
-
-def fsdp_set(rank):
-    model = sharded(mlp())
-    trainer(model, "set")
-
-
-def fsdp_afterwards(rank):
-    """Sharded behind the Sparsifier's back; its optimizer still holds the old parameters."""
-    model = mlp()
-    _, sparsifier = trainer(model, "set")
-    sharded(model)
-    for _ in range(10):
-        sparsifier.step()
-
-
 SCENARIOS = {
     f.__name__: f
     for f in (
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
-        two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds, different_seeds,
-        no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, fsdp_static, fsdp_rigl,
-        fsdp_set, fsdp_afterwards, compiled_before_ddp,
+        convolutions_with_batchnorm, two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds,
+        different_seeds, no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, compiled_before_ddp,
+        *sharded.SCENARIOS,
     )
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import children
 import pytest
 import ranks
 import torch
-from training import assert_same, backward, mlp
+from training import KINDS, assert_same, backward, mlp, patterns, trainer
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -72,16 +72,22 @@ def test_a_packed_weight_cannot_become_dense_under_ddp(outcomes):
 
 
 @pytest.mark.parametrize("name", ["half_batches", "accumulation_without_sync"])
-def test_two_ranks_train_as_one_process_does(outcomes, name):
-    found = equal(outcomes, name)
-    model = mlp(dtype=torch.float64)
-    optimizer, sparsifier = ranks.trainer(model)
-    for step, patterns in enumerate(found, 1):
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_train_as_one_process_does(outcomes, name, kind):
+    found = equal(outcomes, name)[kind]
+    model = mlp(dtype=torch.float64, kind=kind)
+    optimizer, sparsifier = trainer(model)
+    for step, expected in enumerate(found, 1):
         backward(model, step)
         optimizer.step()
         sparsifier.step()
         optimizer.zero_grad()
-        assert ranks.patterns(model) == patterns, f"step {step}"
+        assert patterns(model) == expected, f"step {step}"
+    assert len({str(pattern) for pattern in found}) == 5
+
+
+def test_convolutions_with_batchnorm_agree(outcomes):
+    assert len({str(pattern) for pattern in equal(outcomes, "convolutions_with_batchnorm")}) == 5
 
 
 def test_random_growth_agrees_without_communication(outcomes):

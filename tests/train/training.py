@@ -178,6 +178,11 @@ def masks(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: layer.mask() for name, layer in sparse_layers(model).items()}
 
 
+def patterns(model: nn.Module) -> list[list[int]]:
+    """The positions of every layer."""
+    return [positions(layer).tolist() for layer in sparse_layers(model).values()]
+
+
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Copies of all that training changes, by name."""
     found = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -243,6 +248,13 @@ def single(lr=0.0, **kwargs):
 def rigl(model, kind="sgd", interval=3, **kwargs):
     optimizer = OPTIMIZERS[kind](model.parameters())
     method = sx.RigL(drop_fraction=0.4, update_interval=interval, t_end=1.0)
+    return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
+
+
+def trainer(model, method="rigl", kind="adamw", **kwargs):
+    """As above, by any method."""
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    method = method_named(method, update_interval=3, drop_fraction=0.4, t_end=1.0)
     return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=100, **kwargs)
 
 
