@@ -23,7 +23,7 @@ def check_sparsity(sparsity: float) -> float:
 
 
 def storage(
-    layout: str, positions: int, sparsity: float | None, dtype: torch.dtype | None, device: torch.device | str | None
+    layout: str, product: Product, sparsity: float | None, dtype: torch.dtype | None, device: torch.device | str | None
 ) -> Choice:
     """(chosen, reason): the layout of a new layer for which this one was asked. None: the layout's, and PyTorch's, default.
 
@@ -32,7 +32,8 @@ def storage(
     kind = layout_named(layout)
     density = 1.0 - check_sparsity(kind.pattern.SPARSITY if sparsity is None else sparsity)
     device = torch.get_default_device() if device is None else torch.device(device)
-    return kind.storage(positions, round(density * positions), dtype or torch.get_default_dtype(), device)
+    nnz = round(density * product.rows * product.cols)
+    return kind.storage(product, nnz, dtype or torch.get_default_dtype(), device)
 
 
 class SparseLayer(SparseWeight):
@@ -63,7 +64,7 @@ class SparseLayer(SparseWeight):
     ) -> None:
         super().__init__()
         rows, cols = product.rows, product.cols
-        stored = storage(layout, rows * cols, sparsity, dtype, device)
+        stored = storage(layout, product, sparsity, dtype, device)
         kind = layout_named(stored.chosen)
         kernels_of(kind, product)
         sparsity = kind.pattern.SPARSITY if sparsity is None else float(sparsity)

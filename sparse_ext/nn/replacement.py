@@ -83,7 +83,7 @@ class Replacement(SparseLayer):
         `to_empty` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`.
         """
         weight = dense.weight
-        stored = storage(layout, weight.numel(), sparsity, weight.dtype, weight.device)
+        stored = storage(layout, cls.product_of(dense), sparsity, weight.dtype, weight.device)
         arguments: dict[str, Any] = {name: getattr(dense, name) for name in cls.ARGUMENTS}
         layer = cls(
             **arguments, bias=dense.bias is not None, sparsity=sparsity, layout=stored.chosen, capacity=capacity,

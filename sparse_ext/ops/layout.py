@@ -59,8 +59,8 @@ class Layout(ABC):
         return False
 
     @classmethod
-    def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
-        """(chosen, reason): the name of the layout that shall store a new matrix of so many positions. By default, this one."""
+    def storage(cls, product: Any, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+        """(chosen, reason): the name of the layout that shall store a new weight of this product. By default, this one."""
         return Choice(cls.name, "as asked for")
 
     @classmethod

@@ -160,7 +160,10 @@ class Auto(Csr):
         return super().obstacle(product)
 
     @classmethod
-    def storage(cls, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+    def storage(cls, product: Product, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
+        positions = product.rows * product.cols
+        if isinstance(product, Conv2d):  # written out for torch, the weight costs little beside its pixels
+            return Choice(cls.name, "each product of a convolution skips the zeros, or writes them out, as was measured faster")
         if positions > MOST:
             return Choice(cls.name, f"more than {MOST} positions: too many for full length")
         return POLICY.storage(cls.name, "masked", positions, nnz, dtype, device)
