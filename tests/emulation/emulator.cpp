@@ -83,7 +83,7 @@ __attribute__((no_sanitize("address"))) void fiber_main() {
 #endif
   (*m.body)();
   Thread& self = m.threads[m.current];
-  if (!self.copies.empty()) fault("a thread ended before %zu copies of its own that it did not wait for", self.copies.size());
+  if (!self.copies.empty()) fault("a thread ended without waiting for its copies: %zu", self.copies.size());
   self.state = State::kExited;
   switch_fiber(self.fiber, m.scheduler, true);
   __builtin_unreachable();

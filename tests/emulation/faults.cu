@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/device/launch.cuh"
+#include "cuda/device/copy.cuh"
 
 namespace spx::cuda {
 namespace {
@@ -22,12 +22,25 @@ enum Fault {
   kDivergentShuffle,
   kShort,
   kGlobalOverrun,
-  kShortDynamic
+  kShortDynamic,
+  kNoWait,
+  kLeftCopy
 };
-const char* const kNames[] = {
-    "none",           "no_barrier",     "no_second_barrier", "no_warp_barrier",     "overrun",
-    "raw_overrun",    "unwritten",      "divergent_barrier", "left_before_barrier", "divergent_shuffle",
-    "part_of_a_warp", "global_overrun", "short_dynamic"};
+const char* const kNames[] = {"none",
+                              "no_barrier",
+                              "no_second_barrier",
+                              "no_warp_barrier",
+                              "overrun",
+                              "raw_overrun",
+                              "unwritten",
+                              "divergent_barrier",
+                              "left_before_barrier",
+                              "divergent_shuffle",
+                              "part_of_a_warp",
+                              "global_overrun",
+                              "short_dynamic",
+                              "no_wait",
+                              "left_copy"};
 constexpr int kFaults = sizeof kNames / sizeof *kNames;
 constexpr int kThreads = 128;
 constexpr int kBlocks = 3;
@@ -50,7 +63,9 @@ __global__ void faulty_kernel(float* out, const float* in) {
   const int thread = threadIdx.x, warp = thread / kWarp, lane = thread % kWarp;
   float sum = 0;
   for (int step = 0; step < kSteps; ++step) {
-    if (kFault != kUnwritten || thread != 40) tile[thread + (kFault == kOverrun ? 1 : 0)] = in[blockIdx.x * kThreads + thread];
+    const float* from = in + blockIdx.x * kThreads + thread;
+    if (kFault != kUnwritten || thread != 40) cp_async(tile + (thread + (kFault == kOverrun ? 1 : 0)), from);
+    if (kFault != kNoWait) cp_async_wait();
     if (kFault == kRawOverrun && thread == 0) raw<float>(tile)[kThreads] = 1;
     if (kFault != kNoBarrier) {
       if (kFault == kLeft && thread >= 100) return;
@@ -62,6 +77,7 @@ __global__ void faulty_kernel(float* out, const float* in) {
     sum = tile[kThreads - 1 - thread];
     if (kFault != kNoSecondBarrier) __syncthreads();
   }
+  if (kFault == kLeftCopy) cp_async(tile + thread, in + thread);
   if (kFault != kDivergentShuffle || lane != 3) sum = reduce_add(sum);
 
   if (lane == 0) counts[warp] = 0;

@@ -83,6 +83,8 @@ SEEN = {
     "left_before_barrier": ("divergent barrier",),
     "divergent_shuffle": ("divergent barrier",),
     "part_of_a_warp": ("blocks are 1-D, of whole warps",),
+    "no_wait": ("read of unwritten shared memory: `tile[",),
+    "left_copy": ("a thread ended without waiting for its copies: 1",),
 }
 
 
