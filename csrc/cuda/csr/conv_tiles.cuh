@@ -85,6 +85,7 @@ struct ConvTiles {
   // A part should have least_columns columns of the weight, or cells would have few entries.
   ConvTiles(const Conv2d& shape, bool backwards, int most_pixels, int part_elements, int least_columns)
       : ConvTiles(flattened(shape), backwards) {
+    if (!is_countable(shape)) return;
     // Fewer pixels only where the halo of all does not fit; rows without gaps where these would leave few channels to a part.
     for (int tried = most_pixels; tried >= 1 && !fits(); tried /= 2) {
       find_columns(tried, true, part_elements);
@@ -93,6 +94,7 @@ struct ConvTiles {
       find_columns(tried, false, part_elements);
       if (part_channels <= with_gaps.part_channels) *this = with_gaps;
     }
+    if (int64_t{pixel_tiles} * phases() * rows() > INT32_MAX) part_channels = 0;  // as many blocks, at most
   }
 
   bool fits() const { return part_channels > 0; }
@@ -116,6 +118,16 @@ struct ConvTiles {
   }
 
  private:
+  // Whether there is something to make, and 32 bits count it: its phases, and its cells at most.
+  bool is_countable(const Conv2d& c) const {
+    constexpr int64_t kMost = 1 << 30, kMostPhases = 1 << 12;
+    const int64_t reach_h = (c.kernel_h - 1) * c.dilation_h, reach_w = (c.kernel_w - 1) * c.dilation_w;
+    for (int64_t size : {reach_h, reach_w, c.stride_h, c.stride_w, c.dilation_h, c.dilation_w, c.pad_top, c.pad_left, c.batch})
+      if (size > kMost) return false;
+    const int64_t all_phases = int64_t{y.phases()} * x.phases();
+    return y.count() > 0 && x.count() > 0 && all_phases <= kMostPhases && rows() * all_phases * source_channels <= kMost;
+  }
+
   ConvTiles(const Conv2d& c, bool backwards)
       : y{axis(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.height, c.out_height, backwards)},
         x{axis(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.width, c.out_width, backwards)},

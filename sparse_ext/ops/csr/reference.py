@@ -93,7 +93,7 @@ def csr_conv2d_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, ker
     unfolded = met.new_zeros((dy.shape[0], groups * cols, met.shape[2]))
     terms = met[:, rows] * weight[: rows.numel(), None].to(dtype)
     unfolded.index_add_(1, _group_of(rows, row_count, groups) * cols + columns, terms)
-    if not unfolded.numel():
+    if not unfolded.numel() or 0 in size:
         return dy.new_zeros((dy.shape[0], groups * cols // math.prod(kernel_size), *size))
     return F.fold(unfolded, size, kernel_size, dilation, padding, stride).to(dy.dtype)
 

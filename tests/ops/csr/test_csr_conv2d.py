@@ -52,6 +52,9 @@ CASES = (
     Case((16, 24, 50, 60), 3, (3, 3), padding=(1, 1), density=0.05),  # chunks of rows
     Case((3, 4, 6, 6), 4, (3, 3), padding=(1, 1), density=0.0),
     Case((0, 3, 6, 6), 4, (3, 3), padding=(1, 1)),
+    Case((2, 3, 0, 5), 4, (1, 2), padding=(1, 0)),  # nothing but padding
+    Case((2, 3, 6, 7), 4, (2, 1), (2**40, 3)),  # a stride that nothing follows
+    Case((2, 3, 9, 8), 5, (1, 1), (3, 2)),
 )
 
 
