@@ -196,6 +196,8 @@ def convolve_t(
     dtype = check_dtype(op, backend, "dy", dy)
     _check_count(op, product, *size)
     shape_x = (batch, product.takes[1], *size)
+    if 0 in shape_x:
+        return dy.new_empty(shape_x)
     col_ptr, row_idx, slot = col_ptr.contiguous(), row_idx.contiguous(), slot.contiguous()
     check_range(op, col_ptr, row_idx, rows)
     dy, weight = ready(dy), ready(weight)
