@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
-from sparse_ext.timing import Timing, interleaved
+from sparse_ext.timing import Timing, interleaved, keep_memory
 
 from .bounds import bound_s
 from .cases import Case
@@ -69,6 +69,7 @@ def overhead(device: str) -> Iterator[dict[str, Any]]:
 
 def run(cases: list[Case], products: list[str], contenders: list[str], threads: list[int], out: Path, budget_s: float) -> None:
     """Measures the cases and appends their rows to `out`."""
+    keep_memory()
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a") as file:
         for count in threads:

@@ -24,7 +24,7 @@ from .ops import LAYOUTS, Conv2d, CsrPattern, Linear, MaskedPattern, Nm24Pattern
 from .ops.csr import auto_conv, conv, densified
 from .ops.nm24 import kernels as nm24
 from .ops.nm24.auto import FORWARD, GRAD_INPUT
-from .timing import interleaved
+from .timing import interleaved, keep_memory
 
 DENSITIES = {"cpu": (0.2, 0.3, 0.45, 0.6, 0.8), "cuda": (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)}
 UNPACKED_AT = 0.5  # the time of unpacking hardly depends on the density
@@ -64,6 +64,11 @@ class Images(NamedTuple):
     @property
     def tokens(self) -> int:
         return self.batch * self.side**2
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """As the table calls them: forward, input gradient, weight gradient."""
+        return tuple(auto_conv.in_table(name, (self.kernel, self.kernel)) for name in auto_conv.PRODUCTS)
 
     def __str__(self) -> str:
         return f"{self.channels} channels, {self.kernel} x {self.kernel}, {self.batch} x {self.side} x {self.side}"
@@ -118,9 +123,10 @@ def contenders_conv(size: Images, dtype: torch.dtype, device: str) -> Functions:
         forward = densely, weight, *views[:2], made.cols, x, None, made.window, False
         grad_input = densely, weight, *views, dy, shape[2:], made.window
         grad_weight = densely, *views[:2], made.cols, dy, x, made.window
-        found[f"{way} {auto_conv.FORWARD}"] = partial(conv.convolve, auto_conv.FORWARD, *forward)
-        found[f"{way} {auto_conv.GRAD_INPUT}"] = partial(conv.convolve_t, auto_conv.GRAD_INPUT, *grad_input)
-        found[f"{way} {auto_conv.GRAD_WEIGHT}"] = partial(conv.convolve_grad_weight, auto_conv.GRAD_WEIGHT, *grad_weight)
+        names = size.products
+        found[f"{way} {names[0]}"] = partial(conv.convolve, auto_conv.FORWARD, *forward)
+        found[f"{way} {names[1]}"] = partial(conv.convolve_t, auto_conv.GRAD_INPUT, *grad_input)
+        found[f"{way} {names[2]}"] = partial(conv.convolve_grad_weight, auto_conv.GRAD_WEIGHT, *grad_weight)
     return found
 
 
@@ -178,7 +184,7 @@ def measured(size: Size | Images, dtype: torch.dtype, device: str, budget_s: flo
     threads, densities = {"threads": torch.get_num_threads()} if device == "cpu" else {}, DENSITIES[device]
     ways: list[tuple[Callable[..., Functions], Callable[[dict[str, float]], dict[str, float]]]]
     if isinstance(size, Images):
-        ways = [(contenders_conv, lambda seconds: _crossings(auto_conv.PRODUCTS, seconds, densities))]
+        ways = [(contenders_conv, partial(_crossings, size.products, densities=densities))]
     else:
         ways = [(contenders, partial(crossings, densities=densities)), (contenders_nm24, crossings_nm24)]
     for make, evaluate in ways:
@@ -231,6 +237,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def calibrate(arguments: list[str]) -> None:
     """Measures, shows how far it is, and writes the table."""
     options = parse(arguments)
+    keep_memory()
     update(options.out, [])  # what cannot be written is known before the measurement
     threads = torch.get_num_threads()
     counts = options.threads or (sorted({1, threads}) if options.device == "cpu" else [threads])

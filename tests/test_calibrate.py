@@ -8,7 +8,6 @@ import pytest
 from sparse_ext import calibrate
 from sparse_ext.calibrate import Images, Size, crossing, crossings, update
 from sparse_ext.ops import auto
-from sparse_ext.ops.csr import auto_conv
 from sparse_ext.ops.nm24.auto import FORWARD, GRAD_INPUT
 
 
@@ -64,12 +63,15 @@ def test_a_run(monkeypatch, tmp_path, capsys):
     path = tmp_path / "crossover.json"
     calibrate.calibrate(["--seconds", "0", "--threads", "1", "2", "--dtypes", "float32", "--out", str(path)])
     table = auto.load(path)
-    convolutions = set(auto_conv.PRODUCTS)
+    convolutions = {name: k for k in (3, 1) for name in Images(4, k, 5).products}
     products = {*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT, *convolutions}
     assert {product for *_, product in table} == products
     for (*_, name), rows in table.items():
-        sizes = ((50, 144), (9, 64)) if name in convolutions else ((3, 256), (3, 1024))
+        of_kernel = {3: ((50, 144),), 1: ((9, 64),)}
+        sizes = of_kernel[convolutions[name]] if name in convolutions else ((3, 256), (3, 1024))
         assert [row[:3] for row in rows] == [(*size, threads) for threads in (1, 2) for size in sizes]
     out = capsys.readouterr()
-    assert f"{4 * len(products)} crossovers of {auto.device_name(calibrate.torch.device('cpu'))} in {path}" in out.out
+    assert (
+        f"{4 * 6 + 2 * len(convolutions)} crossovers of {auto.device_name(calibrate.torch.device('cpu'))} in {path}" in out.out
+    )
     assert "8/8" in out.err

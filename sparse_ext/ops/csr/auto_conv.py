@@ -6,6 +6,8 @@ operator chooses when it runs, as those of auto.py; in the table of ops/auto.py 
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..auto import POLICY
@@ -20,6 +22,11 @@ from .kernels import count_entries
 PRODUCTS = FORWARD, GRAD_INPUT, GRAD_WEIGHT = "conv2d", "conv2d_t", "conv2d_grad_weight"
 
 
+def in_table(product: str, kernel_size: Sizes) -> str:
+    """What the table calls a product: 1 x 1 kernels, which have code of their own, by another name."""
+    return product if math.prod(kernel_size) > 1 else f"{product} 1 x 1"
+
+
 def _chooser(product: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> IsDense:
     """Which convolutions with such a pattern are done densely; like: a tensor of x's dtype and device."""
 
@@ -27,7 +34,8 @@ def _chooser(product: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: t
         if conv2d.channels == 1:
             return True
         entries = col_idx.shape[0] if reading_waits(row_ptr) else count_entries(row_ptr, col_idx)
-        return POLICY.is_dense(product, like, conv2d.rows, conv2d.cols, entries, tokens=pixels)
+        name = in_table(product, conv2d.kernel_size)
+        return POLICY.is_dense(name, like, conv2d.rows, conv2d.cols, entries, tokens=pixels)
 
     return is_dense
 
