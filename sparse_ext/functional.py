@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import torch
 
@@ -68,7 +69,7 @@ def csr_conv2d(
         weight: [capacity], the values of W [out_channels, in_channels / groups, kernel_h, kernel_w] in CSR order, of x's dtype.
         bias: [out_channels], of x's dtype, or None.
         pattern: the positions of the values in W as a matrix [out_channels, in_channels / groups * kernel_h * kernel_w].
-        kernel_size, stride, padding, dilation, groups: as of `torch.nn.Conv2d`; the padding is zeros.
+        kernel_size, stride, padding, dilation, groups: numbers or pairs of them, as of `torch.nn.Conv2d`; the padding is zeros.
         activation: "relu" or None, as in `csr_linear`.
 
     Returns:
@@ -84,14 +85,18 @@ def csr_conv2d(
         values = weight[weight != 0].requires_grad_()
         y = csr_conv2d(torch.randn(8, 32, 28, 28), values, None, pattern, 3, padding=1)  # [8, 64, 28, 28]
     """
-    sizes = _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation)
+    sizes = _pair("kernel_size", kernel_size), _pair("stride", stride), _pair("padding", padding), _pair("dilation", dilation)
     product = Conv2d.of_matrix("csr_conv2d", pattern.rows, pattern.cols, *sizes, groups)
     kind = layout_named("csr")
     return multiply(kind, product, x, weight, bias, operands_of(kind, pattern), activation=activation)
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+def _pair(name: str, size: Any) -> tuple[int, int]:
+    """Of a number or a pair; ValueError for all else."""
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(isinstance(one, Integral) for one in pair):
+        raise ValueError(f"csr_conv2d: expected {name} to be a number or a pair of numbers, got {size!r}")
+    return int(pair[0]), int(pair[1])
 
 
 def nm24_linear(

@@ -68,7 +68,8 @@ def test_csr_conv2d_and_its_gradients(case, batch, device, dtype):
     ("kernel", "sentence"),
     [
         ((2, 2), r"a weight with a multiple of 4 columns \(kernel \(2, 2\)\), got 27"),
-        ((3,), r"kernel_size to be two numbers of at least 1, got \(3,\)"),
+        ((3,), r"kernel_size to be a number or a pair of numbers, got \(3,\)"),
+        ("same", r"kernel_size to be a number or a pair of numbers, got 'same'"),
         (0, r"kernel_size to be two numbers of at least 1, got \(0, 0\)"),
     ],
     ids=str,

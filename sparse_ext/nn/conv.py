@@ -47,6 +47,9 @@ class Window(NamedTuple):
         if self.padding_mode not in PADDING_MODES:
             known = ", ".join(map(repr, PADDING_MODES))
             raise ValueError(f"{op}: expected padding_mode to be one of {known}, got {self.padding_mode!r}")
+        for name in ("in_channels", "out_channels", "groups"):
+            if not isinstance(count := getattr(self, name), Integral):
+                raise ValueError(f"{op}: expected {name} to be a number, got {count!r}")
         for name in ("in_channels", "out_channels"):
             if (channels := getattr(self, name)) < 1:
                 raise ValueError(f"{op}: expected {name} of at least 1, got {channels}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from sparse_ext.ops import layout_named
@@ -51,6 +52,10 @@ def _obstacles(model: nn.Module) -> dict[str, str]:
             reasons[name] = "its weight is parametrized"
         elif "weight" not in module._parameters:
             reasons[name] = "its weight is computed by a hook"
+        elif is_lazy(module.weight):
+            reasons[name] = "it has no weight before its first batch: run one through the model"
+        elif module.weight.is_complex():
+            reasons[name] = f"there are no kernels for {module.weight.dtype}"
         elif uses[id(module.weight)] > 1:
             reasons[name] = "its weight is tied to another module's"
         elif names[id(module)] > 1:
@@ -88,7 +93,7 @@ def layer_densities(
         distribution: how the sparsity is divided among the layers: "uniform" (the same in each), "er" (Erdos-Renyi, Mocanu et
             al. 2018) or "erk" (Erdos-Renyi-Kernel, Evci et al. 2020). The last two keep small layers denser.
         exclude: names, or glob patterns of names, of layers to leave out.
-        layout: as of `sparsify_`; some layers may stay dense because of it.
+        layout: as of `sparsify_`. Some layers may stay dense because of it, which changes the shares of the others.
 
     Returns:
         {layer name: density in [0, 1]}, for the layers that `sparsify_` can replace.

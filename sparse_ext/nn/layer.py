@@ -249,8 +249,8 @@ class SparseLayer(SparseWeight):
         """From now on, backward passes estimate the weight gradient from a random sample of the output gradient.
 
         Args:
-            rng: int64 [2], (seed, offset), on the layer's device; every backward pass adds 1 to the offset. None: exact
-                gradients again.
+            rng: int64 [2], (seed, offset), on the layer's device; every product with it adds 1 to the offset: of a
+                convolution, each tile of images. None: exact gradients again.
 
         Raises:
             ValueError: the layout cannot sample.

@@ -89,7 +89,7 @@ class Unfolded(ByTorch):
     def written(
         cls, product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: Any, dtype: torch.dtype
     ) -> torch.Tensor:
-        """A token with a single 1 reads a column."""
+        """A token with a single 1 reads a column. Inf and NaN in a row make all of its products NaN."""
         ones = torch.eye(product.cols, dtype=dtype, device=weight.device)
         return cls.of.forward(_linear(product), weight, rule, operands, ones, None, False).t().contiguous()
 

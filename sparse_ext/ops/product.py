@@ -132,7 +132,7 @@ class Conv2d(NamedTuple):
     @property
     def weight_shape(self) -> tuple[int, ...]:
         """Of the dense weight."""
-        return (self.rows, self.channels, *self.kernel_size)
+        return self.kernel_shape
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:

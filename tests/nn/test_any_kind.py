@@ -96,7 +96,14 @@ def hooked(kind):
     return layer
 
 
+def lazy(kind):
+    arguments = {name: value for name, value in KINDS[kind].arguments.items() if name not in ("in_features", "in_channels")}
+    return getattr(nn, f"Lazy{KINDS[kind].dense.__name__}")(**arguments)
+
+
 ODD = {
+    "lazy": (lazy, "no weight before its first batch"),
+    "complex": (lambda kind: KINDS[kind].made_dense(dtype=torch.complex64), "no kernels for torch.complex64"),
     "pruned": (lambda kind: prune.random_unstructured(KINDS[kind].made_dense(), "weight", 0.5), "computed by a hook"),
     "parametrized": (lambda kind: parametrizations.weight_norm(KINDS[kind].made_dense()), "weight is parametrized"),
     "subclass": (subclass, "Doubled is a subclass"),

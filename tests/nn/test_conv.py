@@ -141,6 +141,7 @@ WRONG = {
     "mode": ({"padding_mode": "zero"}, "expected padding_mode to be one of 'zeros', .*, got 'zero'"),
     "groups in": ({"groups": 3}, "expected groups to divide in_channels 4, got 3"),
     "groups out": ({"groups": 4}, "expected groups to divide out_channels 6, got 4"),
+    "fraction of channels": ({"in_channels": 4.0}, r"expected in_channels to be a number, got 4\.0"),
     "no groups": ({"groups": 0}, "expected groups to divide in_channels 4, got 0"),
     "no channels": ({"in_channels": 0}, "expected in_channels of at least 1, got 0"),
     "layout": ({"layout": "coo"}, "expected layout to be one of"),

@@ -76,6 +76,13 @@ Layout layout(const Conv2d& c, const Geometry& g, int64_t capacity, int64_t tile
   return l;
 }
 
+// Of a 1 x 1 kernel: for a block at least.
+template <class A, class Index>
+SddmmLayout pixels_layout(const CsrPattern<Index>& pattern, const Conv2d& c) {
+  const int64_t tokens = max(c.batch * c.out_height * c.out_width, kSddmmVecs * kLanes<A>);
+  return sddmm_layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(A));
+}
+
 }  // namespace
 
 template <class T, class Index>
@@ -88,9 +95,9 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
     return kOk;
   }
   if (is_pointwise(c)) {
-    const int64_t tokens = max(c.batch * c.out_height * c.out_width, kSddmmVecs * kLanes<A>);  // a block at least
-    threads = useful_threads(threads, (pattern.row_ptr[pattern.rows] + c.rows + c.channels) * tokens);
-    const SddmmLayout l = sddmm_layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(A));
+    const SddmmLayout l = pixels_layout<A>(pattern, c);
+    threads =
+        useful_threads(threads, (pattern.row_ptr[pattern.rows] + c.rows + c.channels) * c.batch * c.out_height * c.out_width);
     char* memory = static_cast<char*>(workspace);
     if (is_strided(c))
       sddmm_blocks<kSddmmVecs>(dw, pattern, pixels_of_y(c, dy), sampled_x(c, x), memory, l, threads);
@@ -147,10 +154,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
 
 template <class T, class Index>
 int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern, Conv2d c, Threads) {
-  if (is_pointwise(c)) {
-    const int64_t tokens = max(c.batch * c.out_height * c.out_width, kSddmmVecs * kLanes<Acc<T>>);
-    return sddmm_layout(pattern.rows, pattern.cols, pattern.capacity, tokens, sizeof(Acc<T>)).total;
-  }
+  if (is_pointwise(c)) return pixels_layout<Acc<T>>(pattern, c).total;
   const Geometry g = forward_geometry<Acc<T>>(c);
   return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.channels, g.rows, g.cols)).total;
 }

@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
   }
 }
 
-// The rows of a warp with which the device is done first: blocks run in waves of one for each multiprocessor, and a block takes
-// the clocks of its entries, and of bringing what they meet.
+// The rows of a warp with which an H200 would be done first: blocks run in waves of one for each multiprocessor, and a block
+// takes the clocks of its entries, and of bringing what they meet.
 template <class T>
 int rows_per_warp(const ConvTiles& g, int64_t capacity) {
   constexpr double kEntryClocks = 5, kPixelClocks = 0.15, kMultiprocessors = 132;

@@ -52,7 +52,7 @@ struct ConvAxis {
   SPX_HOST_DEVICE int target_step() const { return phases(); }
   SPX_HOST_DEVICE int source_step() const { return backwards ? 1 : stride; }
   SPX_HOST_DEVICE int count() const {
-    return (target + phases() - 1) / phases();
+    return target / phases() + (target % phases() > 0);
   }  // of a phase's indices; its last may be outside
   SPX_HOST_DEVICE int shift(int phase, int k) const { return backwards ? phase + pad - k * dilation : k * dilation - pad; }
 
@@ -81,8 +81,8 @@ struct ConvTiles {
   int part_channels = 0;
   int pixels = 0, pixel_tiles = 0;  // of a block; and how many blocks a phase's pixels are
 
-  // The target's channels count as rows.
-  // A part should have least_columns columns of the weight, or cells would have few entries.
+  // The target's channels count as rows. A part should have least_columns columns of the weight, or cells would have few
+  // entries.
   ConvTiles(const Conv2d& shape, bool backwards, int most_pixels, int part_elements, int least_columns)
       : ConvTiles(flattened(shape), backwards) {
     if (!is_countable(shape)) return;
@@ -118,14 +118,16 @@ struct ConvTiles {
   }
 
  private:
-  // Whether there is something to make, and 32 bits count it: its phases, and its cells at most.
+  // Whether there is something to make, whose pixels a halo can reach, and 32 bits count it: its phases, its cells at most.
   bool is_countable(const Conv2d& c) const {
     constexpr int64_t kMost = 1 << 30, kMostPhases = 1 << 12;
     const int64_t reach_h = (c.kernel_h - 1) * c.dilation_h, reach_w = (c.kernel_w - 1) * c.dilation_w;
     for (int64_t size : {reach_h, reach_w, c.stride_h, c.stride_w, c.dilation_h, c.dilation_w, c.pad_top, c.pad_left, c.batch})
       if (size > kMost) return false;
     const int64_t all_phases = int64_t{y.phases()} * x.phases();
-    return y.count() > 0 && x.count() > 0 && all_phases <= kMostPhases && rows() * all_phases * source_channels <= kMost;
+    const bool reaches = y.reach() < kHaloPixels && x.reach() < kHaloPixels;
+    return reaches && y.count() > 0 && x.count() > 0 && all_phases <= kMostPhases &&
+           rows() * all_phases * source_channels <= kMost;
   }
 
   ConvTiles(const Conv2d& c, bool backwards)
@@ -136,10 +138,11 @@ struct ConvTiles {
         source_channels(static_cast<int>(backwards ? c.rows_per_group() : c.channels)),
         target_channels(static_cast<int>(backwards ? c.channels : c.rows_per_group())) {}
 
-  // Where a pixel meets one only, an image is a row: its pixels follow each other in memory.
+  // Where every pixel meets the one in its own place, an image is a row: its pixels follow each other in memory.
   static Conv2d flattened(Conv2d c) {
-    const bool one = c.kernel_h * c.kernel_w * c.stride_h * c.stride_w == 1 && c.pad_top == 0 && c.pad_left == 0;
-    if (one) c.width *= c.height, c.out_width *= c.out_height, c.height = c.out_height = 1;
+    const bool one = c.taps() == 1 && c.pad_top == 0 && c.pad_left == 0;
+    if (one && c.height == c.out_height && c.width == c.out_width)
+      c.width *= c.height, c.out_width *= c.out_height, c.height = c.out_height = 1;
     return c;
   }
 
@@ -174,6 +177,7 @@ struct ConvTiles {
 
   ConvTiles with_columns(int wide, int block_pixels, bool gaps, int part_elements) const {
     ConvTiles made = *this;
+    made.part_channels = 0;  // unless it fits
     made.pixels = block_pixels;
     made.columns = wide < 1 ? 1 : wide;
     made.column_blocks = static_cast<int>(ceil_div(x.count(), made.columns));

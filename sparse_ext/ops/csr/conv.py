@@ -125,7 +125,8 @@ def convolve(
     shape = views.conv2d(product, batch, height, width, size)
     space_bytes = backend.module.csr_conv2d_workspace(w, shape, stream)
     if space_bytes < 0 or is_dense(product, batch * size[0] * size[1]):
-        y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *product.window[1:]).contiguous()
+        with torch.autocast(x.device.type, enabled=False):  # y has x's dtype, as everywhere
+            y = torch.conv2d(x, _dense(weight, row_ptr, col_idx, product), bias, *product.window[1:]).contiguous()
         return y.relu_() if relu else y
     y, space = x.new_empty(batch, rows, *size), workspace(x, space_bytes)
     backend.module.csr_conv2d(y.data_ptr(), w, x.data_ptr(), shape, views.address(bias), relu, views.address(space), stream)

@@ -55,6 +55,9 @@ CASES = (
     Case((2, 3, 0, 5), 4, (1, 2), padding=(1, 0)),  # nothing but padding
     Case((2, 3, 6, 7), 4, (2, 1), (2**40, 3)),  # a stride that nothing follows
     Case((2, 3, 9, 8), 5, (1, 1), (3, 2)),
+    Case((3, 3, 5, 6), 4, (1, 1), (7, 7)),  # one pixel of many
+    Case((2, 3, 6, 4), 4, (1, 1), (1, 9)),  # one column
+    Case((2, 3, 6, 4), 4, (1, 1), (9, 1)),  # one row
 )
 
 
