@@ -222,7 +222,6 @@ LEFT_ALONE = {
     "spectral_norm": (lambda: with_first(nn.utils.spectral_norm(nn.Linear(32, 32))), "odd", "."),
     "pruned": (lambda: with_first(prune.random_unstructured(nn.Linear(32, 32), "weight", 0.5)), "odd", "."),
     "subclass": (lambda: with_first(Doubled(32, 32)), "odd", "Doubled is a subclass"),
-    "lazy": (lambda: with_first(nn.LazyLinear(32)), "odd", "LazyLinear"),
 }
 
 
