@@ -15,7 +15,7 @@ constexpr int kMaxPixels = 8;     // registers of sums: multiply-adds take 4 cyc
 
 // Whether a pixel of the result meets one pixel only, in every channel: as a product with a token for each pixel.
 inline bool is_pointwise(const Conv2d& c) { return c.taps() * c.groups == 1 && c.pad_top == 0 && c.pad_left == 0; }
-// Whether it meets only some of them. Not by the stride: one that nothing follows is 1.
+// Whether it meets only some of them.
 inline bool is_strided(const Conv2d& c) { return c.height != c.out_height || c.width != c.out_width; }
 
 // The pixels of x that a 1 x 1 kernel meets, and those of y.

@@ -49,9 +49,10 @@ def nm24(values: torch.Tensor, ids: torch.Tensor, rows: int, cols: int) -> Nm24:
 def conv2d(product: Any, batch: int, height: int, width: int, out: Sequence[int]) -> tuple[int, ...]:
     """The sizes of a convolution (csrc/common/conv.h) of images of this size, and of results of the size `out`.
 
-    A stride that nothing follows is 1, however large: the input gradient has a phase for each of its pixels.
+    A stride is no longer than the padded image, where nothing follows: the input gradient has a phase for each of its pixels.
     """
-    stride = (step if size > 1 else 1 for step, size in zip(product.stride, out, strict=True))
+    sizes = zip(product.stride, (height, width), product.padding, strict=True)
+    stride = (min(step, max(1, size + 2 * padding)) for step, size, padding in sizes)
     return (
         batch, product.groups, product.channels, height, width, product.rows, *out,
         *product.kernel_size, *stride, *product.padding, *product.dilation,
