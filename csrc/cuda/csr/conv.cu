@@ -18,11 +18,6 @@
 namespace spx::cuda::csr {
 namespace {
 
-template <class A>
-__device__ inline A maybe_relu(A sum, bool relu) {
-  return relu && sum < 0 ? A{0} : sum;
-}
-
 template <class T, int kRowsPerWarp>
 __global__ void __launch_bounds__(kMultiplyThreads, 1)
     csr_conv2d_kernel(T* y, ConvCells<T> w, const __grid_constant__ ConvTiles g, const T* x, const T* bias, bool relu) {

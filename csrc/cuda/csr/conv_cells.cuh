@@ -30,7 +30,7 @@ struct ConvCells : CellTable<T> {
   __device__ int first_channel(const ConvTiles& g, int chunk) const { return (chunk * parts - missing) * g.part_channels; }
 };
 
-// The same in bytes, of `channel` of a stage.
+// Where the pixel lies in a stage that a tap meets in the stage's `channel`, in bytes.
 template <class T>
 __device__ int place_of(const ConvTiles& g, int channel, int ky, int kx, int phase_y, int phase_x) {
   const int part = channel / g.part_channels, in_part = channel - part * g.part_channels;

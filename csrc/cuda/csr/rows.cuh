@@ -19,6 +19,11 @@ constexpr int kMostCells = 16;  // of a warp in a stage
 // and these would always be the same warps'.
 __device__ inline int part_of_row(int warp, int i) { return (warp + i) % kMultiplyWarps; }
 
+template <class A>
+__device__ inline A maybe_relu(A sum, bool relu) {
+  return relu && sum < 0 ? A{0} : sum;
+}
+
 // acc[i] = bias of lane i's row, or 0.
 template <class T, int kRowsPerWarp>
 __device__ __forceinline__ void start_rows(Acc<T> (&acc)[kRowsPerWarp][kPerLane<T>], const T* bias, int32_t row) {

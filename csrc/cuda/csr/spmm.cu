@@ -58,11 +58,6 @@ __device__ Sums<T> get_sums(Shared<Tokens<T>> slab, int i) {
   return sums;
 }
 
-template <class A>
-__device__ inline A maybe_relu(A sum, bool relu) {
-  return relu && sum < 0 ? A{0} : sum;
-}
-
 // y, from the registers of a warp's rows. Lane i holds row i, or -1: split rows are left to store_parts.
 template <class T, int kRowsPerWarp>
 __device__ void store_y(DenseView<T> y, Shared<Tokens<T>> slab, Acc<T> (&acc)[kRowsPerWarp][Tile<T>::kTokensPerLane],
