@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 
 from ..product import Conv2d, Kernels
@@ -13,8 +15,13 @@ from .operands import CsrOperands, packed
 class CsrConv2d(Kernels):
     """By `csr_conv2d`."""
 
-    @staticmethod
+    FORWARD: ClassVar[Any] = conv.csr_conv2d
+    GRAD_INPUT: ClassVar[Any] = conv.csr_conv2d_t
+    GRAD_WEIGHT: ClassVar[Any] = conv.csr_conv2d_grad_weight
+
+    @classmethod
     def forward(
+        cls,
         product: Conv2d,
         weight: torch.Tensor,
         rule: Rule | None,
@@ -25,18 +32,25 @@ class CsrConv2d(Kernels):
     ) -> torch.Tensor:
         if rule is not None:
             weight = packed(product, weight, operands, x.dtype)
-        return conv.csr_conv2d.call(weight, *operands[:2], product.cols, x, bias, *product.window, relu)
+        return cls.FORWARD.call(weight, *operands[:2], product.cols, x, bias, *product.window, relu)
 
-    @staticmethod
+    @classmethod
     def grad_input(
-        product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
+        cls,
+        product: Conv2d,
+        weight: torch.Tensor,
+        rule: Rule | None,
+        operands: CsrOperands,
+        dy: torch.Tensor,
+        shape: torch.Size,
     ) -> torch.Tensor:
         if rule is not None:
             weight = packed(product, weight, operands, dy.dtype)
-        return conv.csr_conv2d_t.call(weight, *operands, dy, shape[2:], *product.window)
+        return cls.GRAD_INPUT.call(weight, *operands, dy, shape[2:], *product.window)
 
-    @staticmethod
+    @classmethod
     def grad_weight(
+        cls,
         product: Conv2d,
         rule: Rule | None,
         operands: CsrOperands,
@@ -46,43 +60,12 @@ class CsrConv2d(Kernels):
     ) -> torch.Tensor:
         if rule is not None:
             return product.dense_grad(dy, x).view(-1)
-        return conv.csr_conv2d_grad_weight.call(*operands[:2], product.cols, dy, x, *product.window)
+        return cls.GRAD_WEIGHT.call(*operands[:2], product.cols, dy, x, *product.window)
 
 
 class AutoConv2d(CsrConv2d):
     """Torch convolves where that was measured to be faster, zeros and all: Inf and NaN in x reach every output then."""
 
-    @staticmethod
-    def forward(
-        product: Conv2d,
-        weight: torch.Tensor,
-        rule: Rule | None,
-        operands: CsrOperands,
-        x: torch.Tensor,
-        bias: torch.Tensor | None,
-        relu: bool,
-    ) -> torch.Tensor:
-        if rule is not None:
-            weight = packed(product, weight, operands, x.dtype)
-        return auto_conv.auto_conv2d.call(weight, *operands[:2], product.cols, x, bias, *product.window, relu)
-
-    @staticmethod
-    def grad_input(
-        product: Conv2d, weight: torch.Tensor, rule: Rule | None, operands: CsrOperands, dy: torch.Tensor, shape: torch.Size
-    ) -> torch.Tensor:
-        if rule is not None:
-            weight = packed(product, weight, operands, dy.dtype)
-        return auto_conv.auto_conv2d_t.call(weight, *operands, dy, shape[2:], *product.window)
-
-    @staticmethod
-    def grad_weight(
-        product: Conv2d,
-        rule: Rule | None,
-        operands: CsrOperands,
-        dy: torch.Tensor,
-        x: torch.Tensor,
-        rng: torch.Tensor | None,
-    ) -> torch.Tensor:
-        if rule is not None:
-            return CsrConv2d.grad_weight(product, rule, operands, dy, x, rng)
-        return auto_conv.auto_conv2d_grad_weight.call(*operands[:2], product.cols, dy, x, *product.window)
+    FORWARD = auto_conv.auto_conv2d
+    GRAD_INPUT = auto_conv.auto_conv2d_t
+    GRAD_WEIGHT = auto_conv.auto_conv2d_grad_weight
