@@ -65,8 +65,11 @@ def _is_readable(key: str, name: str, value: Any, layer: SparseWeight) -> bool:
     return True
 
 
-def check_whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) -> None:
-    """ValueError unless these entries, and the layer's own where one is missing, make a valid layer of this layout."""
+def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) -> Entries:
+    """The entries, which make a valid layer of this layout with the layer's own where one is missing; ValueError if not.
+
+    Slots that store no position are 0: a product may multiply them by the zeros that pad a row, which is NaN for Inf.
+    """
     given = {key[len(prefix) :]: value for key, value in entries.items() if key.startswith(prefix)}
     rows, cols = layer.product.rows, layer.product.cols
     if kind is layer._kind:
@@ -79,6 +82,20 @@ def check_whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[L
     for name, size in (("weight", length), ("bias", rows)):
         if name in given and getattr(layer, name) is not None and given[name].shape != (size,):
             raise ValueError(f"{prefix}{name}: expected shape ({size},), got {tuple(given[name].shape)}")
+    if kind is layer._kind and layer._rule is None and "weight" in given:
+        stored = {**layer._stored(), **{name: given[name] for name in layer._names if name in given}}
+        pattern = kind.pattern.of_buffers(rows, cols, stored, given["weight"].device)
+        return {**entries, prefix + "weight": _cleared(given["weight"], pattern)}
+    return entries
+
+
+def _cleared(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """The weight itself if its unused slots are 0, as in every layer that was trained; otherwise a copy in which they are."""
+    at = pattern.positions()
+    if at.is_meta:
+        return weight
+    unused = (at < 0).to(weight.device)
+    return weight.masked_fill(unused, 0) if weight[unused].any() else weight
 
 
 def _converted(given: Entries, prefix: str, layer: SparseWeight) -> tuple[Entries, type[Layout]]:

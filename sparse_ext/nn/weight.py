@@ -13,7 +13,7 @@ from sparse_ext.ops.boundary.launch import reading_waits
 from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, follow_
 
-from .checkpoint import check_version, check_whole, fitted
+from .checkpoint import check_version, fitted, whole
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
 _TRANSIENT = (
@@ -279,7 +279,7 @@ class SparseWeight(nn.Module):
         try:
             check_version(prefix, local_metadata, self._version)
             state_dict, kind = fitted(state_dict, prefix, self)
-            check_whole(state_dict, prefix, self, kind)
+            state_dict = whole(state_dict, prefix, self, kind)
         except ValueError as error:
             error_msgs.append(str(error))
             return

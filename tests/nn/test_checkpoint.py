@@ -160,6 +160,21 @@ def test_a_checkpoint_of_another_nnz_fits():
     assert torch.equal(other.dense_weight(), layer.dense_weight())
 
 
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.pattern.BUFFERS])
+def test_what_a_checkpoint_has_in_unused_slots_is_dropped(layout, assign):
+    """A 2:4 group of five columns ends in padding: multiplied by its zeros, an Inf there would be NaN in y."""
+    layer = SparseLinear(5, 6, layout=layout, sparsity=0.5)
+    state, unused = copy.deepcopy(layer.state_dict()), layer.pattern.positions() < 0
+    state["weight"][unused] = float("inf")
+    given = state["weight"].clone()
+    layer.load_state_dict(state, assign=assign)
+    assert (layer.weight[unused] == 0).all()
+    assert torch.equal(state["weight"], given)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(layer(x), x @ layer.dense_weight().t() + layer.bias)
+
+
 # ---- dense checkpoints -----------------------------------------------------------------------------------------------
 
 
