@@ -115,11 +115,12 @@ template <class A, class T>
           const int64_t phase = g.rows.phase(r) * g.cols.phases + g.cols.phase(col + j);
           const A* base = packed + ((g.rows.base(r) - g.rows.base(top)) * g.window.cols + g.cols.base(col + j)) * kLanes<A>;
           for (int64_t k = 0; k < entries.tiles; ++k)
-            with_constant(ceil_div(pixels - j, g.cols.phases),
-                          [&](auto count) { multiply_panel<count>(panel, entries, phase, k, base, g.cols.step, bias); });
+            with_constant<kMaxPixels>(ceil_div(pixels - j, g.cols.phases), [&](auto count) {
+              multiply_panel<count>(panel, entries, phase, k, base, g.cols.step, bias);
+            });
         }
         for (int64_t p = 0; p < pixels; p += kMaxPixels)
-          with_constant(min(kMaxPixels, pixels - p), [&](auto count) {
+          with_constant<kMaxPixels>(min(kMaxPixels, pixels - p), [&](auto count) {
             unpack_pixels<count>(y.data, y.planes, y.height, y.width, g.bands, lane0, r, col + p, sums + p * kLanes<A>, pixels,
                                  r0, r1, relu);
           });
@@ -139,7 +140,9 @@ int pixel_vecs(const Conv2d& c) {
 
 template <class T, class Index>
 int64_t pixels_workspace(const CsrPattern<Index>& p, const Conv2d& c, Threads threads) {
-  return spmm_layout(p.rows, p.cols, p.capacity, pixel_vecs<Acc<T>>(c), sizeof(Acc<T>), threads).total;
+  const int64_t packed = spmm_layout(p.rows, p.cols, p.capacity, pixel_vecs<Acc<T>>(c), sizeof(Acc<T>), threads).total;
+  const bool in_place = !is_strided(c) && is_in_place<T>(p.cols, c.height * c.width);
+  return in_place ? sorted_layout(p.rows, p.cols, p.capacity, sizeof(Acc<T>)).total : packed;
 }
 
 template <class T, class Index, class Y, class X>
@@ -148,6 +151,12 @@ Status multiply_pixels(const Y& made, const CsrView<T, Index>& w, const X& met, 
   const CsrPattern<Index>& p = w.pattern;
   const int64_t vecs = pixel_vecs<Acc<T>>(c);
   threads = useful_threads(threads, (p.row_ptr[p.rows] + p.rows + p.cols) * token_count(met));
+  if constexpr (sizeof(T) == sizeof(Acc<T>) && std::is_same_v<X, Pixels<const T>> && std::is_same_v<Y, Pixels<T>>) {
+    if (is_in_place<T>(met.planes, met.pixels)) {
+      multiply_planes(made, w, met, bias, relu, static_cast<char*>(workspace), threads);
+      return kOk;
+    }
+  }
   const SpmmLayout l = spmm_layout(p.rows, p.cols, p.capacity, vecs, sizeof(Acc<T>), threads);
   char* memory = static_cast<char*>(workspace);
   if (vecs == kLongVecs)

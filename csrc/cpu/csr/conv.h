@@ -3,6 +3,7 @@
 #include "common/conv.h"
 #include "common/views.h"
 #include "cpu/csr/entries.h"
+#include "cpu/csr/planes.h"
 #include "cpu/simd/images.h"
 #include "cpu/simd/pixels.h"
 #include "cpu/simd/tiles.h"
@@ -30,15 +31,6 @@ Pixels<T> pixels_of_x(const Conv2d& c, T* x) {
 template <class T>
 Pixels<T> pixels_of_y(const Conv2d& c, T* y) {
   return {c.batch, c.rows, c.out_height * c.out_width, y};
-}
-
-// f(a constant) for 1 <= n <= kMost.
-template <int kMost = kMaxPixels, class F>
-void with_constant(int64_t n, F f) {
-  if constexpr (kMost > 1) {
-    if (n < kMost) return with_constant<kMost - 1>(n, f);
-  }
-  f(std::integral_constant<int, kMost>{});
 }
 
 // One dimension of a convolution, seen from its result: pixel i meets packed pixels from base(i) on, tap k the one offset(k)

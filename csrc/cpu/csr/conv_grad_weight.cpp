@@ -99,6 +99,12 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
     threads =
         useful_threads(threads, (pattern.row_ptr[pattern.rows] + c.rows + c.channels) * c.batch * c.out_height * c.out_width);
     char* memory = static_cast<char*>(workspace);
+    if constexpr (sizeof(T) == sizeof(A)) {
+      if (!is_strided(c) && is_in_place<T>(c.channels, c.height * c.width)) {
+        sample_planes(dw, pattern, pixels_of_y(c, dy), pixels_of_x(c, x), memory, threads);
+        return kOk;
+      }
+    }
     if (is_strided(c))
       sddmm_blocks<kSddmmVecs>(dw, pattern, pixels_of_y(c, dy), sampled_x(c, x), memory, l, threads);
     else
@@ -137,7 +143,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
       for (int64_t row = 0; row < min(g.chunk, g.bands.rows - top); ++row)
         for (int64_t col = 0; col < c.out_width; col += width)
           for (int64_t k = 0; k < tiles; ++k)
-            with_constant(min(width, c.out_width - col), [&](auto count) {
+            with_constant<kMaxPixels>(min(width, c.out_width - col), [&](auto count) {
               const auto* own = reinterpret_cast<const Vec<A>*>(packed_dy) + row * c.out_width + col;
               const auto* base =
                   reinterpret_cast<const Vec<A>*>(packed_x) + g.rows.base(row) * g.window.cols + g.cols.base(col);
@@ -154,6 +160,8 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
 
 template <class T, class Index>
 int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern, Conv2d c, Threads) {
+  if (is_pointwise(c) && !is_strided(c) && is_in_place<T>(c.channels, c.height * c.width))
+    return sorted_layout(pattern.rows, pattern.cols, pattern.capacity, sizeof(Acc<T>)).total;
   if (is_pointwise(c)) return pixels_layout<Acc<T>>(pattern, c).total;
   const Geometry g = forward_geometry<Acc<T>>(c);
   return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.channels, g.rows, g.cols)).total;

@@ -10,8 +10,8 @@
 
 #include "common/types.h"
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>  // the one instruction that GCC's vector extensions do not reach
+#if defined(__AVX__)
+#include <immintrin.h>  // the instructions that GCC's vector extensions do not reach
 #endif
 
 namespace spx::cpu::SPX_ISA {
@@ -98,6 +98,23 @@ inline void store(T* p, Vec<A> v) {
     const Half half = __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0u), Half);
     memcpy(p, &half, sizeof half);
   }
+}
+
+// Stores a register past the caches; `p` is aligned to it. Other threads see it behind stream_fence() and a barrier.
+template <class A>
+inline void stream(A* p, Vec<A> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(reinterpret_cast<float*>(p), (__m512)v);
+#elif defined(SPX_ISA_v3)
+  _mm256_stream_ps(reinterpret_cast<float*>(p), (__m256)v);
+#else
+  store<A>(p, v);
+#endif
+}
+inline void stream_fence() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
 }
 
 // sum + a * b, lane by lane; of pairs both products are added.
