@@ -1,6 +1,6 @@
 // What the convolutions of a CSR weight make anew where Inf or NaN may have met padding. Packed images have zeros there, and Inf
-// times zero is NaN; torch.nn.functional.conv2d multiplies nothing there. Here only pixels that exist are multiplied, in
-// plain loops: whoever has such a weight, or such gradients, has worse to worry about than time.
+// times zero is NaN; but nothing is there to be multiplied. Here only pixels that exist are, in plain loops, and no more of
+// them once a sum is NaN after all. So training that has failed, with NaN everywhere, does not take much longer.
 #pragma once
 #include "cpu/csr/conv.h"
 
@@ -17,14 +17,18 @@ void remake_pixels(const Images<T>& y, const Images<const T>& x, const Geometry&
   for (int64_t t = 0; t < pixels; ++t) sums[t] = bias;
   for (int64_t j = 0; j < min(g.cols.phases, pixels); ++j) {
     const int32_t* list = entries.list(g.rows.phase(row) * g.cols.phases + g.cols.phase(col + j), r);
-    for (int64_t p = list[0]; p < list[entries.tiles]; ++p) {
+    bool open = true;  // whether a sum is not NaN yet
+    for (int64_t p = list[0]; p < list[entries.tiles] && open; ++p) {
       const int64_t plane = entries.at[p] / g.window.size(), in_plane = entries.at[p] % g.window.size();
       const int64_t from_row = g.rows.first + g.rows.base(row) + in_plane / g.window.cols;
       if (from_row < 0 || from_row >= x.height) continue;
       const T* line = x.data + ((image * x.planes + plane) * x.height + from_row) * x.width;
       int64_t from_col = g.cols.first + g.cols.base(col + j) + in_plane % g.window.cols;
-      for (int64_t t = j; t < pixels; t += g.cols.phases, from_col += g.cols.step)
+      open = false;
+      for (int64_t t = j; t < pixels; t += g.cols.phases, from_col += g.cols.step) {
         if (from_col >= 0 && from_col < x.width) sums[t] += entries.values[p] * to_acc(line[from_col]);
+        open = open || sums[t] == sums[t];
+      }
     }
   }
   T* out = y.data + ((image * y.planes + r) * y.height + row) * y.width + col;

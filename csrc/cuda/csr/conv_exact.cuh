@@ -1,6 +1,6 @@
-// What the kernels of convolutions add up anew where a sum is NaN: perhaps it is because Inf met padding, which lies in shared
-// memory as zeros, and torch.nn.functional.conv2d multiplies nothing there. Here only pixels that exist are multiplied, one
-// after the other, and no more of them once the sum is NaN after all.
+// What the kernels of convolutions add up anew where a sum is NaN: perhaps because Inf met padding, which lies in shared memory
+// as zeros; but nothing is there to be multiplied. Here only pixels that exist are, one after the other, and no more of them
+// once the sum is NaN after all.
 #pragma once
 #include "cuda/csr/conv_cells.cuh"
 
@@ -11,7 +11,7 @@ __device__ inline bool is_nan(A v) {
   return v != v;
 }
 
-// An element of a batch's channel 0: of its images of so many elements, and rows of `width`. -1: it does not exist.
+// Where a pixel of an image's first channel lies, of images of so many elements; -1: it does not exist.
 __device__ inline int64_t pixel_at(int image, int64_t image_size, int row, int height, int col, int width) {
   const bool exists = row >= 0 && row < height && col >= 0 && col < width;
   return exists ? image * image_size + int64_t{row} * width + col : -1;

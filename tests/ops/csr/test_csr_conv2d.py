@@ -104,7 +104,7 @@ def test_same_bits_for_any_thread_count(op, case, device, dtype):
 POISONED = {"csr_conv2d": ("x", "weight"), "csr_conv2d_t": ("dy", "weight"), "csr_conv2d_grad_weight": ("dy", "x")}
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6], CASES[8], CASES[9]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6], CASES[8], CASES[9], CASES[11]], ids=str)
 @pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in CONV for name in POISONED[op]])
 def test_inf_and_nan_go_where_an_entry_takes_them(op, poisoned, case, device, dtype):
     """Never to where an entry meets padding; nor, of rows of x that no output meets, anywhere."""
