@@ -1,5 +1,5 @@
-// What the convolutions of a CSR weight make anew where Inf or NaN may have met padding. Packed images have zeros there, and Inf
-// times zero is NaN; but nothing is there to be multiplied. Here only pixels that exist are, in plain loops, and no more of
+// What the convolutions of a CSR weight make anew where Inf or NaN may have met padding. Packed images have zeros there, and
+// Inf times zero is NaN; but nothing is there to be multiplied. Here only pixels that exist are, in plain loops, and no more of
 // them once a sum is NaN after all. So training that has failed, with NaN everywhere, does not take much longer.
 #pragma once
 #include "cpu/csr/conv.h"
@@ -79,8 +79,8 @@ A sum_of_pixels(const T* dy, const T* x, const Conv2d& c, int64_t row, int64_t c
   return sum;
 }
 
-// Of the entries of rows [r0, r1) those whose gradient is NaN, as a product with padding makes it. So are products of zeros, for
-// pixels of dy that do not exist, with what the last rows of x have behind those that dy meets.
+// Of the entries of rows [r0, r1) those whose gradient is NaN, as Inf in dy makes it of padding, and Inf in x of the zeros that
+// stand for pixels of dy where a band ends below the image.
 template <class A, class T, class Index>
 void remake_entries(A* dw, const CsrPattern<Index>& pattern, const T* dy, const T* x, const Conv2d& c, int64_t r0, int64_t r1) {
   for (int64_t r = r0; r < r1; ++r)

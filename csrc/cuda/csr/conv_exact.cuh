@@ -20,7 +20,7 @@ __device__ inline int64_t target_at(const ConvTiles& g, ConvPixel pixel) {
   return pixel_at(pixel.image, g.rows() * g.target_plane(), pixel.row, g.y.target, pixel.col, g.x.target);
 }
 
-// What the entry with this place in a stage meets for a pixel, in x from the group's channel 0 on: place_of the other way round.
+// Where the entry with this place in a stage meets x for a pixel, from the group's first channel on. Undoes place_of.
 template <class T>
 __device__ int64_t source_at(const ConvTiles& g, int first_channel, int place, ConvPixel pixel) {
   const int at = place / static_cast<int>(sizeof(T)), in_part = at % kPartElements<T>, in_channel = in_part % g.channel_size;
