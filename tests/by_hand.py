@@ -41,6 +41,12 @@ C_BIAS, C_Y_RELU = [-5.0, -1.0, 0.0], [[[[0.0, 2.0, 5.0, 0.0]], [[0.0, 0.0, 0.0,
 C_DY = [[[[1.0, 0.0, 0.0, 2.0]], [[5.0, 5.0, 5.0, 5.0]], [[0.0, 1.0, 0.0, 0.0]]]]
 C_DX = [[[[0.0, 5.0, 2.0, 0.0]]]]  # 2*1 + 3*1, 1*2
 C_DW = [6.0, 2.0, 2.0, 0.0]  # 2*3, 1*2, 1*2
+# Left of the first pixel and right of the last one there is nothing, and no product with Inf.
+C_WEIGHT_INF, C_BIAS_INF = [inf, -inf, 3.0, 0.0], [0.0, inf, -inf]
+C_Y_INF = [[[[0.0, nan, nan, inf]], [[inf, inf, inf, inf]], [[0.0, 0.0, 0.0, 0.0]]]]
+C_WEIGHT_RIGHT, C_DX_INF = [1.0, inf, 3.0, 0.0], [[[[0.0, inf, nan, nan]]]]  # 1*0 + 3*0, inf*1, inf*0, inf*0
+C_DY_INF = [[[[inf, 0.0, 0.0, -inf]], [[nan, nan, nan, nan]], [[0.0, 1.0, 0.0, 0.0]]]]
+C_DW_INF = [-inf, inf, 2.0, 0.0]  # -inf*3, inf*2
 
 # 2:4, two rows of five: the last group of each has one column, and two positions all the same.
 N = [[1.0, 3.0, 2.0, 0.0, 5.0], [-4.0, 0.0, 0.0, 1.0, -6.0]]
@@ -73,9 +79,16 @@ HAND = {
     "csr_conv2d": [
         ((WEIGHT, ROW_PTR, COL_IDX, 3, C_X, None, *WINDOW), (C_Y,)),
         ((WEIGHT, ROW_PTR, COL_IDX, 3, C_X, C_BIAS, *WINDOW, True), (C_Y_RELU,)),
+        ((C_WEIGHT_INF, ROW_PTR, COL_IDX, 3, C_X, C_BIAS_INF, *WINDOW, True), (C_Y_INF,)),
     ],
-    "csr_conv2d_t": [((WEIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, C_DY, Ints((1, 4)), *WINDOW), (C_DX,))],
-    "csr_conv2d_grad_weight": [((ROW_PTR, COL_IDX, 3, C_DY, C_X, *WINDOW), (C_DW,))],
+    "csr_conv2d_t": [
+        ((WEIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, C_DY, Ints((1, 4)), *WINDOW), (C_DX,)),
+        ((C_WEIGHT_RIGHT, ROW_PTR, COL_IDX, COL_PTR, ROW_IDX, SLOT, C_DY, Ints((1, 4)), *WINDOW), (C_DX_INF,)),
+    ],
+    "csr_conv2d_grad_weight": [
+        ((ROW_PTR, COL_IDX, 3, C_DY, C_X, *WINDOW), (C_DW,)),
+        ((ROW_PTR, COL_IDX, 3, C_DY_INF, C_X, *WINDOW), (C_DW_INF,)),
+    ],
     "densified_matmul": [
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, None), (Y,)),
         ((WEIGHT, ROW_PTR, COL_IDX, 3, X, BIAS), (Y_BIAS,)),

@@ -8,9 +8,10 @@
 //   a 1 x 1 kernel is the product of csr_spmm, whose tokens are pixels as they lie in memory
 //   threads share packing and pixels; each sum is one thread's, in the order of its list, in Acc<T>: the same bits for any
 //   number of threads
-// Padding is multiplied as zeros, as in torch.nn.functional.pad: an infinite weight gives NaN there.
+// Entries that are Inf or NaN would make NaN of padding's zeros: rows that have some are made anew (conv_exact.h).
 // ops/csr/conv.py has checked shapes, dtypes and ranges.
 #include "cpu/csr/conv.h"
+#include "cpu/csr/conv_exact.h"
 #include "cpu/csr/spmm.h"
 #include "cpu/simd/isa.h"
 
@@ -128,6 +129,7 @@ template <class A, class T>
     }
 #pragma omp barrier
   }
+  remake_planes(y, x, g, entries, bias, relu, y.planes * id / team, y.planes * (id + 1) / team);
 }
 
 // A pixel meets one only, and every channel: rows of the weight multiply pixels as they lie. Blocks are as long as an image

@@ -5,9 +5,10 @@
 //   in registers while its entries pass, and kLanes sums are folded
 //   a 1 x 1 kernel is the product of csr_sddmm, whose tokens are pixels as they lie in memory
 //   a row of the weight belongs to one thread, and pixels are added in order, in Acc<T>: the same bits for any thread count
-// Padding is multiplied as zeros: an infinite gradient gives NaN there.
+// Gradients that are Inf or NaN make NaN of padding's zeros: what is NaN is made anew (conv_exact.h).
 // ops/csr/conv.py has checked shapes, dtypes and ranges.
 #include "cpu/csr/conv.h"
+#include "cpu/csr/conv_exact.h"
 #include "cpu/csr/sddmm.h"
 #include "cpu/simd/isa.h"
 
@@ -151,6 +152,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
             });
 #pragma omp barrier
     }
+    remake_entries(sums, pattern, dy, x, c, r0, r1);
     if (sizeof(T) != sizeof(A))
       for (int64_t p = pattern.row_ptr[r0]; p < pattern.row_ptr[r1]; ++p) from_acc(dw + p, static_cast<A>(sums[p]));
   });

@@ -6,14 +6,15 @@
 //   work: a block makes 16 * kRowsPerWarp channels of kPixels pixels of the target, in registers, as csr_spmm_kernel makes
 //         tokens (rows.cuh): a warp owns kRowsPerWarp channels, a lane kPerLane pixels of each. The source passes through
 //         shared memory, halo and all (conv_feed.cuh)
-// Only entries of the pattern are multiplied. Padding is multiplied as zeros: an infinite weight makes NaN of it.
+// Only entries of the pattern are multiplied. Those that are Inf make NaN of padding's zeros: what is NaN is made anew
+// (conv_exact.cuh).
 //
 // The limit is shared memory, as of csr_spmm_kernel: an entry reads 128 pixels of 4 bytes, at 128 bytes a clock. They come
 // by 4 loads in place of one, which take as long. But an entry also takes 4 additions of addresses: 12 instructions, of 16
 // in 4 clocks.
 #include <cmath>
 
-#include "cuda/csr/conv_cells.cuh"
+#include "cuda/csr/conv_exact.cuh"
 
 namespace spx::cuda::csr {
 namespace {
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
   start_rows<T, kRowsPerWarp>(acc, bias, row);
   add_rows<T, kRowsPerWarp, 1>(acc, stages, all_cells + warp * 2 * kMostCells, all_lines + warp * 2 * kWarp, table, feed, row);
 
+  bool any_nan = false;
 #pragma unroll
   for (int t = 0; t < kPerLane<T>; ++t) {
     const ConvPixel pixel = tile.pixel(g, t * kWarp + lane);
@@ -60,8 +62,10 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
     for (int i = 0; i < kRowsPerWarp; ++i) {
       const int32_t mine = shfl_idx(row, i);
       if (inside && mine >= 0) to[mine * g.target_plane()] = from_acc<T>(maybe_relu(acc[i][t], relu));
+      any_nan = any_nan || is_nan(acc[i][t]);
     }
   }
+  if (ballot(any_nan)) remake_pixels<T, kRowsPerWarp>(y, w, g, x, bias, relu, tile, row);
 }
 
 // The rows of a warp with which an H200 would be done first: blocks run in waves of one for each multiprocessor, and a block

@@ -6,12 +6,13 @@
 //         its own pixels. dy and the halo of x (conv_feed.cuh) pass through shared memory, up to kPixels pixels at a time:
 //         while a step is multiplied, the next is copied. A tile with more entries than a block has slots takes several
 //         rounds. If tiles are few, several blocks share the pixels of one (sddmm_shares.cuh)
-// Only entries of the pattern are multiplied. Padding is multiplied as zeros: an infinite dy makes NaN of it.
+// Only entries of the pattern are multiplied. A dy that is Inf makes NaN of padding's zeros: what is NaN is made anew
+// (conv_exact.cuh).
 //
 // The limit is shared memory: 4 clocks for an entry and 128 pixels of float, as in conv.cu, and 1/4 for its place; dy's row
 // stays in registers, at most 4 clocks where an entry begins one. A tile of 1024 entries takes 4350 clocks a step; copying 16
 // channels and 64 rows about 1000 beside them.
-#include "cuda/csr/conv_feed.cuh"
+#include "cuda/csr/conv_exact.cuh"
 #include "cuda/csr/sddmm_shares.cuh"
 
 namespace spx::cuda::csr {
@@ -135,6 +136,22 @@ __device__ __forceinline__ void add_lanes(A (&v)[kWarp]) {
   if constexpr (kHalf > 1) add_lanes<kHalf / 2>(v);
 }
 
+// Those of a warp's entries of the tile, [first, last), whose sums over pixels [begin, end) are NaN.
+template <class Sum, class T, class Index>
+__device__ void remake_entries(Sum* dw, const TileEntries<kMostTileRows>& entries, int first, int last,
+                               const CsrPattern<Index>& pattern, const ConvSource<T>& from, int begin, int end) {
+  const ConvTiles& g = from.g;
+  const int taps = g.y.taps * g.x.taps;
+  for (int e = first + static_cast<int>(threadIdx.x) % kWarp; e < last; e += kWarp) {
+    int row;
+    const int32_t p = entries.at(e, &row);
+    if (!is_nan(to_acc(dw[p]))) continue;
+    const int column = static_cast<int>(pattern.col_idx[p]), channel = from.group * g.source_channels + column / taps;
+    const T *dy = from.dy + (from.row0 + row) * g.target_plane(), *x = from.x + channel * g.source_plane();
+    dw[p] = from_acc<Sum>(sum_of_pixels(g, dy, x, column % taps, begin, end));
+  }
+}
+
 // Sum is T where a tile has one block. Else it is Acc<T>, and dw is [shares, capacity].
 template <class T, class Sum, class Index>
 __global__ void __launch_bounds__(kMultiplyThreads, 1)
@@ -196,6 +213,8 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
       step = other;
       other = read;
     }
+    Sum* const to = dw + share * pattern.capacity;
+    bool any_nan = false;
 #pragma unroll
     for (int slot = 0; slot < kConvSlots<T>; slot += kWarp) {
       Acc<T> totals[kWarp];
@@ -204,7 +223,12 @@ __global__ void __launch_bounds__(kMultiplyThreads, 1)
       add_lanes<kWarp / 2>(totals);
       const int s = slot + lane, e = warp * each + s;
       int row;
-      if (s < each && e < round) dw[share * pattern.capacity + entries.at(done + e, &row)] = from_acc<Sum>(totals[0]);
+      if (s < each && e < round) to[entries.at(done + e, &row)] = from_acc<Sum>(totals[0]);
+      any_nan = any_nan || is_nan(totals[0]);
+    }
+    if (any_nan) {
+      const int warp_end = warp * each + each < round ? warp * each + each : round;
+      remake_entries(to, entries, done + warp * each, done + warp_end, pattern, from, begin, end);
     }
   }
 }

@@ -64,34 +64,34 @@ def _group_of(rows, row_count, groups):
 
 
 def _met(x, rows, columns, row_count, kernel_size, stride, padding, dilation, groups):
-    """What each entry meets in x, which has zeros around it: [batch, entries, pixels]."""
+    """What each entry meets in x, [batch, entries, pixels]; and whether it meets x at all or padding, [1, entries, pixels]."""
     if not x.numel():
         pixels = math.prod(_out_size(x.shape[2:], kernel_size, stride, padding, dilation, groups))
-        return x.new_zeros((x.shape[0], rows.numel(), pixels))
-    unfolded = F.unfold(x, kernel_size, dilation, padding, stride)
-    return unfolded[:, _group_of(rows, row_count, groups) * (unfolded.shape[1] // groups) + columns]
+        return x.new_zeros((x.shape[0], rows.numel(), pixels)), x.new_zeros((1, rows.numel(), pixels), dtype=torch.bool)
+    met, exists = (F.unfold(a, kernel_size, dilation, padding, stride) for a in (x, torch.ones_like(x[:1])))
+    places = _group_of(rows, row_count, groups) * (met.shape[1] // groups) + columns
+    return met[:, places], exists[:, places] > 0
 
 
 def csr_conv2d(weight, row_ptr, col_idx, cols, x, bias, kernel_size, stride, padding, dilation, groups, relu=False):
-    """Entry by entry: what no entry meets, Inf and NaN too, reaches no output."""
+    """Entry by entry: Inf and NaN that no entry meets reach no output, and no entry meets padding."""
     window = kernel_size, stride, padding, dilation, groups
     dtype, row_count = sum_dtype(x.dtype), row_ptr.numel() - 1
     rows, columns = entries(row_ptr, col_idx)
-    met = _met(x.to(dtype), rows, columns, row_count, *window)
-    y = met.new_zeros((x.shape[0], row_count, met.shape[2])).index_add_(1, rows, met * weight[: rows.numel(), None].to(dtype))
+    met, exists = _met(x.to(dtype), rows, columns, row_count, *window)
+    terms = (met * weight[: rows.numel(), None].to(dtype)).where(exists, met.new_zeros(()))
+    y = met.new_zeros((x.shape[0], row_count, met.shape[2])).index_add_(1, rows, terms)
     y = y if bias is None else y + bias[:, None].to(dtype)
     return (y.relu() if relu else y).to(x.dtype).view(x.shape[0], row_count, *_out_size(x.shape[2:], *window))
 
 
 def csr_conv2d_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, kernel_size, stride, padding, dilation, groups):
-    """With zeros around dy, so many that every tap meets one wherever it does not meet dy."""
+    """Folding leaves out what falls into padding."""
     dtype, row_count, cols = sum_dtype(dy.dtype), row_ptr.numel() - 1, col_ptr.numel() - 1
     rows, columns = entries(row_ptr, col_idx)
-    around = [-(-(k - 1) * d // s) + 1 for k, d, s in zip(kernel_size, dilation, stride, strict=True)]
-    padding = [p + count * s for p, count, s in zip(padding, around, stride, strict=True)]
-    met = F.pad(dy.to(dtype), (around[1], around[1], around[0], around[0])).flatten(2)
-    unfolded = met.new_zeros((dy.shape[0], groups * cols, met.shape[2]))
-    terms = met[:, rows] * weight[: rows.numel(), None].to(dtype)
+    pixels = dy.to(dtype).flatten(2)
+    unfolded = pixels.new_zeros((dy.shape[0], groups * cols, pixels.shape[2]))
+    terms = pixels[:, rows] * weight[: rows.numel(), None].to(dtype)
     unfolded.index_add_(1, _group_of(rows, row_count, groups) * cols + columns, terms)
     if not unfolded.numel() or 0 in size:
         return dy.new_zeros((dy.shape[0], groups * cols // math.prod(kernel_size), *size))
@@ -101,9 +101,9 @@ def csr_conv2d_t(weight, row_ptr, col_idx, col_ptr, row_idx, slot, dy, size, ker
 def csr_conv2d_grad_weight(row_ptr, col_idx, cols, dy, x, *window):
     dtype = sum_dtype(x.dtype)
     rows, columns = entries(row_ptr, col_idx)
-    met = _met(x.to(dtype), rows, columns, row_ptr.numel() - 1, *window)
-    dw = (dy.to(dtype).flatten(2)[:, rows] * met).sum((0, 2))
-    return padded(dw.to(x.dtype), col_idx.numel())
+    met, exists = _met(x.to(dtype), rows, columns, row_ptr.numel() - 1, *window)
+    terms = (dy.to(dtype).flatten(2)[:, rows] * met).where(exists, met.new_zeros(()))
+    return padded(terms.sum((0, 2)).to(x.dtype), col_idx.numel())
 
 
 def auto_conv2d(*arguments):

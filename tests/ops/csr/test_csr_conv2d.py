@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases import CONV, INDEX_DTYPES, assert_agrees, name_of, operands_with
+from cases import CONV, INDEX_DTYPES, assert_agrees, expected, name_of, operands_with
 
 from sparse_ext.ops import OPS, CsrPattern, reference
 
@@ -104,14 +104,17 @@ def test_same_bits_for_any_thread_count(op, case, device, dtype):
 POISONED = {"csr_conv2d": ("x", "weight"), "csr_conv2d_t": ("dy", "weight"), "csr_conv2d_grad_weight": ("dy", "x")}
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[6], CASES[8]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6], CASES[8], CASES[9], CASES[11]], ids=str)
 @pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in CONV for name in POISONED[op]])
 def test_inf_and_nan_go_where_an_entry_takes_them(op, poisoned, case, device, dtype):
-    """Of the weight, and of dy in the weight gradient, also to where they meet the padding's zeros."""
+    """Never to where an entry meets padding; nor, of rows of x that no output meets, anywhere."""
     given = arguments(case, device, dtype)[op]
     place = [argument.name for argument in OPS[op].call._schema.arguments].index(poisoned)
-    given[place].view(-1)[::97] = float("nan")
-    given[place].view(-1)[5::101] = float("inf")
+    flat = given[place].view(-1)
+    for first, number in ((0, "inf"), (23, "-inf"), (59, "nan")):
+        flat[first::101] = float(number)
+    flat[-1] = float("inf")
+    assert expected(op, given).isfinite().any()
     assert_agrees(op, given, dtype)
 
 
