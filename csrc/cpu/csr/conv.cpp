@@ -29,7 +29,7 @@ inline void add_entries(Vec<A>* sum, const int32_t* at, const A* values, const V
   for (; p < end; ++p) {
     const Vec<A>* x = base + at[p];
     const A value = values[p];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < kPixels; ++t) sum[t] += value * x[t * step];
   }
 }
@@ -49,10 +49,10 @@ void multiply_panel(const Panel<A>& panel, const Entries<A>& entries, int64_t ph
     Vec<A>* out = reinterpret_cast<Vec<A>*>(panel.sums) + (r - panel.r0) * panel.width;
     const int32_t* list = entries.list(phase, r) + tile;
     Vec<A> sum[kPixels];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < kPixels; ++t) sum[t] = tile ? out[t * panel.interleave] : Vec<A>{} + (bias ? bias[r] : A(0));
     add_entries<kPixels, kStep>(sum, entries.at, entries.values, pixels, step, list[0], list[1]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < kPixels; ++t) out[t * panel.interleave] = sum[t];
   }
 }
@@ -180,7 +180,7 @@ Status csr_conv2d(T* y, CsrView<T, Index> w, const T* x, Conv2d c, const T* bias
   }
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = forward_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.channels, c.out_width, g.rows, g.cols);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (p.row_ptr[p.rows] + p.rows + c.channels));
   const Layout l = layout<A>(c, g, p.capacity, c.rows, c.out_width, c.planes(), tiles, threads);
   char* memory = static_cast<char*>(workspace);
@@ -205,7 +205,7 @@ template <class T, class Index>
 int64_t csr_conv2d_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
   if (is_pointwise(c)) return pixels_workspace<T>(w.pattern, c, threads);
   const Geometry g = forward_geometry<Acc<T>>(c);
-  const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.channels, c.out_width, g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.rows, c.out_width, c.planes(), tiles, threads).total;
 }
 
@@ -220,7 +220,7 @@ Status csr_conv2d_t(T* dx, CsrView<T, Index> w, const T* dy, Conv2d c, void* wor
   }
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = gradient_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.rows_per_group(), g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.rows_per_group(), c.width, g.rows, g.cols);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (p.row_ptr[p.rows] + c.planes() + c.rows));
   const Layout l = layout<A>(c, g, p.capacity, c.planes(), c.width, c.rows, tiles, threads);
   char* memory = static_cast<char*>(workspace);
@@ -240,7 +240,7 @@ template <class T, class Index>
 int64_t csr_conv2d_t_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
   if (is_pointwise(c)) return pixels_workspace<T>(w.pattern, c, threads);
   const Geometry g = gradient_geometry<Acc<T>>(c);
-  const int64_t tiles = plane_tiles(c.rows_per_group(), g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.rows_per_group(), c.width, g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.planes(), c.width, c.rows, tiles, threads).total;
 }
 

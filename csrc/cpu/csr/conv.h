@@ -12,7 +12,8 @@
 namespace spx::cpu::SPX_ISA::csr {
 
 constexpr int64_t kMaxTaps = 64;  // of kernels whose planes are cut into tiles: larger ones see few planes
-constexpr int kMaxPixels = 8;     // registers of sums: multiply-adds take 4 cycles, and two can begin in each
+// Registers of sums: multiply-adds take 4 cycles, and two can begin in each. The CPUs of 512 bits have 32 registers.
+constexpr int kMaxPixels = kVecBytes == 64 ? 14 : 8;
 
 // Whether a pixel of the result meets one pixel only, in every channel: as a product with a token for each pixel.
 inline bool is_pointwise(const Conv2d& c) { return c.taps() * c.groups == 1 && c.pad_top == 0 && c.pad_left == 0; }
@@ -116,9 +117,9 @@ struct Entries {
 };
 
 // Tiles of the source's planes: what a tile of pixels meets of one stays in the first cache levels.
-inline int64_t plane_tiles(int64_t planes, const Axis& tall, const Axis& wide) {
+inline int64_t plane_tiles(int64_t planes, int64_t width, const Axis& tall, const Axis& wide) {
   constexpr int64_t kTileBytes = 64 << 10;
-  const int64_t bytes = tall.taps * ((kMaxPixels - 1) * wide.step + wide.reach() + 1) * kVecBytes;
+  const int64_t bytes = tall.taps * ((min(width, kMaxPixels) - 1) * wide.step + wide.reach() + 1) * kVecBytes;
   return tall.taps * wide.taps > kMaxTaps ? 1 : max(1, ceil_div(planes * bytes, kTileBytes));
 }
 

@@ -26,7 +26,7 @@ template <class A, int kPixels, int kStep, int h>
   } else {
     const Vec<A>* x = base + *at;
     if (kStep) step = kStep;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < kPixels; ++t) sum += dy[t] * x[t * step];
     return sum;
   }
@@ -39,7 +39,7 @@ void sample_rows(A* dw, const Entries<A>& entries, int64_t k, const Vec<A>* dy, 
   constexpr int n = kLanes<A>;
   for (int64_t r = r0; r < r1; ++r) {
     Vec<A> own[kPixels];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < kPixels; ++t) own[t] = dy[r * dy_plane + t];
     const int32_t* list = entries.list(0, r) + k;
     int64_t p = list[0];
@@ -114,7 +114,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
   }
   const int64_t nnz = pattern.row_ptr[pattern.rows];
   const Geometry g = forward_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.channels, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(c.channels, c.out_width, g.rows, g.cols);
   const Layout l = layout<A>(c, g, pattern.capacity, tiles);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (nnz + c.rows + c.channels));
   char* memory = static_cast<char*>(workspace);
@@ -166,7 +166,7 @@ int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern
     return sorted_layout(pattern.rows, pattern.cols, pattern.capacity, sizeof(Acc<T>)).total;
   if (is_pointwise(c)) return pixels_layout<Acc<T>>(pattern, c).total;
   const Geometry g = forward_geometry<Acc<T>>(c);
-  return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.channels, g.rows, g.cols)).total;
+  return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.channels, c.out_width, g.rows, g.cols)).total;
 }
 
 SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_conv2d_grad_weight)

@@ -46,21 +46,40 @@ inline Vec<A> load_part(const T* plane, int64_t q, int64_t begin, int64_t end) {
   return load<A>(part);
 }
 
+// Stores kLanes neighbours of a plane, column `col` of a row and behind, at the row's packed registers.
+template <class A>
+inline void store_neighbours(A* row, const Vec<A>* v, int64_t col, int64_t width, int64_t cols) {
+  constexpr int n = kLanes<A>;
+  if (width >= n) {
+    A* next = row + (cols - width) * n;  // what is behind the row's end goes on in the next one
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) store<A>((col + i < width ? row : next) + (col + i) * n, v[i]);
+  } else {
+    for (int i = 0; i < n; ++i) {
+      store<A>(row + col * n, v[i]);
+      if (++col == width) col = 0, row += cols * n;
+    }
+  }
+}
+
 // to[p][row][col][lane] for planes [p0, p1) of the lanes [lane0, lane0 + kLanes); x [images, planes, height, width].
 template <class A, class T>
 [[gnu::noinline]] void pack_images(A* to, const T* x, int64_t planes, int64_t height, int64_t width, const Bands& bands,
                                    const Window& window, int64_t lane0, int64_t p0, int64_t p1) {
   constexpr int n = kLanes<A>;
-  int64_t image[n], begin[n], end[n], shift[n];  // of each lane: its image, and what exists of its window, by index q
+  const T* lane_x[n];                             // of each lane: where row 0 of its window would be in plane 0
+  int64_t begin[n], end[n];                       // and what exists of the window, by index q
+  int64_t first = 0, last = window.rows * width;  // what exists in all lanes
   for (int i = 0; i < n; ++i) {
-    const int64_t lane = lane0 + i, first = lane % bands.bands * window.row_step + window.first_row;
+    const int64_t lane = lane0 + i, row = lane % bands.bands * window.row_step + window.first_row;
     const bool exists = lane < bands.lanes();
-    image[i] = exists ? lane / bands.bands : 0;
-    shift[i] = first * width;
-    begin[i] = max(0, -first) * width;
-    end[i] = exists ? min(window.rows, height - first) * width : 0;
+    lane_x[i] = x + ((exists ? lane / bands.bands : 0) * planes * height + row) * width;
+    begin[i] = max(0, -row) * width;
+    end[i] = exists ? min(window.rows, height - row) * width : 0;
+    first = max(first, begin[i]), last = min(last, end[i]);
   }
   const int64_t inside = min(window.cols, max(0, width - window.first_col)), before = max(0, -window.first_col);
+  const bool has_all = window.first_col <= 0 && inside == width - window.first_col;  // of a plane's columns
   for (int64_t p = p0; p < p1; ++p) {
     A* out = to + p * window.size() * n;
     for (int64_t r = 0; r < window.rows; ++r) {  // columns that no plane has
@@ -70,17 +89,31 @@ template <class A, class T>
     int64_t row = 0, col = 0;  // of the next element in the plane's rows
     for (int64_t q = 0; q < window.rows * width; q += n) {
       Vec<A> v[n];
+      if (q >= first && q + n <= last) {
 #pragma GCC unroll 16
-      for (int i = 0; i < n; ++i)
-        v[i] = load_part<A>(x + (image[i] * planes + p) * height * width, q + shift[i], begin[i] + shift[i], end[i] + shift[i]);
+        for (int i = 0; i < n; ++i) v[i] = load<A>(lane_x[i] + p * height * width + q);
+      } else {
+        for (int i = 0; i < n; ++i) v[i] = load_part<A>(lane_x[i] + p * height * width, q, begin[i], end[i]);
+      }
       transpose<A>(v);
+      if (has_all && q + n <= window.rows * width) {
+        store_neighbours(out + (row * window.cols - window.first_col) * n, v, col, width, window.cols);
+        for (col += n; col >= width; col -= width) ++row;
+        continue;
+      }
       for (int i = 0; i < n && row < window.rows; ++i) {
         const int64_t at = col - window.first_col;
-        if (at >= 0 && at < window.cols) memcpy(out + (row * window.cols + at) * n, &v[i], sizeof v[i]);
+        if (at >= 0 && at < window.cols) store<A>(out + (row * window.cols + at) * n, v[i]);
         if (++col == width) col = 0, ++row;
       }
     }
   }
+}
+
+// Stores `pixels` lanes of each of kPlanes planes, which lie kPart lanes apart in a register and `plane` elements apart at p.
+template <int kPart, int kPixels, class A, class T, int... kPlane>
+inline void store_planes(T* p, int64_t plane, int count, Vec<A> v, std::integer_sequence<int, kPlane...>) {
+  ((kPlane < count ? store_lanes<kPlane * kPart, kPixels, A>(p + kPlane * plane, v) : void()), ...);
 }
 
 // The way back, of kWidth neighbouring pixels of the planes [p0, p1), whose sums lie `stride` pixels apart: sums[plane][pixel]
@@ -89,11 +122,13 @@ template <int kWidth, class A, class T>
 [[gnu::noinline]] void unpack_pixels(T* y, int64_t planes, int64_t height, int64_t width, const Bands& bands, int64_t lane0,
                                      int64_t r, int64_t col, const A* sums, int64_t stride, int64_t p0, int64_t p1, bool relu) {
   constexpr int n = kLanes<A>, kPart = kWidth < n ? kWidth : n, kPlanes = n / kPart;  // one transpose serves kPlanes planes
-  const int count = static_cast<int>(min(n, bands.lanes() - lane0));
-  int64_t at[n];  // of the pixel in an image's plane 0, -1 where it does not exist
-  for (int i = 0; i < count; ++i) {
+  constexpr int kRest = kWidth % kPart ? kWidth % kPart : kPart;
+  constexpr auto kAllPlanes = std::make_integer_sequence<int, kPlanes>();
+  T* lane_y[n];  // of the pixel in an image's plane 0, null where it does not exist
+  for (int i = 0; i < n; ++i) {
     const int64_t lane = lane0 + i, row = lane % bands.bands * bands.rows + r;
-    at[i] = row < height ? (lane / bands.bands * planes * height + row) * width + col : -1;
+    const bool exists = lane < bands.lanes() && row < height;
+    lane_y[i] = exists ? y + (lane / bands.bands * planes * height + row) * width + col : nullptr;
   }
   for (int64_t p = p0; p < p1; p += kPlanes) {
     const int n_planes = static_cast<int>(min(kPlanes, p1 - p));
@@ -107,19 +142,14 @@ template <int kWidth, class A, class T>
         if (relu) v[i] = v[i] < 0 ? Vec<A>{} : v[i];
       }
       transpose<A>(v);
-      constexpr int kRest = kWidth % kPart ? kWidth % kPart : kPart;
-      const int pixels = part + kPart <= kWidth ? kPart : kRest;
-      for (int i = 0; i < count; ++i) {
-        if (at[i] < 0) continue;
-        T values[n];
-        store<A>(values, v[i]);
-        for (int plane = 0; plane < n_planes; ++plane) {
-          T* out = y + at[i] + (p + plane) * height * width + part;
-          if (pixels == kPart)
-            memcpy(out, values + plane * kPart, kPart * sizeof(T));
-          else
-            memcpy(out, values + plane * kPart, kRest * sizeof(T));
-        }
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+        if (!lane_y[i]) continue;
+        T* out = lane_y[i] + p * height * width + part;
+        if (part + kPart <= kWidth)
+          store_planes<kPart, kPart, A>(out, height * width, n_planes, v[i], kAllPlanes);
+        else
+          store_planes<kPart, kRest, A>(out, height * width, n_planes, v[i], kAllPlanes);
       }
     }
   }

@@ -100,6 +100,19 @@ inline void store(T* p, Vec<A> v) {
   }
 }
 
+// Stores kCount lanes, from lane kFirst on, at p.
+template <int kFirst, int kCount, class A, class T>
+inline void store_lanes(T* p, Vec<A> v) {
+#if defined(__AVX512F__)
+  constexpr auto kMask = ((1u << kCount) - 1) << kFirst;
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(p - kFirst, kMask, (__m512)v);
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(p - kFirst, kMask, (__m512d)v);
+#endif
+  T part[kLanes<A>];
+  store<A>(part, v);
+  memcpy(p, part + kFirst, kCount * sizeof(T));
+}
+
 // Stores a register past the caches; `p` is aligned to it. Other threads see it behind stream_fence() and a barrier.
 template <class A>
 inline void stream(A* p, Vec<A> v) {
