@@ -5,13 +5,14 @@
 //   kMaxPixels neighbours of a row of the result are summed in registers over an entry list. No column matrix is ever made
 //   the input gradient is the same of dy by the transposed view, with the taps mirrored; of stride s, pixels have s * s phases,
 //   and a list for each: taps of other phases never meet them
-//   a 1 x 1 kernel is the product of csr_spmm, whose tokens are pixels as they lie in memory
+//   a 1 x 1 kernel multiplies pixels where they lie (planes.h), or is csr_spmm's product, with pixels for tokens
 //   threads share packing and pixels; each sum is one thread's, in the order of its list, in Acc<T>: the same bits for any
 //   number of threads
 // Entries that are Inf or NaN would make NaN of padding's zeros: rows that have some are made anew (conv_exact.h).
 // ops/csr/conv.py has checked shapes, dtypes and ranges.
 #include "cpu/csr/conv.h"
 #include "cpu/csr/conv_exact.h"
+#include "cpu/csr/planes.h"
 #include "cpu/csr/spmm.h"
 #include "cpu/simd/isa.h"
 
@@ -180,7 +181,7 @@ Status csr_conv2d(T* y, CsrView<T, Index> w, const T* x, Conv2d c, const T* bias
   }
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = forward_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.channels, c.out_width, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(p, c.channels, c.out_width, g.rows, g.cols);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (p.row_ptr[p.rows] + p.rows + c.channels));
   const Layout l = layout<A>(c, g, p.capacity, c.rows, c.out_width, c.planes(), tiles, threads);
   char* memory = static_cast<char*>(workspace);
@@ -205,7 +206,7 @@ template <class T, class Index>
 int64_t csr_conv2d_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
   if (is_pointwise(c)) return pixels_workspace<T>(w.pattern, c, threads);
   const Geometry g = forward_geometry<Acc<T>>(c);
-  const int64_t tiles = plane_tiles(c.channels, c.out_width, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(w.pattern, c.channels, c.out_width, g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.rows, c.out_width, c.planes(), tiles, threads).total;
 }
 
@@ -220,7 +221,7 @@ Status csr_conv2d_t(T* dx, CsrView<T, Index> w, const T* dy, Conv2d c, void* wor
   }
   const CsrPattern<Index>& p = w.pattern;
   const Geometry g = gradient_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.rows_per_group(), c.width, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(p, c.rows_per_group(), c.width, g.rows, g.cols);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (p.row_ptr[p.rows] + c.planes() + c.rows));
   const Layout l = layout<A>(c, g, p.capacity, c.planes(), c.width, c.rows, tiles, threads);
   char* memory = static_cast<char*>(workspace);
@@ -240,7 +241,7 @@ template <class T, class Index>
 int64_t csr_conv2d_t_workspace(CsrView<T, Index> w, Conv2d c, Threads threads) {
   if (is_pointwise(c)) return pixels_workspace<T>(w.pattern, c, threads);
   const Geometry g = gradient_geometry<Acc<T>>(c);
-  const int64_t tiles = plane_tiles(c.rows_per_group(), c.width, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(w.pattern, c.rows_per_group(), c.width, g.rows, g.cols);
   return layout<Acc<T>>(c, g, w.pattern.capacity, c.planes(), c.width, c.rows, tiles, threads).total;
 }
 

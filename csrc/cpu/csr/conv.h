@@ -3,7 +3,6 @@
 #include "common/conv.h"
 #include "common/views.h"
 #include "cpu/csr/entries.h"
-#include "cpu/csr/planes.h"
 #include "cpu/simd/images.h"
 #include "cpu/simd/pixels.h"
 #include "cpu/simd/tiles.h"
@@ -116,11 +115,15 @@ struct Entries {
   const int32_t* list(int64_t phase, int64_t row) const { return ptr + (phase * rows + row) * tiles; }
 };
 
-// Tiles of the source's planes: what a tile of pixels meets of one stays in the first cache levels.
-inline int64_t plane_tiles(int64_t planes, int64_t width, const Axis& tall, const Axis& wide) {
-  constexpr int64_t kTileBytes = 64 << 10;
+// Tiles of the source's planes: what a tile of pixels, at most `width` wide, meets of one stays in the first cache levels. A
+// tile costs every row of the result that its sums are read and written, so tiles are larger where rows have fewer entries.
+template <class Index>
+int64_t plane_tiles(const CsrPattern<Index>& pattern, int64_t planes, int64_t width, const Axis& tall, const Axis& wide) {
+  constexpr int64_t kLeastBytes = 64 << 10, kMostBytes = 256 << 10, kSegmentBytes = 6 << 10;
+  if (tall.taps * wide.taps > kMaxTaps) return 1;
   const int64_t bytes = tall.taps * ((min(width, kMaxPixels) - 1) * wide.step + wide.reach() + 1) * kVecBytes;
-  return tall.taps * wide.taps > kMaxTaps ? 1 : max(1, ceil_div(planes * bytes, kTileBytes));
+  const int64_t for_density = kSegmentBytes * pattern.rows * pattern.cols / max(1, pattern.capacity);
+  return max(1, ceil_div(planes * bytes, max(kLeastBytes, min(kMostBytes, for_density))));
 }
 
 // The forward product's lists of rows [r0, r1), a row's in the order of its columns.

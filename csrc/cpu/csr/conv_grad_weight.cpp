@@ -3,12 +3,13 @@
 //   x and dy NCHW (common/conv.h); dw [capacity], 0 behind nnz
 //   work: blocks of images are packed by all threads together, lanes are images; up to kMaxPixels neighbours of dy's row stay
 //   in registers while its entries pass, and kLanes sums are folded
-//   a 1 x 1 kernel is the product of csr_sddmm, whose tokens are pixels as they lie in memory
+//   a 1 x 1 kernel multiplies pixels where they lie (planes.h), or is csr_sddmm's product, with pixels for tokens
 //   a row of the weight belongs to one thread, and pixels are added in order, in Acc<T>: the same bits for any thread count
 // Gradients that are Inf or NaN make NaN of padding's zeros: what is NaN is made anew (conv_exact.h).
 // ops/csr/conv.py has checked shapes, dtypes and ranges.
 #include "cpu/csr/conv.h"
 #include "cpu/csr/conv_exact.h"
+#include "cpu/csr/planes.h"
 #include "cpu/csr/sddmm.h"
 #include "cpu/simd/isa.h"
 
@@ -114,7 +115,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
   }
   const int64_t nnz = pattern.row_ptr[pattern.rows];
   const Geometry g = forward_geometry<A>(c);
-  const int64_t tiles = plane_tiles(c.channels, c.out_width, g.rows, g.cols);
+  const int64_t tiles = plane_tiles(pattern, c.channels, c.out_width, g.rows, g.cols);
   const Layout l = layout<A>(c, g, pattern.capacity, tiles);
   threads = useful_threads(threads, c.batch * c.out_height * c.out_width * (nnz + c.rows + c.channels));
   char* memory = static_cast<char*>(workspace);
@@ -166,7 +167,7 @@ int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern
     return sorted_layout(pattern.rows, pattern.cols, pattern.capacity, sizeof(Acc<T>)).total;
   if (is_pointwise(c)) return pixels_layout<Acc<T>>(pattern, c).total;
   const Geometry g = forward_geometry<Acc<T>>(c);
-  return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(c.channels, c.out_width, g.rows, g.cols)).total;
+  return layout<Acc<T>>(c, g, pattern.capacity, plane_tiles(pattern, c.channels, c.out_width, g.rows, g.cols)).total;
 }
 
 SPX_FOR_EACH_TYPE_AND_INDEX(SPX_INSTANTIATE, csr_conv2d_grad_weight)

@@ -15,15 +15,6 @@ constexpr int64_t kStretchBytes = 512 << 10;  // of a stretch in all planes: the
 constexpr int64_t kStreamedBytes = 8 << 20;   // a larger result would not stay in a share of the last-level cache
 constexpr int64_t kLineBytes = 64;
 
-// f(a constant) for 1 <= n <= kMost.
-template <int kMost, class F>
-void with_constant(int64_t n, F f) {
-  if constexpr (kMost > 1) {
-    if (n < kMost) return with_constant<kMost - 1>(n, f);
-  }
-  f(std::integral_constant<int, kMost>{});
-}
-
 // Whether images of so many planes and pixels are multiplied where they lie.
 template <class T>
 bool is_in_place(int64_t planes, int64_t pixels) {

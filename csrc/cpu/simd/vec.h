@@ -47,6 +47,15 @@ constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t align64(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
+// f(a constant) for 1 <= n <= kMost.
+template <int kMost, class F>
+void with_constant(int64_t n, F f) {
+  if constexpr (kMost > 1) {
+    if (n < kMost) return with_constant<kMost - 1>(n, f);
+  }
+  f(std::integral_constant<int, kMost>{});
+}
+
 // ---- storage type <-> accumulator -------------------------------------------------------------------------------------
 
 inline float to_acc(float v) { return v; }

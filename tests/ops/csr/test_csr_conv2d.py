@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases import CONV, INDEX_DTYPES, assert_agrees, expected, name_of, operands_with
+from cases import CONV, INDEX_DTYPES, TOLERANCE, assert_agrees, expected, name_of, operands_with
 
 from sparse_ext.ops import OPS, CsrPattern, reference
 
@@ -34,7 +34,7 @@ class Case:
         return self.kernel, self.stride, self.padding, self.dilation, self.groups
 
 
-# A register holds 2 to 16 images; 8 pixels are summed at a time; tiles of planes hold 64 KB, and chunks of rows 2 MB.
+# A register holds 2 to 16 images or pixels; 8 or 14 are summed at a time; tiles of planes hold 64 KB or more, chunks of rows 2 MB.
 CASES = (
     Case((16, 3, 9, 9), 5, (3, 3), padding=(1, 1)),  # whole registers of images
     Case((17, 2, 5, 17), 4, (3, 3), padding=(1, 1)),  # one image more; a row of three tiles
@@ -58,6 +58,7 @@ CASES = (
     Case((3, 3, 5, 6), 4, (1, 1), (7, 7)),  # one pixel of many
     Case((2, 3, 6, 4), 4, (1, 1), (1, 9)),  # one column
     Case((2, 3, 6, 4), 4, (1, 1), (9, 1)),  # one row
+    Case((3, 20, 12, 16), 37, (1, 1)),  # stretches of whole registers, entries enough to be folded several times
 )
 
 
@@ -88,12 +89,21 @@ def test_agrees_with_its_twin(op, case, index, device, dtype):
     assert_agrees(op, arguments(case, device, dtype, index)[op], dtype)
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6], CASES[-1]], ids=str)
 @pytest.mark.parametrize("op", CONV)
 def test_same_bits_for_any_thread_count(op, case, device, dtype):
     """Values that add up with rounding, and enough of them for three threads."""
     big = Case((9, 24, *case.x[2:]), 20, *case.window[:-1])
     given = [a * 1.1 if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments(big, device, dtype)[op]]
+    assert_same_for_any_thread_count(op, given)
+
+
+@pytest.mark.parametrize("op", CONV)
+def test_same_bits_where_threads_share_a_stretch(op, device, dtype):
+    assert_same_for_any_thread_count(op, arguments(Case((1, 200, 8, 16), 160, (1, 1), density=0.1), device, dtype)[op])
+
+
+def assert_same_for_any_thread_count(op, given):
     outcomes = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -101,10 +111,21 @@ def test_same_bits_for_any_thread_count(op, case, device, dtype):
     assert all(torch.equal(outcomes[0], outcome) for outcome in outcomes[1:])
 
 
+@pytest.mark.only("written past its caches by a CPU", lambda case: case.kind == "cpu" and case.dtype.itemsize > 2)
+def test_a_result_that_no_cache_keeps(device, dtype):
+    """It is written past the caches. x is not aligned to registers."""
+    given = arguments(Case((2, 3, 256, 128), 36, (1, 1)), device, dtype)[OPERATOR]
+    x = given[4]
+    shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+    y = OPS[OPERATOR](*given[:4], shifted, *given[5:])
+    assert y.nbytes > 8 << 20
+    torch.testing.assert_close(y, reference.csr_conv2d(*given), **TOLERANCE[dtype])
+
+
 POISONED = {"csr_conv2d": ("x", "weight"), "csr_conv2d_t": ("dy", "weight"), "csr_conv2d_grad_weight": ("dy", "x")}
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6], CASES[8], CASES[9], CASES[11]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[6], CASES[8], CASES[9], CASES[11], CASES[-1]], ids=str)
 @pytest.mark.parametrize(("op", "poisoned"), [(op, name) for op in CONV for name in POISONED[op]])
 def test_inf_and_nan_go_where_an_entry_takes_them(op, poisoned, case, device, dtype):
     """Never to where an entry meets padding; nor, of rows of x that no output meets, anywhere."""
