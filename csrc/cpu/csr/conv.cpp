@@ -74,6 +74,29 @@ int64_t tile_width(int64_t width, int64_t phases) {
   return ceil_div(ceil_div(width, max(1, count)), phases) * phases;
 }
 
+// How the rows of a result are cut into tiles. Those of a result that is streamed are its cache lines, whole but for a row's
+// first and last ones.
+template <class A>
+struct Tiles {
+  int64_t row, width, count;  // pixels of a row and of a tile, and tiles of a row, some of which may be empty
+  bool streams;
+
+  template <class T>
+  Tiles(const Images<T>& y, const Geometry& g) : row(y.width), width(tile_width(row, g.cols.phases)) {
+    constexpr int64_t n = kLanes<A>;
+    const bool is_even = row % (n / 2) == 0 && y.height * row % n == 0 && (g.bands.bands == 1 || g.bands.rows * row % n == 0);
+    streams = kVecBytes == kLineBytes && sizeof(T) == sizeof(A) && is_even && g.cols.phases == 1 &&
+              is_streamed(y.data, g.bands.images * y.planes * y.height * row);
+    if (streams) width = n;
+    count = ceil_div(row + (streams ? width - 1 : 0), width);
+  }
+  int64_t begin(int64_t r, int64_t k) const { return max(0, k * width - shift(r)); }
+  int64_t end(int64_t r, int64_t k) const { return min(row, (k + 1) * width - shift(r)); }
+
+ private:
+  int64_t shift(int64_t r) const { return streams ? r * row % width : 0; }
+};
+
 struct Layout {
   int64_t offsets, at, values, bias, packed, threads, panel_rows, thread, total;
 };
@@ -81,7 +104,7 @@ template <class A>
 Layout layout(const Conv2d& c, const Geometry& g, int64_t capacity, int64_t rows, int64_t width, int64_t planes, int64_t tiles,
               int threads) {
   const int64_t lists = g.rows.phases * g.cols.phases * rows * tiles + 1, int_bytes = sizeof(int32_t), bytes = sizeof(A);
-  const int64_t row_bytes = tile_width(width, g.cols.phases) * kVecBytes;
+  const int64_t row_bytes = max(kLanes<A>, tile_width(width, g.cols.phases)) * kVecBytes;
   Layout l;
   l.offsets = align64(lists * int_bytes);
   l.at = l.offsets + align64(c.channels * c.taps() * int_bytes);
@@ -100,15 +123,16 @@ template <class A, class T>
 [[gnu::noinline]] void convolve(Images<T> y, Images<const T> x, const Geometry& g, const Entries<A>& entries, const A* bias,
                                 bool relu, char* memory, const Layout& l, int64_t id, int64_t team) {
   A* packed = reinterpret_cast<A*>(memory + l.packed);
-  const int64_t width = tile_width(y.width, g.cols.phases), tiles = ceil_div(y.width, width);
+  const Tiles<A> tiles(y, g);
   const int64_t chunks = ceil_div(g.bands.rows, g.chunk);
   for (int64_t part = 0; part < ceil_div(g.bands.lanes(), kLanes<A>) * chunks; ++part) {
     const int64_t lane0 = part / chunks * kLanes<A>, top = part % chunks * g.chunk, rows = min(g.chunk, g.bands.rows - top);
     pack_images(packed, x.data, x.planes, x.height, x.width, g.bands, g.from(top), lane0, x.planes * id / team,
                 x.planes * (id + 1) / team);
 #pragma omp barrier
-    for (int64_t piece = rows * tiles * id / team; piece < rows * tiles * (id + 1) / team; ++piece) {
-      const int64_t r = top + piece / tiles, col = piece % tiles * width, pixels = min(width, y.width - col);
+    for (int64_t piece = rows * tiles.count * id / team; piece < rows * tiles.count * (id + 1) / team; ++piece) {
+      const int64_t r = top + piece / tiles.count, col = tiles.begin(r, piece % tiles.count);
+      const int64_t pixels = tiles.end(r, piece % tiles.count) - col;
       for (int64_t r0 = 0; r0 < y.planes; r0 += l.panel_rows) {
         const int64_t r1 = min(y.planes, r0 + l.panel_rows);
         A* sums = reinterpret_cast<A*>(memory + l.threads + id * l.thread);
@@ -124,10 +148,11 @@ template <class A, class T>
         for (int64_t p = 0; p < pixels; p += kMaxPixels)
           with_constant<kMaxPixels>(min(kMaxPixels, pixels - p), [&](auto count) {
             unpack_pixels<count>(y.data, y.planes, y.height, y.width, g.bands, lane0, r, col + p, sums + p * kLanes<A>, pixels,
-                                 r0, r1, relu);
+                                 r0, r1, relu, tiles.streams);
           });
       }
     }
+    if (tiles.streams) stream_fence();
 #pragma omp barrier
   }
   remake_planes(y, x, g, entries, bias, relu, y.planes * id / team, y.planes * (id + 1) / team);

@@ -12,7 +12,7 @@ namespace spx::cpu::SPX_ISA::csr {
 
 constexpr int64_t kMaxTaps = 64;  // of kernels whose planes are cut into tiles: larger ones see few planes
 // Registers of sums: multiply-adds take 4 cycles, and two can begin in each. The CPUs of 512 bits have 32 registers.
-constexpr int kMaxPixels = kVecBytes == 64 ? 14 : 8;
+constexpr int kMaxPixels = kVecBytes == 64 ? 16 : 8;
 
 // Whether a pixel of the result meets one pixel only, in every channel: as a product with a token for each pixel.
 inline bool is_pointwise(const Conv2d& c) { return c.taps() * c.groups == 1 && c.pad_top == 0 && c.pad_left == 0; }

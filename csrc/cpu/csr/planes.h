@@ -12,8 +12,6 @@ namespace spx::cpu::SPX_ISA::csr {
 
 constexpr int kStretchVecs = 8;               // registers of a stretch in a plane, at most
 constexpr int64_t kStretchBytes = 512 << 10;  // of a stretch in all planes: they stay in L2
-constexpr int64_t kStreamedBytes = 8 << 20;   // a larger result would not stay in a share of the last-level cache
-constexpr int64_t kLineBytes = 64;
 
 // Whether images of so many planes and pixels are multiplied where they lie.
 template <class T>
@@ -152,8 +150,7 @@ void multiply_planes(const Pixels<A>& y, const CsrView<A, Index>& w, const Pixel
   const SortedLayout l = sorted_layout(w.pattern.rows, w.pattern.cols, w.pattern.capacity, sizeof(A));
   const SortedRows<A> rows = sorted_rows<A>(w.pattern.rows, memory, l);
   const Stretches<A> stretches(x.images, x.pixels);
-  const bool is_aligned = reinterpret_cast<uintptr_t>(y.data) % kVecBytes == 0;
-  const bool streams = is_aligned && y.images * y.planes * y.pixels * static_cast<int64_t>(sizeof(A)) >= kStreamedBytes;
+  const bool streams = is_streamed(y.data, y.images * y.planes * y.pixels);
   const int64_t parts = max(1, threads / stretches.count());  // of the rows, where there are more threads than stretches
   in_parallel(threads, [&](int64_t id, int64_t team) {
     if (id == 0) sort_rows(rows, w.pattern, reinterpret_cast<int32_t*>(memory + l.count));

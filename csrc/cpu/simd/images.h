@@ -117,10 +117,12 @@ inline void store_planes(T* p, int64_t plane, int count, Vec<A> v, std::integer_
 }
 
 // The way back, of kWidth neighbouring pixels of the planes [p0, p1), whose sums lie `stride` pixels apart: sums[plane][pixel]
-// [lane] to row r of each lane's band, column `col` and behind, of y [images, planes, height, width]; relu, if `relu`.
+// [lane] to row r of each lane's band, column `col` and behind, of y [images, planes, height, width]; relu, if `relu`. Streams
+// whole registers, if `streams`.
 template <int kWidth, class A, class T>
 [[gnu::noinline]] void unpack_pixels(T* y, int64_t planes, int64_t height, int64_t width, const Bands& bands, int64_t lane0,
-                                     int64_t r, int64_t col, const A* sums, int64_t stride, int64_t p0, int64_t p1, bool relu) {
+                                     int64_t r, int64_t col, const A* sums, int64_t stride, int64_t p0, int64_t p1, bool relu,
+                                     bool streams) {
   constexpr int n = kLanes<A>, kPart = kWidth < n ? kWidth : n, kPlanes = n / kPart;  // one transpose serves kPlanes planes
   constexpr int kRest = kWidth % kPart ? kWidth % kPart : kPart;
   constexpr auto kAllPlanes = std::make_integer_sequence<int, kPlanes>();
@@ -146,6 +148,12 @@ template <int kWidth, class A, class T>
       for (int i = 0; i < n; ++i) {
         if (!lane_y[i]) continue;
         T* out = lane_y[i] + p * height * width + part;
+        if constexpr (kWidth == n && sizeof(T) == sizeof(A)) {
+          if (streams) {
+            stream<A>(out, v[i]);
+            continue;
+          }
+        }
         if (part + kPart <= kWidth)
           store_planes<kPart, kPart, A>(out, height * width, n_planes, v[i], kAllPlanes);
         else

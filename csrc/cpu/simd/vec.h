@@ -42,6 +42,8 @@ using Vec = typename VecOf<A>::type;
 template <class A>
 constexpr int kLanes = kVecBytes / static_cast<int>(sizeof(A));
 
+constexpr int64_t kLineBytes = 64;  // of a cache
+
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -137,6 +139,12 @@ inline void stream_fence() {
 #if defined(__AVX__)
   _mm_sfence();
 #endif
+}
+// Whether a result is stored that way: it is so large that it would not stay in a thread's share of the last-level cache.
+template <class T>
+inline bool is_streamed(const T* y, int64_t elements) {
+  constexpr int64_t kLeastBytes = 8 << 20;
+  return reinterpret_cast<uintptr_t>(y) % kVecBytes == 0 && elements * static_cast<int64_t>(sizeof(T)) >= kLeastBytes;
 }
 
 // sum + a * b, lane by lane; of pairs both products are added.
