@@ -11,6 +11,7 @@
 namespace spx::cpu::SPX_ISA::csr {
 
 constexpr int kStretchVecs = 8;               // registers of a stretch in a plane, at most
+constexpr int64_t kRowsNear = 2;              // rows whose dy is fetched once more before they come
 constexpr int64_t kStretchBytes = 512 << 10;  // of a stretch in all planes: they stay in L2
 
 // Whether images of so many planes and pixels are multiplied where they lie.
@@ -103,14 +104,17 @@ void list_sorted(const SortedRows<A>& to, const CsrPattern<Index>& pattern, cons
   }
 }
 
-// Fetches a stretch of the planes [*next, *next + planes), up to plane `all`.
+// Fetches a plane's part of a stretch.
+template <int kVecs, class A>
+inline void fetch_plane(const A* part) {
+#pragma GCC unroll 8
+  for (int64_t byte = 0; byte < kVecs * kVecBytes; byte += kLineBytes)
+    __builtin_prefetch(reinterpret_cast<const char*>(part) + byte);
+}
+// Fetches a stretch's parts of the planes [*next, *next + planes), up to plane `all`.
 template <int kVecs, class A>
 inline void fetch_planes(const A* stretch, int64_t pixels, int64_t all, int64_t planes, int64_t* next) {
-  for (const int64_t end = min(all, *next + planes); *next < end; ++*next) {
-    const char* plane = reinterpret_cast<const char*>(stretch + *next * pixels);
-#pragma GCC unroll 8
-    for (int64_t byte = 0; byte < kVecs * kVecBytes; byte += kLineBytes) __builtin_prefetch(plane + byte);
-  }
+  for (const int64_t end = min(all, *next + planes); *next < end; ++*next) fetch_plane<kVecs>(stretch + *next * pixels);
 }
 
 // A stretch of y from one of x, for sorted rows [begin, end); ahead: the stretch of x that comes next.
@@ -179,7 +183,7 @@ void multiply_planes(const Pixels<A>& y, const CsrView<A, Index>& w, const Pixel
 // Sums of products, a register for each entry, which are folded when there are kMost.
 template <class A>
 struct Pending {
-  static constexpr int kMost = 8 * kLanes<A>;
+  static constexpr int kMost = 2 * kLanes<A>;
   Vec<A> sums[kMost];
   int64_t held = 0;
 
@@ -213,11 +217,12 @@ void sample_stretch(A* dw, const SortedRows<A>& w, const Pixels<const A>& dy, co
   int64_t fetched = 0;
   for (int64_t i = begin; i < end; ++i) {
     fetch_planes<kVecs>(x_ahead, x.pixels, x.planes, per_row, &fetched);
-    int64_t row = w.row[i];
+    const int64_t row = w.row[i];
     Vec<A> dy_own[kVecs];
 #pragma GCC unroll 8
     for (int t = 0; t < kVecs; ++t) dy_own[t] = load<A>(own + row * dy.pixels + t * kLanes<A>);
-    fetch_planes<kVecs>(dy_ahead, dy.pixels, dy.planes, 1, &row);
+    fetch_plane<kVecs>(dy_ahead + row * dy.pixels);
+    fetch_plane<kVecs>(own + w.row[min(i + kRowsNear, end - 1)] * dy.pixels);  // from L2: a row waits for nothing else
     for (int64_t p = w.first[i]; p < w.first[i + 1];) {
       const int64_t count = min(w.first[i + 1] - p, Pending<A>::kMost - pending->held);
       Vec<A>* sums = pending->sums + pending->held;
