@@ -79,7 +79,11 @@ SIZES = {
     "cuda": tuple(map(Size._make, product((1024, 4096), (256, 2048, 8192)))),
 }
 IMAGES = {
-    "cpu": tuple(Images(c, k, 3584 // c) for c, k in ((64, 3), (128, 1), (128, 3), (256, 1), (256, 3), (512, 1), (512, 3))),
+    # The widths of a ResNet-50: of its 3 x 3 kernels, and of its 1 x 1 kernels at about the geometric mean of their channels.
+    "cpu": (
+        *(Images(c, 3, 3584 // c) for c in (64, 128, 256, 512)),
+        *(Images(c, 1, size // c) for c, size in product((128, 256, 512), (3584, 7168))),
+    ),
     "cuda": tuple(Images(c, k, 3584 // c, 64) for c, k in product((64, 128, 256, 512), (1, 3))),
 }
 

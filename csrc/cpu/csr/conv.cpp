@@ -169,7 +169,7 @@ int pixel_vecs(const Conv2d& c) {
 template <class T, class Index>
 int64_t pixels_workspace(const CsrPattern<Index>& p, const Conv2d& c, Threads threads) {
   const int64_t packed = spmm_layout(p.rows, p.cols, p.capacity, pixel_vecs<Acc<T>>(c), sizeof(Acc<T>), threads).total;
-  const bool in_place = !is_strided(c) && is_in_place<T>(p.cols, c.height * c.width);
+  const bool in_place = !is_strided(c) && is_in_place<T>(p, c.height * c.width);
   return in_place ? sorted_layout(p.rows, p.cols, p.capacity, sizeof(Acc<T>)).total : packed;
 }
 
@@ -180,7 +180,7 @@ Status multiply_pixels(const Y& made, const CsrView<T, Index>& w, const X& met, 
   const int64_t vecs = pixel_vecs<Acc<T>>(c);
   threads = useful_threads(threads, (p.row_ptr[p.rows] + p.rows + p.cols) * token_count(met));
   if constexpr (sizeof(T) == sizeof(Acc<T>) && std::is_same_v<X, Pixels<const T>> && std::is_same_v<Y, Pixels<T>>) {
-    if (is_in_place<T>(met.planes, met.pixels)) {
+    if (is_in_place<T>(p, met.pixels)) {
       multiply_planes(made, w, met, bias, relu, static_cast<char*>(workspace), threads);
       return kOk;
     }

@@ -102,7 +102,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
         useful_threads(threads, (pattern.row_ptr[pattern.rows] + c.rows + c.channels) * c.batch * c.out_height * c.out_width);
     char* memory = static_cast<char*>(workspace);
     if constexpr (sizeof(T) == sizeof(A)) {
-      if (!is_strided(c) && is_in_place<T>(c.channels, c.height * c.width)) {
+      if (!is_strided(c) && is_in_place<T>(pattern, c.height * c.width)) {
         sample_planes(dw, pattern, pixels_of_y(c, dy), pixels_of_x(c, x), memory, threads);
         return kOk;
       }
@@ -163,7 +163,7 @@ Status csr_conv2d_grad_weight(DenseView<T> result, CsrPattern<Index> pattern, co
 
 template <class T, class Index>
 int64_t csr_conv2d_grad_weight_workspace(DenseView<T>, CsrPattern<Index> pattern, Conv2d c, Threads) {
-  if (is_pointwise(c) && !is_strided(c) && is_in_place<T>(c.channels, c.height * c.width))
+  if (is_pointwise(c) && !is_strided(c) && is_in_place<T>(pattern, c.height * c.width))
     return sorted_layout(pattern.rows, pattern.cols, pattern.capacity, sizeof(Acc<T>)).total;
   if (is_pointwise(c)) return pixels_layout<Acc<T>>(pattern, c).total;
   const Geometry g = forward_geometry<Acc<T>>(c);

@@ -14,11 +14,15 @@ constexpr int kStretchVecs = 8;               // registers of a stretch in a pla
 constexpr int64_t kRowsNear = 2;              // rows whose dy is fetched once more before they come
 constexpr int64_t kStretchBytes = 512 << 10;  // of a stretch in all planes: they stay in L2
 
-// Whether images of so many planes and pixels are multiplied where they lie.
-template <class T>
-bool is_in_place(int64_t planes, int64_t pixels) {
-  return sizeof(T) == sizeof(Acc<T>) && pixels > 0 && pixels % kLanes<Acc<T>> == 0 &&
-         planes * kStretchVecs * kVecBytes <= kStretchBytes && planes * pixels <= INT32_MAX;
+// Whether planes of so many pixels are multiplied where they lie by a weight of this pattern, or first packed. Packed planes are
+// read tile by tile from L1, and lie side by side, so with many entries for each plane that is read or written they are faster.
+template <class T, class Index>
+bool is_in_place(const CsrPattern<Index>& pattern, int64_t pixels) {
+  constexpr int64_t kL1Bytes = 40 << 10, kEntriesPerPlane = 24;
+  const int64_t bytes = pattern.cols * kStretchVecs * kVecBytes;
+  const bool is_faster = bytes <= kL1Bytes || pattern.capacity <= kEntriesPerPlane * (pattern.rows + pattern.cols);
+  const bool is_possible = sizeof(T) == sizeof(Acc<T>) && pixels > 0 && pixels % kLanes<Acc<T>> == 0;
+  return is_possible && is_faster && bytes <= kStretchBytes && pattern.cols * pixels <= INT32_MAX;
 }
 
 // Images cut into stretches.
