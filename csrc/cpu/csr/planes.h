@@ -15,8 +15,8 @@ constexpr int64_t kRowsNear = 2;              // rows whose dy is fetched once m
 constexpr int64_t kStretchBytes = 512 << 10;  // of a stretch in all planes: they stay in L2
 
 // Whether planes of so many pixels are multiplied where they lie, by a weight of this pattern; otherwise they are packed first.
-// Packed planes lie side by side and are read tile by tile from L1, which is faster where a plane that is read or written has many
-// entries.
+// Packed planes lie side by side and are read tile by tile from L1, which is faster where a plane that is read or written has
+// many entries.
 template <class T, class Index>
 bool is_in_place(const CsrPattern<Index>& pattern, int64_t pixels) {
   constexpr int64_t kL1Bytes = 40 << 10, kEntriesPerPlane = 24;
