@@ -50,19 +50,7 @@ struct SortedRows {
   int32_t *row, *first, *at;
   A* values;
 
-  // The first row of part `part` of `parts` with about the same number of entries.
-  int64_t cut(int64_t part, int64_t parts) const {
-    const int64_t target = (first[rows] + rows) * part / parts;
-    int64_t i = 0, end = rows;
-    while (i < end) {
-      const int64_t middle = (i + end) / 2;
-      if (first[middle] + middle < target)
-        i = middle + 1;
-      else
-        end = middle;
-    }
-    return i;
-  }
+  int64_t cut(int64_t part, int64_t parts) const { return row_cut(first, rows, part, parts); }
 };
 
 struct SortedLayout {

@@ -8,19 +8,22 @@
 namespace spx::cpu::SPX_ISA {
 
 // Rows [begin, end) of part `part` of `parts`: cut so that every part has about the same number of non-zeros.
-template <class Index>
-inline int64_t row_cut(const CsrPattern<Index>& pattern, int64_t part, int64_t parts) {
-  if (part >= parts) return pattern.rows;
-  const int64_t target = pattern.row_ptr[pattern.rows] * part / parts + pattern.rows * part / parts;
-  int64_t lo = 0, hi = pattern.rows;  // first row r with row_ptr[r] + r >= target: empty rows cost something too
+inline int64_t row_cut(const int32_t* row_ptr, int64_t rows, int64_t part, int64_t parts) {
+  if (part >= parts) return rows;
+  const int64_t target = row_ptr[rows] * part / parts + rows * part / parts;
+  int64_t lo = 0, hi = rows;  // first row r with row_ptr[r] + r >= target: empty rows cost something too
   while (lo < hi) {
     const int64_t mid = (lo + hi) / 2;
-    if (pattern.row_ptr[mid] + mid < target)
+    if (row_ptr[mid] + mid < target)
       lo = mid + 1;
     else
       hi = mid;
   }
   return lo;
+}
+template <class Index>
+inline int64_t row_cut(const CsrPattern<Index>& pattern, int64_t part, int64_t parts) {
+  return row_cut(pattern.row_ptr, pattern.rows, part, parts);
 }
 
 // Threads worth waking for `work` multiply-adds: a parallel region costs a few microseconds, about this many of them.

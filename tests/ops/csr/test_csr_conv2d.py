@@ -34,7 +34,8 @@ class Case:
         return self.kernel, self.stride, self.padding, self.dilation, self.groups
 
 
-# A register holds 2 to 16 images or pixels; 8 or 14 are summed at a time; tiles of planes hold 64 KB or more, chunks of rows 2 MB.
+# A register holds 2 to 16 images or pixels; 8 or 16 are summed at a time; tiles of planes hold 64 KB or more, chunks of rows
+# 2 MB.
 CASES = (
     Case((16, 3, 9, 9), 5, (3, 3), padding=(1, 1)),  # whole registers of images
     Case((17, 2, 5, 17), 4, (3, 3), padding=(1, 1)),  # one image more; a row of three tiles
