@@ -35,14 +35,14 @@ struct Window {
   int64_t size() const { return rows * cols; }
 };
 
-// kLanes elements of a plane from index q on, as they exist in [begin, end), and 0 elsewhere.
+// kLanes elements of x from index q on, as they exist in [begin, end), and 0 elsewhere.
 template <class A, class T>
-inline Vec<A> load_part(const T* plane, int64_t q, int64_t begin, int64_t end) {
-  if (q >= begin && q + kLanes<A> <= end) return load<A>(plane + q);
+inline Vec<A> load_part(const T* x, int64_t q, int64_t begin, int64_t end) {
+  if (q >= begin && q + kLanes<A> <= end) return load<A>(x + q);
   T part[kLanes<A>];
   memset(part, 0, sizeof part);
   const int64_t from = max(q, begin), to = min(q + kLanes<A>, end);
-  if (from < to) memcpy(part + (from - q), plane + from, static_cast<size_t>(to - from) * sizeof(T));
+  if (from < to) memcpy(part + (from - q), x + from, static_cast<size_t>(to - from) * sizeof(T));
   return load<A>(part);
 }
 
@@ -67,13 +67,13 @@ template <class A, class T>
 [[gnu::noinline]] void pack_images(A* to, const T* x, int64_t planes, int64_t height, int64_t width, const Bands& bands,
                                    const Window& window, int64_t lane0, int64_t p0, int64_t p1) {
   constexpr int n = kLanes<A>;
-  const T* lane_x[n];                             // of each lane: where row 0 of its window would be in plane 0
+  int64_t lane_at[n];                             // of each lane: where row 0 of its window would be in plane 0
   int64_t begin[n], end[n];                       // and what exists of the window, by index q
   int64_t first = 0, last = window.rows * width;  // what exists in all lanes
   for (int i = 0; i < n; ++i) {
     const int64_t lane = lane0 + i, row = lane % bands.bands * window.row_step + window.first_row;
     const bool exists = lane < bands.lanes();
-    lane_x[i] = x + ((exists ? lane / bands.bands : 0) * planes * height + row) * width;
+    lane_at[i] = ((exists ? lane / bands.bands : 0) * planes * height + row) * width;
     begin[i] = max(0, -row) * width;
     end[i] = exists ? min(window.rows, height - row) * width : 0;
     first = max(first, begin[i]), last = min(last, end[i]);
@@ -91,9 +91,12 @@ template <class A, class T>
       Vec<A> v[n];
       if (q >= first && q + n <= last) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) v[i] = load<A>(lane_x[i] + p * height * width + q);
+        for (int i = 0; i < n; ++i) v[i] = load<A>(x + lane_at[i] + p * height * width + q);
       } else {
-        for (int i = 0; i < n; ++i) v[i] = load_part<A>(lane_x[i] + p * height * width, q, begin[i], end[i]);
+        for (int i = 0; i < n; ++i) {
+          const int64_t at = lane_at[i] + p * height * width;
+          v[i] = load_part<A>(x, at + q, at + begin[i], at + end[i]);
+        }
       }
       transpose<A>(v);
       if (has_all && q + n <= window.rows * width) {
