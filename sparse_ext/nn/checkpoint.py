@@ -82,7 +82,7 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
     for name, size in (("weight", length), ("bias", rows)):
         if name in given and getattr(layer, name) is not None and given[name].shape != (size,):
             raise ValueError(f"{prefix}{name}: expected shape ({size},), got {tuple(given[name].shape)}")
-    if kind is layer._kind and layer._rule is None and "weight" in given:
+    if kind is layer._kind and layer._names and layer._rule is None and "weight" in given:
         stored = {**layer._stored(), **{name: given[name] for name in layer._names if name in given}}
         pattern = kind.pattern.of_buffers(rows, cols, stored, given["weight"].device)
         return {**entries, prefix + "weight": _cleared(given["weight"], pattern)}
