@@ -68,7 +68,7 @@ class Images(NamedTuple):
     @property
     def products(self) -> tuple[str, ...]:
         """As the table calls them: forward, input gradient, weight gradient."""
-        return tuple(auto_conv.in_table(name, (self.kernel, self.kernel)) for name in auto_conv.PRODUCTS)
+        return auto_conv.all_in_table((self.kernel, self.kernel))
 
     def __str__(self) -> str:
         return f"{self.channels} channels, {self.kernel} x {self.kernel}, {self.batch} x {self.side} x {self.side}"

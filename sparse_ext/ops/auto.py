@@ -165,13 +165,26 @@ class Policy:
         tokens, positions = max(1, x.shape[0] if tokens is None else tokens), max(1, rows * cols)
         return entries > _crossing(found, tokens, positions, torch.get_num_threads()) * positions
 
-    def storage(self, sparse: str, dense: str, positions: int, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
-        """Which of two layouts should store nnz of so many positions: the one that no number of tokens makes slower."""
+    def storage(
+        self,
+        sparse: str,
+        dense: str,
+        positions: int,
+        nnz: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        products: tuple[str, ...] = (STORAGE,),
+    ) -> Choice:
+        """Which of two layouts should store nnz of so many positions: the one that no number of tokens makes slower.
+
+        products: of the table. Only where all of them are faster densely is the answer `dense`.
+        """
         name = device_name(device)
-        measured, found = self.rows(name, dtype, STORAGE)
-        if not found:
+        serving = [self.rows(name, dtype, product) for product in products]
+        if not all(found for _, found in serving):
             return Choice(sparse, f"nothing was measured on {name}: `python -m sparse_ext calibrate` does")
-        crossing = _crossing(found, 0, max(1, positions), torch.get_num_threads())
+        measured, threads = serving[0][0], torch.get_num_threads()
+        crossing = max(_crossing(found, 0, max(1, positions), threads) for _, found in serving)
         where = measured if measured == name else f"{measured}, the nearest to {name}"
         zeros, from_zeros = 1 - nnz / max(1, positions), 1 - crossing
         reason = f"{zeros:.0%} zeros; sparse storage is faster from {from_zeros:.0%} on, as measured on {where}"

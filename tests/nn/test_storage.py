@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_ext import SparseLinear, Sparsifier, Static, sparsify_
+from sparse_ext import SparseConv2d, SparseLinear, Sparsifier, Static, sparsify_
 from sparse_ext.ops import LAYOUTS, auto
+from sparse_ext.ops.csr import auto_conv
 
 WAYS = {
     "constructor": lambda layout, sparsity: SparseLinear(16, 8, sparsity=sparsity, layout=layout),
@@ -33,6 +34,20 @@ def test_auto_stores_what_was_measured_to_be_faster(way, sparsity, layout, capac
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     (row,) = Sparsifier(nn.Sequential(layer), optimizer, Static(), total_steps=1).report().layers
     assert (row.layout, row.reason) == (layout, layer.layout_reason)
+
+
+@pytest.mark.parametrize(("kernel", "layout"), [(3, "masked"), (1, "auto")])
+def test_a_convolution_is_at_full_length_where_all_its_products_are_dense(kernel, layout, monkeypatch):
+    """Measured: all products of 3 x 3 kernels are faster sparse from 60 % zeros on; one of 1 x 1 kernels, from 20 %."""
+    device = auto.device_name(torch.device("cpu"))
+    rows = {3: [auto.Row(16, 144, 0, 0.4)] * 3, 1: [auto.Row(16, 16, 0, density) for density in (0.4, 0.8, 0.4)]}
+    names = {k: auto_conv.all_in_table((k, k)) for k in rows}
+    found = {(device, torch.float32, name): (row,) for k in rows for name, row in zip(names[k], rows[k], strict=True)}
+    monkeypatch.setattr(auto.POLICY, "table", found)
+    layer = SparseConv2d(4, 4, kernel, sparsity=0.5, layout="auto")
+    assert layer.layout == layout
+    assert layer.layout_reason.startswith(f"50% zeros; sparse storage is faster from {60 if kernel == 3 else 20}% on")
+    assert layer(torch.ones(1, 4, 3, 3)).shape[1] == 4
 
 
 @pytest.mark.parametrize("layout", [name for name, kind in LAYOUTS.items() if kind.pattern.VARIABLE and name != "auto"])

@@ -27,6 +27,11 @@ def in_table(product: str, kernel_size: Sizes) -> str:
     return product if math.prod(kernel_size) > 1 else f"{product} 1 x 1"
 
 
+def all_in_table(kernel_size: Sizes) -> tuple[str, ...]:
+    """The three products of a training step, as the table calls them."""
+    return tuple(in_table(product, kernel_size) for product in PRODUCTS)
+
+
 def _chooser(product: str, like: torch.Tensor, row_ptr: torch.Tensor, col_idx: torch.Tensor) -> IsDense:
     """Which convolutions with such a pattern are done densely; like: a tensor of x's dtype and device."""
 

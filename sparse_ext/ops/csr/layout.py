@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..auto import POLICY, Choice
+from ..auto import POLICY, STORAGE, Choice
 from ..boundary.checks import MOST
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Conv2d, Kernels, Linear, Product
 from ..rule import Rule
-from . import auto, conversions, kernels
+from . import auto, auto_conv, conversions, kernels
 from .convolutions import AutoConv2d, CsrConv2d
 from .operands import CsrOperands, packed
 from .pattern import CsrPattern
@@ -162,11 +162,11 @@ class Auto(Csr):
     @classmethod
     def storage(cls, product: Product, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
         positions = product.rows * product.cols
-        if isinstance(product, Conv2d):  # written out for torch, the weight costs little beside its pixels
-            return Choice(cls.name, "each product of a convolution skips the zeros, or writes them out, as was measured faster")
         if positions > MOST:
             return Choice(cls.name, f"more than {MOST} positions: too many for full length")
-        return POLICY.storage(cls.name, "masked", positions, nnz, dtype, device)
+        # A convolution at full length has no kernels of its own: what can be gained is that nothing is unpacked.
+        decisive = auto_conv.all_in_table(product.kernel_size) if isinstance(product, Conv2d) else (STORAGE,)
+        return POLICY.storage(cls.name, "masked", positions, nnz, dtype, device, decisive)
 
 
 # ---- the sampled product ------------------------------------------------------------------------------------------------
