@@ -71,6 +71,19 @@ def test_only_ops_imports_the_binary():
     assert not [relative(path) for path in outside if any(name.partition(".")[0] == "_C" for name in imports(path))]
 
 
+def test_only_hf_imports_transformers():
+    """And nothing imports it: who does not use Hugging Face needs nothing of it."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        imported = {
+            (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert ("transformers" in imported) == (path == PACKAGE / "hf.py"), relative(path)
+        assert "hf" not in {name.partition(".")[0] for name in imports(path)}, relative(path)
+
+
 # What all rooms share, and the only files of it that list the rooms.
 SHARED_PYTHON = [
     *sorted((PACKAGE / "ops").glob("*.py")),
