@@ -131,6 +131,9 @@ _save_pretrained = PreTrainedModel.save_pretrained
 
 @wraps(_save_pretrained)
 def _save_with_forms(self: Any, *args: Any, **kwargs: Any) -> Any:
+    if sparse_layers(self):
+        # The original format of some models joins the weights of several layers, as only dense ones can be told apart again.
+        kwargs.setdefault("save_original_format", False)
     with _described(self):
         return _save_pretrained(self, *args, **kwargs)
 
@@ -140,18 +143,18 @@ def _described(model: Any) -> Iterator[None]:
     """For as long as it is open, the model's config has the entry, if the model has sparse layers."""
     given = getattr(model.config, "quantization_config", None)
     method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", METHOD)
-    if not sparse_layers(model):
-        if given is not None and method == METHOD:  # a dense model, made from the config of a sparse one
-            del model.config.quantization_config
-        yield
-        return
-    if method != METHOD:
+    sparse = bool(sparse_layers(model))
+    if sparse and method != METHOD:
         raise ValueError(f"save_pretrained: expected a model without sparse layers, which is quantized by {method}, got some")
-    model.config.quantization_config = SparseConfig.of(model)
+    if method == METHOD and hasattr(model.config, "quantization_config"):  # of the checkpoint whose config was taken
+        del model.config.quantization_config
+    if sparse:
+        model.config.quantization_config = SparseConfig.of(model)
     try:
         yield
     finally:
-        del model.config.quantization_config
+        if sparse:
+            del model.config.quantization_config
 
 
 PreTrainedModel.save_pretrained = _save_with_forms

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from sparse_ext.ops import Rule, layout_named
+from sparse_ext.ops import Product, Rule, kernels_of, layout_named
 
 from .convert import REPLACEMENTS, _use_slow_paths
 from .layer import SparseLayer
-from .replacement import Replacement
 
 
 class Form(NamedTuple):
@@ -19,7 +18,7 @@ class Form(NamedTuple):
     Nothing in it depends on the machine, as the choices of the layout "auto" for a new layer do.
 
     Attributes:
-        layout: its name.
+        layout: the layout's name.
         shape: of the dense layer's weight.
         nnz: how many positions a new layer stores.
         capacity: how many the pattern has room for.
@@ -38,35 +37,54 @@ class Form(NamedTuple):
         dense_weight = layer.chosen_by is not None
         return cls(layer.layout, layer.product.weight_shape, layer._initial_nnz, layer.pattern.capacity, dense_weight)
 
-    def fits(self, dense: Any) -> bool:
-        """Whether this is a dense layer that can be replaced, with a weight of this shape."""
-        kind = REPLACEMENTS.get(type(dense))
-        return kind is not None and kind.product_of(dense).weight_shape == self.shape
+    def fits(self, layer: Any) -> bool:
+        """Whether this is a sparse layer, or a dense one that can be replaced, with a weight of this shape."""
+        product = _product_of(layer)
+        return product is not None and product.weight_shape == self.shape
 
-    def outline(self, dense: Any) -> Replacement:
-        """The layer of this form that replaces a dense one, on the device "meta"; ValueError where there can be none."""
-        if not self.fits(dense):
-            raise ValueError(f"expected a dense layer with a weight of shape {self.shape}, got {dense}")
-        layer = REPLACEMENTS[type(dense)].outline(dense, sparsity=None, layout="dense", capacity=None)
+    def check(self, layer: Any) -> None:
+        """ValueError unless the layer can have this form."""
+        kind = layout_named(self.layout)
+        if not self.fits(layer):
+            raise ValueError(f"expected a layer with a weight of shape {self.shape}, got {layer}")
+        kernels_of(kind, _product_of(layer))
+        if self.dense_weight and not kind.pattern.RULES:
+            raise ValueError(f"expected a layout that takes a part of a dense weight, got {self.layout!r}")
+
+    def given_to(self, layer: Any) -> SparseLayer:
+        """A sparse layer of this form on the device "meta", in place of a dense one; or the sparse one that is given."""
+        if not isinstance(layer, SparseLayer):
+            layer = REPLACEMENTS[type(layer)].outline(layer, sparsity=None, layout="dense", capacity=None)
         pattern = layout_named(self.layout).pattern
-        empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, "meta")
+        empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
         layer._initial_nnz, layer.layout_reason = self.nnz, "as in the checkpoint"
         return layer
 
 
+def _product_of(layer: Any) -> Product | None:
+    """The product of a sparse layer, or of one that would replace this dense one; None if nothing would."""
+    if isinstance(layer, SparseLayer):
+        return layer.product
+    kind = REPLACEMENTS.get(type(layer))
+    return None if kind is None else kind.product_of(layer)
+
+
 def give_forms_(model: nn.Module, forms: dict[str, Form]) -> None:
-    """Replaces the dense layers of these names by sparse ones on the device "meta", in place; a checkpoint will fill them.
+    """Gives the layers of these names their forms, in place, for a checkpoint to fill them. Dense ones become sparse.
+
+    Args:
+        model: the layers are on the device "meta".
+        forms: {name: form}.
 
     Raises:
         ValueError: a layer cannot have its form; the message names it, and the model is unchanged.
     """
-    layers: dict[str, Replacement] = {}
     for name, form in forms.items():
         try:
-            layers[name] = form.outline(model.get_submodule(name))
+            form.check(model.get_submodule(name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    for name, layer in layers.items():
-        model.set_submodule(name, layer)
+    for name, form in forms.items():
+        model.set_submodule(name, form.given_to(model.get_submodule(name)))
     _use_slow_paths(model)

@@ -15,19 +15,26 @@ CHANGES = {
     "dense weight": lambda layer: layer.store_dense_(),
 }
 
+# What a model has before it is loaded: some are sparse by their own code.
+MADE = {
+    "dense": lambda kind: kind.made_dense(device="meta"),
+    "sparse": lambda kind: kind.made(sparsity=0.5, device="meta"),
+}
+
 
 def is_possible(case):
     return case.change != "dense weight" or LAYOUTS[case.layout].pattern.RULES
 
 
+@pytest.mark.parametrize("before", MADE)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.only("without rules no part of a dense weight can be used", is_possible)
-def test_a_layer_of_the_same_form_takes_every_tensor(layout, name, change):
+def test_a_layer_of_the_same_form_takes_every_tensor(layout, name, change, before):
     layer = KINDS[name].made(layout=layout)
     CHANGES[change](layer)
-    model = nn.Sequential(KINDS[name].made_dense(device="meta"))
+    model = nn.Sequential(MADE[before](KINDS[name]))
     give_forms_(model, {"0": Form.of(layer)})
     assert all(tensor.is_meta for tensor in model.state_dict().values())
     wanted = {f"0.{key}": (tensor.dtype, tensor.shape) for key, tensor in layer.state_dict().items()}
@@ -43,15 +50,20 @@ def test_no_choice_of_this_machine_is_made_again(monkeypatch):
     key = (auto.device_name(torch.device("cpu")), torch.float32, auto.STORAGE)
     monkeypatch.setattr(auto.POLICY, "table", {key: (auto.Row(16, 128, 0, 0.4),)})
     assert sx.SparseLinear(16, 8, sparsity=0.5, layout="auto").layout != form.layout
-    assert Form.of(form.outline(nn.Linear(16, 8))) == form
+    assert Form.of(form.given_to(nn.Linear(16, 8))) == form
 
 
 @pytest.mark.parametrize(
     ("module", "changed", "message"),
     [
-        (nn.ReLU(), {}, r"1: expected a dense layer with a weight of shape \(9, 12\), got ReLU"),
+        (nn.ReLU(), {}, r"1: expected a layer with a weight of shape \(9, 12\), got ReLU"),
         (nn.Linear(12, 8), {}, r"1: expected .* of shape \(9, 12\), got Linear\(in_features=12, out_features=8"),
         (nn.Linear(12, 9), {"layout": "unknown"}, "1: expected layout to be one of .*, got 'unknown'"),
+        (
+            nn.Linear(12, 9),
+            {"layout": "dense", "dense_weight": True},
+            "1: expected a layout that takes a part .*, got 'dense'",
+        ),
     ],
 )
 def test_what_cannot_have_the_form_is_refused(module, changed, message):

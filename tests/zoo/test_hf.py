@@ -10,6 +10,7 @@ import transformers
 from safetensors import torch as safetensors
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, BertModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 import sparse_ext as sx
 import sparse_ext.hf
@@ -78,6 +79,18 @@ def test_a_layer_is_saved_as_it_is_not_as_it_was_converted(change, tmp_path):
     CHANGES[change](model.bert.pooler.dense)
     saved(model, tmp_path)
     assert_same(model, loaded(tmp_path))
+
+
+def test_layers_that_the_original_format_joins_are_saved_for_themselves(tmp_path):
+    """It has the weights of gate_proj and up_proj as one, and halves it: here they are not of one length."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    kind = transformers.Dinov2Model
+    model = sx.sparsify_(kind(kind.config_class(use_swiglu_ffn=True, **sizes)), 0.8)
+    mlp = model.encoder.layer[0].mlp
+    mlp.gate_proj.enlarge_(mlp.gate_proj.capacity + 6)
+    model.save_pretrained(tmp_path)
+    after = kind.from_pretrained(tmp_path).state_dict()
+    assert not [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, after[name])]
 
 
 def test_loading_in_another_dtype_rounds_the_weights_and_no_index(tmp_path):
@@ -158,6 +171,21 @@ def test_a_model_around_the_saved_one_or_inside_of_it_is_loaded(tmp_path):
     assert_same(model.bert, loaded(tmp_path / "base").bert)
 
 
+class SparseHead(BertForSequenceClassification):
+    """A model that is sparse by its own code."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.classifier = sx.SparseLinear(32, 2, sparsity=0.5)
+
+
+def test_a_layer_of_the_models_own_code_is_loaded_as_it_became(tmp_path):
+    model = SparseHead(CONFIG).eval()
+    model.classifier.enlarge_(40)
+    saved(model, tmp_path)
+    assert_same(model, loaded(tmp_path, SparseHead))
+
+
 def test_a_head_of_another_shape_is_a_mismatch_as_of_dense_layers(tmp_path):
     model = BertForSequenceClassification(CONFIG)
     model.classifier = sx.SparseLinear.from_dense(model.classifier, sparsity=0.5)
@@ -214,6 +242,20 @@ def test_an_entry_of_another_version_is_refused(change, message, tmp_path):
     config["quantization_config"] |= change
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
+        loaded(tmp_path)
+
+
+def test_a_layer_that_is_not_in_memory_is_refused(tmp_path):
+    saved(made(), tmp_path)
+    where = {"bert.embeddings": "cpu", "bert.encoder": "cpu", "bert.pooler": "disk", "classifier": "cpu"}
+    with pytest.raises(ValueError, match=f'{NAME}.weight: expected a tensor in memory, got one on "disk"'):
+        loaded(tmp_path, device_map=where, offload_folder=tmp_path / "offloaded")
+
+
+def test_who_has_not_imported_the_module_gets_an_error(tmp_path, monkeypatch):
+    monkeypatch.delitem(AUTO_QUANTIZATION_CONFIG_MAPPING, "sparse_ext")
+    saved(made(), tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         loaded(tmp_path)
 
 
