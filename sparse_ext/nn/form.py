@@ -8,8 +8,9 @@ from torch import nn
 
 from sparse_ext.ops import Product, Rule, kernels_of, layout_named
 
-from .convert import REPLACEMENTS, _use_slow_paths
+from .convert import _use_slow_paths
 from .layer import SparseLayer
+from .table import replacement_of
 
 
 class Form(NamedTuple):
@@ -53,8 +54,9 @@ class Form(NamedTuple):
 
     def given_to(self, layer: Any) -> SparseLayer:
         """A sparse layer of this form on the device "meta", in place of a dense one; or the sparse one that is given."""
-        if not isinstance(layer, SparseLayer):
-            layer = REPLACEMENTS[type(layer)].outline(layer, sparsity=None, layout="dense", capacity=None)
+        kind = replacement_of(layer)
+        if kind is not None:
+            layer = kind.outline(layer, layer.weight, sparsity=None, layout="dense", capacity=None)
         pattern = layout_named(self.layout).pattern
         empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
@@ -66,7 +68,7 @@ def _product_of(layer: Any) -> Product | None:
     """The product of a sparse layer, or of one that would replace this dense one; None if nothing would."""
     if isinstance(layer, SparseLayer):
         return layer.product
-    kind = REPLACEMENTS.get(type(layer))
+    kind = replacement_of(layer)
     return None if kind is None else kind.product_of(layer)
 
 

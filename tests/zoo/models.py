@@ -59,7 +59,7 @@ READ = "MambaMixer.forward reads its weight as a dense matrix"
 
 
 def nothing(kind):
-    return {kind: f"nothing replaces a {kind}; see register_layer"}
+    return {kind: f"nothing replaces {kind}; see register_layer"}
 
 
 CLASSES = {"labels": torch.tensor([0, 1])}
