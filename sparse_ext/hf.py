@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -31,6 +32,9 @@ from .nn.form import Form, give_forms_
 
 METHOD = "sparse_ext"
 VERSION = 1
+
+if int(transformers.__version__.partition(".")[0]) < 5:
+    raise ImportError(f"sparse_ext.hf: expected transformers 5 or newer, got {transformers.__version__}; upgrade transformers")
 
 __all__ = ["SparseConfig", "SparseQuantizer"]
 
@@ -76,8 +80,8 @@ class SparseQuantizer(HfQuantizer):
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         if not self.pre_quantized:
             raise ValueError(
-                "quantization_config: expected a checkpoint with sparse layers, got a dense one; load it without, "
-                "then call sparse_ext.sparsify_(model, sparsity)"
+                "quantization_config: expected a checkpoint whose config.json has this entry, got one without; load a dense "
+                "checkpoint without it, then call sparse_ext.sparsify_(model, sparsity)"
             )
 
     def is_serializable(self) -> bool:
@@ -145,7 +149,10 @@ def _described(model: Any) -> Iterator[None]:
     method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", METHOD)
     sparse = bool(sparse_layers(model))
     if sparse and method != METHOD:
-        raise ValueError(f"save_pretrained: expected a model without sparse layers, which is quantized by {method}, got some")
+        raise ValueError(
+            f"save_pretrained: expected sparse layers in a model that is not quantized, got one that {method} quantizes; "
+            "densify_ a model before it is quantized"
+        )
     if method == METHOD and hasattr(model.config, "quantization_config"):  # of the checkpoint whose config was taken
         del model.config.quantization_config
     if sparse:

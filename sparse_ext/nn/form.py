@@ -87,6 +87,9 @@ def give_forms_(model: nn.Module, forms: dict[str, Form]) -> None:
             form.check(model.get_submodule(name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    for name, form in forms.items():
-        model.set_submodule(name, form.given_to(model.get_submodule(name)))
+    before = {name: model.get_submodule(name) for name in forms}
+    after = {before[name]: form.given_to(before[name]) for name, form in forms.items()}
+    for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may have two names
+        if module in after:
+            model.set_submodule(name, after[module])
     _use_slow_paths(model)

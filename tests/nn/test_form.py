@@ -53,6 +53,14 @@ def test_no_choice_of_this_machine_is_made_again(monkeypatch):
     assert Form.of(form.given_to(nn.Linear(16, 8))) == form
 
 
+def test_a_layer_with_two_names_stays_one():
+    dense = nn.Linear(12, 9, device="meta")
+    model = nn.ModuleDict({"one": dense, "other": nn.Sequential(dense)})
+    give_forms_(model, {"one": Form.of(sx.SparseLinear(12, 9))})
+    assert isinstance(model["one"], sx.SparseLinear)
+    assert model["other"][0] is model["one"]
+
+
 @pytest.mark.parametrize(
     ("module", "changed", "message"),
     [
