@@ -217,7 +217,7 @@ PUBLIC = """
 
 def test_public_names():
     assert sorted(sx.__all__) == sorted(PUBLIC.split())
-    rooms = {"calibrate", "config", "functional", "methods", "nn", "ops", "timing", "train"}
+    rooms = {"calibrate", "config", "functional", "hf", "methods", "nn", "ops", "timing", "train"}
     assert {name for name in vars(sx) if not name.startswith("_")} - rooms <= set(PUBLIC.split())
 
 

@@ -221,6 +221,7 @@ def shorter(tensors):
         (backwards, rf"{NAME}: .*expected row_ptr to begin with 0"),
         (shorter, rf"{NAME}.weight: expected a tensor of shape"),
     ],
+    ids=["no weight", "no index", "no bias", "rows backwards", "a shorter weight"],
 )
 def test_a_layer_that_is_not_whole_is_refused(change, message, tmp_path):
     """transformers would fill it up with random numbers, or with none."""
