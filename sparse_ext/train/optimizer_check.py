@@ -60,6 +60,9 @@ def _refusal(kind: str, reason: str) -> str:
 
 def _groups(optimizers: Sequence[Any], layers: Mapping[str, SparseLayer]) -> dict[str, Mapping[str, Any]]:
     """{layer's name: the parameter group that holds its weight}; ValueError unless it is exactly one."""
+    for one in optimizers:
+        if not hasattr(one, "param_groups"):
+            raise ValueError(_refusal(type(one).__name__, "it has no param_groups"))
     kinds = " and ".join(type(one).__name__ for one in optimizers) or "none"
     holders = {
         name: [group for one in optimizers if (group := group_of(one, layer.weight)) is not None]

@@ -62,7 +62,9 @@ def _options(optimizer: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     arguments = inspect.signature(type(optimizer)).parameters.values()
     named = [one.name for one in arguments if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     own = vars(optimizer)
-    places = [group, own, {name.removeprefix("_"): value for name, value in own.items()}]
+    places = [own, {name.removeprefix("_"): value for name, value in own.items()}]
+    # What is in a group is in force; but a group of a wrapper is that of the optimizer inside, which has options of its own.
+    places.insert(len(places) if inner_optimizers(optimizer) else 0, dict(group))
     found = {}
     for name in named:
         values = [place[name] for place in places if name in place and name != "params" and _is_plain(place[name])]
