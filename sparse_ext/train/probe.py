@@ -185,7 +185,7 @@ def _updated_in_the_middle(make: _Maker, length: int) -> Fresh:
 
 def _compare(updated: dict[Any, torch.Tensor], straight: dict[Any, torch.Tensor], unused: torch.Tensor) -> None:
     """_Refused unless both weights have ended alike."""
-    if updated[_WEIGHT][unused].any():
+    if straight[_WEIGHT][unused].any():
         raise _Refused("it changes weights that are 0 and got no gradient, such as unused slots")
     for path, tensor in straight.items():
         if path not in updated or not _close(updated[path], tensor):
