@@ -6,9 +6,8 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
-from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 import torch
@@ -150,8 +149,8 @@ def _updated_in_the_middle(make: _Maker, length: int) -> Fresh:
     """
     steps = STEPS if length == SMALL else 2
     random = torch.Generator().manual_seed(length)
-    values, *gradients = torch.randn(1 + 2 * steps, length, generator=random).to(make.device, make.dtype)
-    order = torch.randperm(length, generator=random).to(make.device)
+    values, *gradients = torch.randn(1 + 2 * steps, length, generator=random, device="cpu").to(make.device, make.dtype)
+    order = torch.randperm(length, generator=random, device="cpu").to(make.device)
     silent, unused = order[0], order[-1]  # the first gets gradients after it was dropped and grown again, the other never
     source = order.roll(length // 2)
     grown, source = source == silent, torch.where(source == silent, -1, source)
@@ -211,11 +210,14 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @contextmanager
 def _without_global_hooks() -> Iterator[None]:
-    """Trials are none of the steps that users' hooks on all optimizers wait for."""
-    names = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-    module = sys.modules[torch.optim.Optimizer.__module__]
-    hooks: list[Any] = [getattr(module, name, None) for name in names]
-    with ExitStack() as around:
-        for one in hooks:
-            around.enter_context(nullcontext() if one is None else patch.dict(one, clear=True))
+    """Trials are none of the steps that hooks on all optimizers wait for."""
+    module = vars(sys.modules[torch.optim.Optimizer.__module__])
+    hooks = [module.get(name, {}) for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")]
+    before = [dict(one) for one in hooks]
+    for one in hooks:
+        one.clear()
+    try:
         yield
+    finally:
+        for one, kept in zip(hooks, before, strict=True):
+            one.update(kept)
