@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +18,13 @@ from .form import check_form
 from .managed import ManagedLayer
 from .names import named_layers
 from .observation import Observation
-from .optimizer_state import check_optimizer, innermost, state_tensors
+from .optimizer_check import checked_state
 from .report import History, Report
 from .state import VERSION, check_state, described, methods_by_name, upgraded
+from .step_hooks import follow_steps, sample_gradients
 from .uncompiled import uncompiled
+from .undo import Undo
+from .wrappers import sequence
 
 Group = list[ManagedLayer]  # the layers that one method trains
 
@@ -38,7 +40,7 @@ class Sparsifier:
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
-        optimizer: holds their weights; its state must have one value per weight (not Adafactor, Muon, Shampoo).
+        optimizer: holds their weights, or several that do. A trial on a small weight has to show that its state can follow.
         method: such as `RigL()`; or {name pattern: method}, where the first pattern that matches a layer's name counts, such as
             `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
         total_steps: length of the run in training steps; schedules are shares of it.
@@ -46,6 +48,8 @@ class Sparsifier:
             *before* the optimizer then: `if not sparsifier.step(): optimizer.step()`.
         seed: of random growth; the same on all ranks.
         process_group: the ranks that train one model together (None: all). They sum gradients and compare pattern hashes.
+        trust_optimizer: takes an optimizer that failed the trial, or cannot be tried out: state of the weight's shape follows
+            the pattern, and all other state is left alone.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
@@ -59,26 +63,27 @@ class Sparsifier:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         method: Method | Mapping[str, Method],
         *,
         total_steps: int,
         replace_step: bool = False,
         seed: int = 0,
         process_group: dist.ProcessGroup | None = None,
+        trust_optimizer: bool = False,
     ) -> None:
         layers = {name: layer for name, layer in named_layers(model).items() if layer.weight.requires_grad}
         if not layers:
             raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
-        check_optimizer(optimizer, layers)
+        methods = methods_by_name(method, list(layers))
+        state = checked_state(sequence(optimizer), layers, methods, trust_optimizer)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
         self._process_group = process_group
-        methods = methods_by_name(method, list(layers))
         self._layers = [
-            ManagedLayer(name, layer, methods[name], optimizer, Observation(layer, methods[name], process_group))
+            ManagedLayer(name, layer, methods[name], state, Observation(layer, methods[name], process_group))
             for name, layer in layers.items()
         ]
         self._groups: list[tuple[Method, Group]] = [
@@ -103,28 +108,13 @@ class Sparsifier:
     def _attach(self, offsets: dict[str, int]) -> None:
         """Gives the layers their rng, continued from `offsets`, and registers the optimizer's hooks."""
         self._sample(offsets)
-        optimizer = innermost(self.optimizer)
-        if any(managed.method.masked_decay for managed in self._layers):
-            dense_weights.decay_with(optimizer, self._layers, self)
-        if not self.replace_step and hasattr(optimizer, "_optimizer_step_post_hooks"):  # some wrappers lack it
-            layers = self._layers  # the hook must not hold the Sparsifier: it is removed when the Sparsifier is freed
-
-            def optimizer_has_stepped(*_: Any) -> None:
-                for managed in layers:
-                    managed.observation.close()
-
-            weakref.finalize(self, optimizer.register_step_post_hook(optimizer_has_stepped).remove)
+        follow_steps(self._layers, not self.replace_step, self)
 
     def _sample(self, offsets: dict[str, int]) -> None:
         """Has layers sample their output gradients, if the method wants that and the layout can."""
-        for managed in self._layers:
-            layer = managed.layer
-            if managed.method.samples_gradient and layer.can_sample:
-                # This text determines the seed: do not change it, or resumed runs of earlier versions get other numbers.
-                seed = self._stream(f"draw/{distributed.rank(self._process_group)}/{managed.name}")
-                layer.sample_gradient(torch.tensor([seed, offsets.get(managed.name, 0)], device=layer.weight.device))
-            elif layer.rng is not None:  # of a method before this one
-                layer.sample_gradient(None)
+        # This text determines the seed: do not change it, or resumed runs of earlier versions get other numbers.
+        draw = f"draw/{distributed.rank(self._process_group)}"
+        sample_gradients(self._layers, lambda name: self._stream(f"{draw}/{name}"), offsets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "offsets": self._offsets()}
@@ -148,9 +138,13 @@ class Sparsifier:
         again. A layer that got no gradient keeps its pattern. Raises RuntimeError if ranks have different patterns.
         """
         self._step += 1
-        for managed in self._layers:
-            managed.observation.end()
-        changed = self._update()
+        try:
+            for managed in self._layers:
+                managed.observation.end()
+            changed = self._update()
+        except BaseException:
+            self._step -= 1  # the next call makes up for it
+            raise
         self._arm()
         return changed
 
@@ -183,16 +177,20 @@ class Sparsifier:
     # ---- updates --------------------------------------------------------------------------------------------------------
 
     def _update(self) -> bool:
-        """Carries out what the methods order at this step; True if anything changed."""
-        orders: list[tuple[ManagedLayer, Action]] = []
-        for number, (method, group) in enumerate(self._groups):
-            if self._step == self._postponed_to[number] or method.is_update(self._time()):
-                distributed.refuse_shards(group, method)  # anew: fully_shard may have come after us
-                orders += self._orders(number, method, group)
+        """Carries out what the methods order at this step, all of it or nothing; True if anything changed."""
+        due = [i for i, at in enumerate(self._postponed_to) if at == self._step or self._groups[i][0].is_update(self._time())]
+        if not due:
+            return False
+        with Undo() as undo:
+            undo.keep_attributes(self, *self._history.parts(), *(part for m in self._layers for part in m.observation.parts()))
+            return self._carry_out([order for i in due for order in self._orders(i, *self._groups[i])], undo)
+
+    def _carry_out(self, orders: list[tuple[ManagedLayer, Action]], undo: Undo) -> bool:
+        """Carries out these orders, after what they change was kept; True if there are any."""
         if not orders:
             return False
-        for managed, _ in orders:
-            state_tensors(self.optimizer, managed.layer.weight)  # refuses before anything has changed
+        for managed, action in orders:
+            managed.keep(undo, action)
         self._history.begin_update(self._step)
         for managed, action in orders:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
@@ -202,11 +200,13 @@ class Sparsifier:
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
             distributed.verify_agreement(self._layers, self._step, self._process_group)
         if self.replace_step:
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in sequence(self.optimizer):
+                optimizer.zero_grad(set_to_none=True)
         return True
 
     def _orders(self, number: int, method: Method, group: Group) -> list[tuple[ManagedLayer, Action]]:
         """The method's actions for its layers now; none, and the update is postponed, if a signal it needs is unusable."""
+        distributed.refuse_shards(group, method)  # anew: fully_shard may have come after us
         actions = method.plan(_numbers(group), self._time())
         orders, usable = [], True
         for managed in group:
@@ -217,6 +217,7 @@ class Sparsifier:
                 if managed.observation.idle:
                     continue
                 usable &= managed.observation.is_usable(action)
+            managed.check(action)
             orders.append((managed, action))
         self._postponed_to[number] = 0 if usable else self._step + method.observed_steps()
         if usable:
