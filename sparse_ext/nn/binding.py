@@ -6,15 +6,24 @@ from typing import Any
 
 import torch
 
-from sparse_ext.ops import Pattern, Rule, lasting
+from sparse_ext.ops import Layout, Pattern, Rule, keep_operands, lasting
 from sparse_ext.ops.boundary import checks
 
-# In place of an address: a forward pass compares what the buffer holds with a copy, as no counter tells who writes it.
+# In place of an address: a forward pass looks closer. It compares what the buffer holds with a copy, as no counter tells who
+# writes it.
 BY_CONTENT = -1
 
 BATCHED = (
     "{}: expected one pattern for the whole batch, got a batch of patterns (torch.vmap over stacked buffers); call the models "
     "one after the other by functional_call, without vmap"
+)
+META = (
+    "{}: expected the buffers on {} (as the weight), got {} on meta; load or pass them together with the weight, as in "
+    "functional_call(model, {{**parameters, **buffers}}, x)"
+)
+UNTRACED = (
+    "torch.jit.trace: expected a packed weight, got a dense one with a rule, of which a traced program would not notice that "
+    "another one is loaded; use torch.export, or the layer's to_dense()"
 )
 WRITTEN = (
     "{}, after the buffers were written in place. If an average of models wrote them (EMA, SWA): indices cannot be averaged. "
@@ -39,10 +48,12 @@ class Binding:
         prepared_at: the operands' version counters.
     """
 
-    __slots__ = ("_copies", "_memory", "operands", "pattern", "prepared_at", "rule", "seen", "text")
+    __slots__ = ("_copies", "_layout", "_memory", "operands", "pattern", "prepared_at", "rule", "seen", "text")
 
-    def __init__(self, pattern: Pattern, rule: Rule | None, operands: Any, stored: dict[str, torch.Tensor]) -> None:
-        self.pattern, self.rule, self.operands = pattern, rule, operands
+    def __init__(
+        self, layout: type[Layout], pattern: Pattern, rule: Rule | None, operands: Any, stored: dict[str, torch.Tensor]
+    ) -> None:
+        self._layout, self.pattern, self.rule, self.operands = layout, pattern, rule, operands
         self.look(stored)
 
     @lasting
@@ -51,14 +62,21 @@ class Binding:
         self.seen = tuple((name, tensor, _version(tensor), _address(tensor)) for name, tensor in stored.items())
         # As long as the memory is held, no other tensor gets its address.
         self._memory = {name: tensor.detach() for name, tensor in stored.items()}
-        self._copies = {name: tensor.clone() for name, tensor, _, address in self.seen if address == BY_CONTENT}
+        compared = () if self.is_meta else self.seen
+        self._copies = {name: tensor.clone() for name, tensor, _, address in compared if address == BY_CONTENT}
         self.text = stored["rule"].clone() if "rule" in stored else None
         self.prepared_at = tuple(tensor._version for tensor in self.operands)
+        keep_operands(self._layout, self.pattern, self.operands)
 
     @property
     def stored(self) -> dict[str, torch.Tensor]:
         """{name: buffer} that it belongs to."""
         return {name: tensor for name, tensor, *_ in self.seen}
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether one of the buffers has no values."""
+        return any(tensor.is_meta for _, tensor, *_ in self.seen)
 
     def holds(self, stored: dict[str, torch.Tensor]) -> bool:
         """Whether it belongs to these very tensors, whatever they hold now."""
@@ -103,8 +121,14 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _address(tensor: torch.Tensor) -> int:
-    return tensor.data_ptr() if _is_counted(tensor) and not checks.DEBUG else BY_CONTENT
+    return tensor.data_ptr() if _is_counted(tensor) and not (tensor.is_meta or checks.DEBUG) else BY_CONTENT
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.device == other.device and one.shape == other.shape and one.data_ptr() == other.data_ptr()
+
+
+@lasting
+def countable(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy if the tensor was made in inference mode, and so has no version counter to recognise writes by."""
+    return tensor.clone() if tensor.is_inference() else tensor

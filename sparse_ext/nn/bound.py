@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, lasting, layout_named, prepared
+from sparse_ext.ops import Layout, Pattern, Product, Rule, Watch, layout_named, prepared
 from sparse_ext.ops.boundary.launch import reading_waits
 from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, is_batched, is_fake
 
-from .binding import BATCHED, WRITTEN, Binding
+from .binding import BATCHED, META, UNTRACED, WRITTEN, Binding, countable
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
-_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_rng", "_handle", "_token", "_watch")
+_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
 
 
 class BoundWeight(nn.Module):
@@ -25,7 +25,7 @@ class BoundWeight(nn.Module):
     The buffers are the source of truth, and a `Binding` is what is derived from one state of them. A module has up to two:
     that of its own buffers, and a guest's, of tensors that somebody put in their place, as `functional_call`, `setattr` or
     nn.DataParallel do. Its own operands stay where they are, so that CUDA graphs remain valid; a guest's are new ones, so that
-    backward passes do.
+    backward passes do. `_active` is the one of the last forward pass, `_watched` that of the last one with the watched weight.
     """
 
     weight: nn.Parameter
@@ -98,30 +98,26 @@ class BoundWeight(nn.Module):
         if is_batched(stored.values()):
             raise ValueError(BATCHED.format(self._kind.stem))
         pattern, rule = self._read(stored)
-        bound = Binding(pattern, rule, prepared(self._kind, pattern), stored)
-        vars(pattern)["_operands"] = {self._kind.operands: bound.operands}
-        return bound
+        return Binding(self._kind, pattern, rule, prepared(self._kind, pattern), stored)
 
     def _bind(self) -> None:
         """Derives everything from the buffers, which are the layer's own from now on.
 
         Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
         """
-        self._make_countable()
+        self._buffers.update({name: countable(tensor) for name, tensor in self._stored().items()})
         try:
             self._home = self._derived(self._stored())
         except ValueError:
             self._clear()
             self._home = self._derived(self._stored())
-        self._active, self._guest = self._home, None
-        self._pattern_changed()
+        self._settle()
 
-    @lasting
-    def _make_countable(self) -> None:
-        """Copies buffers that were made in inference mode, as these have no version counters to recognise writes by."""
-        for name, tensor in self._stored().items():
-            if tensor.is_inference():
-                self._buffers[name] = tensor.clone()
+    def _settle(self) -> None:
+        """Makes the layer's own binding the only one."""
+        self._active = self._watched = self._home
+        self._guest = None
+        self._pattern_changed()
 
     def _clear(self) -> None:
         """Writes an empty pattern, and the layout's first rule, into the buffers."""
@@ -149,19 +145,19 @@ class BoundWeight(nn.Module):
             ValueError: the pattern in the buffers is not valid. Nothing has changed.
         """
         stored = self._stored()
-        if self._active.holds(stored):
-            if self._active.is_behind():
-                self._renew(self._active)
-            return self._active
-        known = next((bound for bound in (self._home, self._guest) if bound is not None and bound.holds(stored)), None)
-        if known is None:
-            known = self._guest = self._derived(stored)
-        elif known.is_behind():
-            self._renew(known)
-        self._active = known
-        if self._watch is not None and self._watch.is_on(self._parameters.get("weight")):
-            self._pattern_changed()  # functional_call puts another weight in its place, too, which is not watched
-        return known
+        known = (self._active, self._home, self._guest)
+        bound = next((one for one in known if one is not None and one.holds(stored)), None)
+        if bound is None:
+            bound = self._guest = self._derived(stored)
+        elif bound.is_meta and not self.weight.is_meta:
+            raise ValueError(META.format(self._kind.stem, self.weight.device, ", ".join(stored)))
+        elif bound.is_behind():
+            self._renew(bound)
+        self._active = bound
+        if bound is not self._watched and self._watch is not None and self._watch.is_on(self._parameters.get("weight")):
+            self._watched = bound
+            self._pattern_changed()
+        return bound
 
     def _renew(self, bound: Binding, operands: Any = None) -> None:
         """Brings a binding in step with its tensors, which were written in place.
@@ -209,8 +205,7 @@ class BoundWeight(nn.Module):
         """
         if not self._active.holds(self._stored()):
             self._home = self._derived(self._stored())
-            self._active, self._guest = self._home, None
-            return self._pattern_changed()
+            return self._settle()
         return self._update(self._active, self._active.operands, self._decoded(self._active))
 
     # ---- in compiled code -----------------------------------------------------------------------------------------------
@@ -253,9 +248,10 @@ class BoundWeight(nn.Module):
             if stored and len(self._active.operands):
                 follow_.call(list(stored.values()), list(self._active.operands), self._handle)
             return self._active.operands
-        if (rule := self._active.rule) is not None:
-            same = (stored["rule"] == rule.encoded(self.weight.device)).all()
-            torch._assert_async(same, OTHER_RULE.format("got another one"))
+        if self._active.text is not None:
+            if torch.jit.is_tracing():  # TorchScript removes assertions as dead code
+                raise RuntimeError(UNTRACED)
+            torch._assert_async((stored["rule"] == self._active.text).all(), OTHER_RULE.format("got another one"))
         pattern = self._kind.pattern.of_buffers(self.product.rows, self.product.cols, stored, self.weight.device)
         operands = self._kind.allocate(pattern)
         self._kind.prepare_(operands, pattern)
