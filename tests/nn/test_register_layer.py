@@ -19,7 +19,7 @@ CLOSE = TOLERANCE[torch.float32]
 
 
 @pytest.fixture(autouse=True)
-def own_table(monkeypatch):
+def own_table():
     """Rows that a test adds are gone after it."""
     rows = dict(REPLACEMENTS)
     yield
@@ -90,6 +90,14 @@ def test_layers_of_other_packages_and_back(other, init):
     if init != "variance":
         for layer, twin in zip(back[::2], dense[::2], strict=True):
             assert torch.equal(layer.weight, twin.weight * (layer.weight != 0))
+
+
+def test_values_have_the_dense_layers_scale(other):
+    _, _, make = other
+    model = nn.Sequential(make(100, 80))
+    nn.init.normal_(model[0].weight, std=3.0)
+    sx.sparsify_(model, 0.8)
+    assert float(model[0].weight.detach().square().sum()) / 8000 == pytest.approx(9, rel=0.1)
 
 
 def test_masks_and_checkpoints_are_the_dense_layers(other):
@@ -165,6 +173,58 @@ def test_a_users_layer_is_replaced_once_it_is_registered():
     sx.densify_(model)
     assert (type(model[0]), model[0].gain) == (Scaled, 3.0)
     torch.testing.assert_close(model(x), y, **CLOSE)
+
+
+class Gated(nn.Linear):
+    """With a parameter and a buffer of its own."""
+
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__(in_features, out_features, bias)
+        self.gate = nn.Parameter(torch.randn(out_features))
+        self.register_buffer("shift", torch.randn(out_features))
+
+    def forward(self, x):
+        return self.gate * super().forward(x) + self.shift
+
+
+class SparseGated(sx.SparseLinear):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.gate = nn.Parameter(torch.randn(self.out_features, device=self.weight.device))
+        self.register_buffer("shift", torch.randn(self.out_features, device=self.weight.device))
+
+    def forward(self, x):
+        return self.gate * super().forward(x) + self.shift
+
+
+class SparseForgetful(SparseGated):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.other = nn.Parameter(torch.randn(2, device=self.weight.device))
+
+
+def test_further_parameters_are_copied():
+    sx.register_layer(Gated, SparseGated)
+    model, x = nn.Sequential(Gated(8, 8), nn.Linear(8, 8)), torch.randn(2, 8)
+    model[0].gate.requires_grad_(False)
+    twin = SparseGated.from_dense(model[0], sparsity=0.0)
+    torch.testing.assert_close(twin(x), model[0](x), **CLOSE)
+    assert not twin.gate.requires_grad
+    before = copy.deepcopy(model[0].state_dict())
+    sx.sparsify_(model, 0.5)
+    y = model(x)
+    sx.densify_(model)
+    assert all(torch.equal(model[0].state_dict()[name], before[name]) for name in ("gate", "shift", "bias"))
+    torch.testing.assert_close(model(x), y, **CLOSE)
+
+
+def test_a_parameter_that_nobody_has_is_missed():
+    REPLACEMENTS.pop(Gated, None)
+    sx.register_layer(Gated, SparseForgetful)
+    model = nn.Sequential(Gated(8, 8))
+    with pytest.raises(ValueError, match="expected a Gated with 'other', as SparseForgetful has it"):
+        sx.sparsify_(model, 0.5)
+    assert type(model[0]) is Gated
 
 
 @pytest.mark.parametrize(
