@@ -29,7 +29,7 @@ class SparseTransposedLinear(SparseLinear):
 
     def __init__(self, nf: int, nx: int, bias: bool = True, **storage: Any) -> None:
         super().__init__(nx, nf, bias, **storage)
-        self.nf, self.nx = nf, nx
+        self.nf, self.nx = self.out_features, self.in_features
 
     @classmethod
     def product_of(cls, dense: Any) -> Linear:
@@ -67,7 +67,7 @@ class SparseGraphLinear(SparseLinear):
         **storage: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, bias, **storage)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels, self.out_channels = self.in_features, self.out_features
         self.weight_initializer, self.bias_initializer = weight_initializer, bias_initializer
         self.reset_parameters()
 

@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import sparse_ext as sx
 from sparse_ext.nn import SparseGraphLinear, SparseTransposedLinear, sparse_layers
 from sparse_ext.nn.table import REPLACEMENTS
 
+DOCS = Path(__file__).parents[2] / "docs" / "extending.md"
 CLOSE = TOLERANCE[torch.float32]
 
 
@@ -134,6 +137,17 @@ def test_no_package_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_layer_of_the_docs(capsys):
+    (code,) = re.findall(r"```python\n((?:(?!```).)*register_layer.*?)```", DOCS.read_text(), re.S)
+    names = {}
+    exec(compile(code, "extending.md", "exec"), names)
+    assert "SparseScaledLinear" in capsys.readouterr().out
+    x, model = torch.randn(2, 64), names["model"]
+    y = model(x)
+    torch.testing.assert_close(sx.densify_(model)(x), y, **CLOSE)
+    assert (type(model[0]), model[0].scale) == (names["ScaledLinear"], 0.5)
 
 
 # ---- a user's rows -------------------------------------------------------------------------------------------------------
