@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sparse_ext.ops import Product, layout_named
 
@@ -79,14 +80,14 @@ class Replacement(SparseLayer):
         Raises:
             ValueError: the layer is lazy; sparsity and mask are both given; or the mask has a wrong shape, values other than
                 0 and 1, no 1, or more of them than the layout holds.
-            TypeError: `dense` is of another class, has a forward pass of its own, or a weight for whose dtype there are no
-                kernels.
+            TypeError: `dense` is of another class, has a forward pass of its own, or a weight that is quantized, distributed,
+                or of a dtype for which there are no kernels.
         """
         cls._check_class(dense)
         weight, bias = effective(dense, "weight"), effective(dense, "bias")
-        if weight.dtype not in DTYPES:
-            names = ", ".join(map(str, DTYPES))
-            raise TypeError(f"{cls.__name__}.from_dense: expected a weight of dtype {names}, got {weight.dtype}")
+        if weight.dtype not in DTYPES or is_traceable_wrapper_subclass(weight):
+            names, got = ", ".join(map(str, DTYPES)), f"{type(weight).__name__} of {weight.dtype}"
+            raise TypeError(f"{cls.__name__}.from_dense: expected a plain weight of dtype {names}, got a {got}")
         if mask is not None:
             mask = _boolean(mask, weight)
             found = _sparsity_of(mask, sparsity)
