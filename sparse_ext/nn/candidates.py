@@ -83,7 +83,7 @@ def _of_weight(module: Any) -> str | None:
     if is_lazy(module.weight):
         return "it has no weight before its first batch: run one through the model"
     if is_traceable_wrapper_subclass(module.weight):
-        return f"its weight is a {type(module.weight).__name__}"
+        return f"its weight is of class {type(module.weight).__name__}"
     if module.weight.dtype not in DTYPES:
         return f"there are no kernels for {module.weight.dtype}"
     return None

@@ -201,14 +201,12 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     mean_square = _mean_square(name, layer.weight)
     twin.to_empty(device=layer.weight.device)
     if init == "variance":
-        twin.reset_parameters()
-        twin.rescale_(mean_square)
+        twin.reset_weight_(mean_square)
     else:
         at_random = init == "masked" and twin.chosen_by is None
         mask = twin.random_pattern().mask().view(twin.product.weight_shape) if at_random else None
         twin.set_matrix_(kind.as_matrix(layer.weight), mask)
-    if twin.bias is not None:
-        twin.bias.copy_(layer.bias)
+    twin.copy_rest_(layer, layer.bias)
     return twin
 
 

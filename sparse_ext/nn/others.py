@@ -29,7 +29,7 @@ class SparseTransposedLinear(SparseLinear):
 
     def __init__(self, nf: int, nx: int, bias: bool = True, **storage: Any) -> None:
         super().__init__(nx, nf, bias, **storage)
-        self.nf, self.nx = nf, nx
+        self.nf, self.nx = self.out_features, self.in_features
 
     @classmethod
     def product_of(cls, dense: Any) -> Linear:
@@ -40,9 +40,8 @@ class SparseTransposedLinear(SparseLinear):
 
     def reset_parameters(self) -> None:
         """A new random pattern and new values, at the scale of `Conv1D`'s own initialisation; the bias is 0."""
-        super().reset_parameters()
         if not self.weight.is_meta:
-            self.rescale_(self.STD**2)
+            self.reset_weight_(self.STD**2)
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
@@ -68,7 +67,7 @@ class SparseGraphLinear(SparseLinear):
         **storage: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, bias, **storage)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels, self.out_channels = self.in_features, self.out_features
         self.weight_initializer, self.bias_initializer = weight_initializer, bias_initializer
         self.reset_parameters()
 
@@ -81,7 +80,7 @@ class SparseGraphLinear(SparseLinear):
         super().reset_parameters()
         if self.weight.is_meta or not hasattr(self, "bias_initializer"):  # the base class's constructor has called
             return
-        if self.weight_initializer == "glorot":  # the others have that of nn.Linear
-            self.rescale_(2.0 / max(1, self.in_channels + self.out_channels))
+        if self.weight_initializer == "glorot":  # the others give that of nn.Linear
+            self.reset_weight_(2.0 / max(1, self.in_channels + self.out_channels))
         if self.bias_initializer == "zeros" and self.bias is not None:
             nn.init.zeros_(self.bias)

@@ -113,16 +113,20 @@ def weights_of(model: nn.Module, reasons: dict[str, str]) -> Summary:
             rows.append(WeightSummary(name, kind, shape, module.nnz, module.layout, module.layout_reason))
             continue
         for key, parameter in module.named_parameters(recurse=False):
-            if _is_matrix(key, parameter) and id(parameter) not in seen:
+            if id(parameter) not in seen and _is_matrix(module, key, parameter):
                 seen.add(id(parameter))
                 full = ".".join(filter(None, [name, "" if key == "weight" else key]))
-                rows.append(_dense_row(full, module, tuple(parameter.shape), reasons.get(name)))
+                owner = name.partition(".parametrizations.")[0]
+                rows.append(_dense_row(full, model.get_submodule(owner), tuple(parameter.shape), reasons.get(owner)))
     return Summary(tuple(rows))
 
 
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it has a value and two dimensions or more, and is no bias: stacked experts have one for each."""
-    return not is_lazy(parameter) and sum(size != 1 for size in parameter.shape) >= 2 and "bias" not in name
+def _is_matrix(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a layer's weight, or has two dimensions or more and is no bias, of which experts have one each."""
+    if is_lazy(parameter):
+        return False
+    of_a_layer = name == "weight" and nearest(module) is not None
+    return of_a_layer or (sum(size != 1 for size in parameter.shape) >= 2 and "bias" not in name)
 
 
 def _dense_row(name: str, module: nn.Module, shape: tuple[int, ...], obstacle: str | None) -> WeightSummary:

@@ -145,7 +145,11 @@ class _Reads(ast.NodeVisitor):
 
     def _loop(self, node: ast.For | ast.comprehension) -> None:
         over, target = node.iter, node.target
-        if isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id in ("enumerate", "reversed"):
-            over, target = over.args[0], target.elts[-1] if isinstance(target, ast.Tuple) else target
+        if isinstance(over, ast.Call):
+            if isinstance(over.func, ast.Name) and over.func.id in ("enumerate", "reversed"):
+                over = over.args[0]
+            elif isinstance(over.func, ast.Attribute) and over.func.attr in ("children", "items", "values"):
+                over = over.func.value
+            target = target.elts[-1] if isinstance(target, ast.Tuple) else target
         path = self.path(over)
         self.name(target, None if path is None else (*path, "*"))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sparse_ext.ops import Product, layout_named
 
@@ -79,14 +80,14 @@ class Replacement(SparseLayer):
         Raises:
             ValueError: the layer is lazy; sparsity and mask are both given; or the mask has a wrong shape, values other than
                 0 and 1, no 1, or more of them than the layout holds.
-            TypeError: `dense` is of another class, has a forward pass of its own, or a weight for whose dtype there are no
-                kernels.
+            TypeError: `dense` is of another class, has a forward pass of its own, or a weight that is quantized, distributed,
+                or of a dtype for which there are no kernels.
         """
         cls._check_class(dense)
         weight, bias = effective(dense, "weight"), effective(dense, "bias")
-        if weight.dtype not in DTYPES:
-            names = ", ".join(map(str, DTYPES))
-            raise TypeError(f"{cls.__name__}.from_dense: expected a weight of dtype {names}, got {weight.dtype}")
+        if weight.dtype not in DTYPES or is_traceable_wrapper_subclass(weight):
+            names, got = ", ".join(map(str, DTYPES)), f"{type(weight).__name__} of {weight.dtype}"
+            raise TypeError(f"{cls.__name__}.from_dense: expected a plain weight of dtype {names}, got a {got}")
         if mask is not None:
             mask = _boolean(mask, weight)
             found = _sparsity_of(mask, sparsity)
@@ -95,8 +96,7 @@ class Replacement(SparseLayer):
         if not weight.is_meta:
             layer.to_empty(device=weight.device)
             layer.set_matrix_(cls.as_matrix(weight), None if mask is None else cls.as_matrix(mask))
-            if layer.bias is not None:
-                layer.bias.data.copy_(bias)
+            layer.copy_rest_(dense, bias)
         return layer
 
     @classmethod
@@ -134,17 +134,24 @@ class Replacement(SparseLayer):
         return layer.train(dense.training)
 
     @torch.no_grad()
-    def rescale_(self, mean_square: float) -> None:
-        """Scales values that are fresh from `reset_parameters` to the scale of a dense layer.
+    def reset_weight_(self, mean_square: float) -> None:
+        """A new random pattern and new values, at the scale of a dense layer.
 
         Args:
             mean_square: of the dense layer's weight. The values get the variance mean_square * cols / fan_in, where fan_in is
                 the mean number of weights in a row: outputs are as large as the dense layer's. 0: they all become 0.
         """
-        # Those of `reset_parameters` have the scale of a dense weight of mean square 1 / (3 cols).
+        SparseLayer.reset_parameters(self)  # at the scale of a dense weight of mean square 1 / (3 cols)
         self.weight.mul_(math.sqrt(3 * self.product.cols * mean_square))
         if self.chosen_by is not None:
             self.set_matrix_(self.weight.detach().view(self.product.weight_shape))
+
+    @torch.no_grad()
+    def copy_rest_(self, dense: nn.Module, bias: torch.Tensor | None) -> None:
+        """Takes over the bias, and the tensors that a class from outside has beside weight and bias, from those of one name."""
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+        _copy(self, dense, {"weight", "bias", "_no_pattern", *self._names})
 
     def to_dense(self) -> Any:
         """A new layer of class DENSE that computes the same function; its weight holds zeros at the unused positions."""
@@ -158,6 +165,7 @@ class Replacement(SparseLayer):
                 dense.bias.data.copy_(self.bias.detach())
             elif dense.bias is not None:  # a class that always has one
                 dense.bias.data.zero_()
+            _copy(dense, self, {"weight", "bias"})
         _keep_frozen(dense, self)
         return dense.train(self.training)
 
@@ -215,6 +223,19 @@ def _keep_frozen(new: nn.Module, old: nn.Module) -> None:
     for name, parameter in new.named_parameters(recurse=False):
         sources = [given[name]] if name in given else [tensor for full, tensor in given.items() if name in full]
         parameter.requires_grad_(any(tensor.requires_grad for tensor in sources))
+
+
+def _copy(new: nn.Module, old: nn.Module, but: set[str]) -> None:
+    """Copies the tensors of `new`, but these, from those of `old`; ValueError if it has none of a name."""
+    given = {**dict(old.named_parameters()), **dict(old.named_buffers())}
+    for name, tensor in (*new.named_parameters(), *new.named_buffers()):
+        if name not in but:
+            if name not in given:
+                raise ValueError(
+                    f"expected a {type(old).__name__} with {name!r}, as {type(new).__name__} has it, got one without; "
+                    "a registered layer and its dense counterpart need the same parameters and buffers"
+                )
+            tensor.data.copy_(given[name].detach())
 
 
 def _boolean(mask: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:

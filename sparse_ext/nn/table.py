@@ -26,7 +26,8 @@ def register_layer(
         sparse: a class of its own, derived from `SparseLinear`, `SparseConv1d` or `SparseConv2d`. Its ARGUMENTS name what its
             constructor takes from attributes of a dense layer, and `product_of` describes the weight of one. Where the dense
             constructor takes other arguments, it overrides `dense_arguments`; where the weight of a linear layer is
-            [in, out], it sets TRANSPOSED; where there is more to compute, `forward`. Without it the call returns a decorator.
+            [in, out], it sets TRANSPOSED; where there is more to compute, `forward`. Further parameters and buffers are copied,
+            from those of the same names. Without `sparse` the call returns a decorator.
 
     Returns:
         The sparse class, or the decorator.

@@ -186,6 +186,15 @@ class InAComprehension(Reads):
         return x @ torch.cat([layer.weight for layer in self.layers])[:16]
 
 
+class OfADict(Reads):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleDict({"0": nn.Linear(16, 16), "1": nn.Linear(16, 16)})
+
+    def forward(self, x):
+        return x @ torch.cat([layer.weight for _, layer in self.layers.items()])[:16]
+
+
 class Harmlessly(Reads):
     def forward(self, x):
         if isinstance(self.fc.weight, torch.Tensor) and x.dtype != self.fc.weight.dtype:
@@ -201,6 +210,7 @@ READ = {
     OneOfAList: {"m.layers.0"},
     EveryOneOfAList: {"m.layers.0", "m.layers.1"},
     InAComprehension: {"m.layers.0", "m.layers.1"},
+    OfADict: {"m.layers.0", "m.layers.1"},
     Harmlessly: set(),
 }
 

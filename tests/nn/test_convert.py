@@ -110,7 +110,7 @@ def test_initial_values(init):
         assert torch.equal(layer.bias, twin.bias)
         assert torch.equal(layer.dense_weight(), masked) == (init == "masked")
         # Uniform with the dense layer's mean square, for the sparse fan-in; its largest of >= 30 values is near the bound.
-        bound = (3 * float(twin.weight.square().mean()) * twin.weight.numel() / layer.nnz) ** 0.5
+        bound = (3 * float(twin.weight.detach().square().sum()) / layer.nnz) ** 0.5
         assert 0.85 < bound / (layer.out_features / layer.nnz) ** 0.5 < 1.15  # as a new layer's
         assert init == "masked" or 0.8 * bound < layer.weight.abs().max() <= 1.0001 * bound
 

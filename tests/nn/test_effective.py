@@ -116,7 +116,11 @@ class Own(nn.Linear):
     ("dense", "error", "sentence"),
     [
         (lambda: nn.LazyLinear(3), ValueError, "expected a weight, got a lazy Linear; run a batch"),
-        (lambda: nn.Linear(4, 3, dtype=torch.complex64), TypeError, "expected a weight of dtype torch.float32,.*complex64"),
+        (
+            lambda: nn.Linear(4, 3, dtype=torch.complex64),
+            TypeError,
+            "expected a plain weight of dtype torch.float32,.*complex64",
+        ),
         (lambda: Own(4, 3), TypeError, "expected a Linear, got Own with a forward pass of its own"),
     ],
 )

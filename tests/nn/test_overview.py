@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import sparse_ext as sx
 
@@ -66,6 +67,15 @@ def test_reasons_before_and_after_a_conversion():
     assert set(whys(dense)) == {"odd", "deep"}
     assert whys(dense)["deep"].startswith("a depthwise convolution")
     assert whys(copy.deepcopy(dense)) == {"odd": "its hooks would be lost", "deep": "not converted"}
+
+
+def test_every_layer_has_a_row():
+    dense = nn.ModuleDict({"narrow": nn.Linear(8, 1), "normed": parametrizations.weight_norm(nn.Linear(8, 8))})
+    found = [(row.name, row.kind, row.size, row.why) for row in sx.summary(dense).weights]
+    assert found == [
+        ("narrow", "Linear", 8, "not converted"),
+        ("normed.parametrizations.weight.original1", "ParametrizedLinear", 64, "its weight is parametrized"),
+    ]
 
 
 def test_layers_that_keep_all_weights_say_so():

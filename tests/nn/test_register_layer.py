@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +17,12 @@ import sparse_ext as sx
 from sparse_ext.nn import SparseGraphLinear, SparseTransposedLinear, sparse_layers
 from sparse_ext.nn.table import REPLACEMENTS
 
+DOCS = Path(__file__).parents[2] / "docs" / "extending.md"
 CLOSE = TOLERANCE[torch.float32]
 
 
 @pytest.fixture(autouse=True)
-def own_table(monkeypatch):
+def own_table():
     """Rows that a test adds are gone after it."""
     rows = dict(REPLACEMENTS)
     yield
@@ -92,6 +95,14 @@ def test_layers_of_other_packages_and_back(other, init):
             assert torch.equal(layer.weight, twin.weight * (layer.weight != 0))
 
 
+def test_values_have_the_dense_layers_scale(other):
+    _, _, make = other
+    model = nn.Sequential(make(100, 80))
+    nn.init.normal_(model[0].weight, std=3.0)
+    sx.sparsify_(model, 0.8)
+    assert float(model[0].weight.detach().square().sum()) / 8000 == pytest.approx(9, rel=0.1)
+
+
 def test_masks_and_checkpoints_are_the_dense_layers(other):
     """A square weight fits either way, so a transposed one would load without a word."""
     _, sparse, make = other
@@ -126,6 +137,17 @@ def test_no_package_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_layer_of_the_docs(capsys):
+    (code,) = re.findall(r"```python\n((?:(?!```).)*register_layer.*?)```", DOCS.read_text(), re.S)
+    names = {}
+    exec(compile(code, "extending.md", "exec"), names)
+    assert "SparseScaledLinear" in capsys.readouterr().out
+    x, model = torch.randn(2, 64), names["model"]
+    y = model(x)
+    torch.testing.assert_close(sx.densify_(model)(x), y, **CLOSE)
+    assert (type(model[0]), model[0].scale) == (names["ScaledLinear"], 0.5)
 
 
 # ---- a user's rows -------------------------------------------------------------------------------------------------------
@@ -165,6 +187,58 @@ def test_a_users_layer_is_replaced_once_it_is_registered():
     sx.densify_(model)
     assert (type(model[0]), model[0].gain) == (Scaled, 3.0)
     torch.testing.assert_close(model(x), y, **CLOSE)
+
+
+class Gated(nn.Linear):
+    """With a parameter and a buffer of its own."""
+
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__(in_features, out_features, bias)
+        self.gate = nn.Parameter(torch.randn(out_features))
+        self.register_buffer("shift", torch.randn(out_features))
+
+    def forward(self, x):
+        return self.gate * super().forward(x) + self.shift
+
+
+class SparseGated(sx.SparseLinear):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.gate = nn.Parameter(torch.randn(self.out_features, device=self.weight.device))
+        self.register_buffer("shift", torch.randn(self.out_features, device=self.weight.device))
+
+    def forward(self, x):
+        return self.gate * super().forward(x) + self.shift
+
+
+class SparseForgetful(SparseGated):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.other = nn.Parameter(torch.randn(2, device=self.weight.device))
+
+
+def test_further_parameters_are_copied():
+    sx.register_layer(Gated, SparseGated)
+    model, x = nn.Sequential(Gated(8, 8), nn.Linear(8, 8)), torch.randn(2, 8)
+    model[0].gate.requires_grad_(False)
+    twin = SparseGated.from_dense(model[0], sparsity=0.0)
+    torch.testing.assert_close(twin(x), model[0](x), **CLOSE)
+    assert not twin.gate.requires_grad
+    before = copy.deepcopy(model[0].state_dict())
+    sx.sparsify_(model, 0.5)
+    y = model(x)
+    sx.densify_(model)
+    assert all(torch.equal(model[0].state_dict()[name], before[name]) for name in ("gate", "shift", "bias"))
+    torch.testing.assert_close(model(x), y, **CLOSE)
+
+
+def test_a_parameter_that_nobody_has_is_missed():
+    REPLACEMENTS.pop(Gated, None)
+    sx.register_layer(Gated, SparseForgetful)
+    model = nn.Sequential(Gated(8, 8))
+    with pytest.raises(ValueError, match="expected a Gated with 'other', as SparseForgetful has it"):
+        sx.sparsify_(model, 0.5)
+    assert type(model[0]) is Gated
 
 
 @pytest.mark.parametrize(
