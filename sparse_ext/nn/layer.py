@@ -95,7 +95,7 @@ class SparseLayer(SparseWeight):
             weight, bias = self.weight, self.bias
         return multiply(
             self._kind, self.product, x, weight, bias, self._operands,
-            self._rule, self._rng, self._handle, self._token,
+            self._rule, self._rng, self._handle, self._token, None, self._pattern,
         )  # fmt: skip
 
     # ---- values ---------------------------------------------------------------------------------------------------------

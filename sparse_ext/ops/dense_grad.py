@@ -17,7 +17,7 @@ import torch
 from torch.autograd import Variable
 
 from .boundary.library import define
-from .product import Product
+from .product import Conv2d, Product
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -133,6 +133,35 @@ def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor)
         observe_dense_grad_(token, handle, dy, x)
     elif (watch := WATCHES.get(handle)) is not None:
         watch.passed(dy, x)
+
+
+def observe_matrix(handle: int, product: Any, matrix: torch.Tensor) -> None:
+    """Reports to this watch, if there is one, what gradient the written-out matrix [rows, cols] gets in later passes."""
+    matrix.register_hook(lambda gradient: _observe_gradient(handle, product, gradient.detach()))
+
+
+def _observe_gradient(handle: int, product: Any, gradient: torch.Tensor) -> None:
+    if (watch := WATCHES.get(handle)) is not None:
+        watch.passed(*pair_of(product, gradient))
+
+
+def pair_of(product: Any, gradient: torch.Tensor) -> Pair:
+    """(dy, x) whose dense gradient dy^T x is this matrix [rows, cols]."""
+    if not isinstance(product, Conv2d):
+        return torch.eye(product.rows, dtype=gradient.dtype, device=gradient.device), gradient
+    # For each row of a group an image, of which the kernel sees the row's weights at one pixel, the first without padding.
+    images, groups = product.rows // product.groups, product.groups
+    sizes = list(zip(product.kernel_size, product.stride, product.padding, product.dilation, strict=True))
+    pixel = [-(-padding // stride) for _, stride, padding, _ in sizes]
+    first = [at * stride - padding for at, (_, stride, padding, _) in zip(pixel, sizes, strict=True)]
+    seen = [slice(at, at + d * (k - 1) + 1, d) for at, (k, _, _, d) in zip(first, sizes, strict=True)]
+    height, width = (at.stop for at in seen)
+    x = gradient.new_zeros(images, groups * product.channels, height, width)
+    rows = gradient.view(groups, images, product.channels, *product.kernel_size)
+    x[:, :, seen[0], seen[1]] = rows.transpose(0, 1).flatten(1, 2)
+    dy = gradient.new_zeros(images, groups, images, *product.out_size("pair_of", height, width))
+    dy[..., pixel[0], pixel[1]] = torch.eye(images, dtype=gradient.dtype, device=gradient.device)[:, None]
+    return dy.flatten(1, 2), x
 
 
 @define("observe_dense_grad_(Tensor(a!) token, int handle, Tensor dy, Tensor x) -> ()")
