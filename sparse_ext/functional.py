@@ -1,4 +1,4 @@
-"""The products as plain functions, for layers of your own. They have first derivatives only; `regrow` has none."""
+"""The products as plain functions, for layers of your own. They have derivatives of every order; `regrow` has none."""
 
 from __future__ import annotations
 

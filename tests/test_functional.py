@@ -197,7 +197,7 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda *inputs: SF.csr_linear(*inputs, p.pattern, activation="relu"), (x, weight, bias))
     assert torch.autograd.gradgradcheck(lambda *inputs: SF.sddmm(p.pattern, *inputs), (a, x))
     y = multiply(layout_named("csr"), Linear(6, 10), x, weight, bias, operands_of(layout_named("csr"), p.pattern))
-    with pytest.raises(RuntimeError, match="expected a pattern, .* got None; pass the pattern"):
+    with pytest.raises(RuntimeError, match=r"expected a pattern, .* got None; pass the pattern"):
         torch.autograd.grad(y.square().sum(), x, create_graph=True)
 
 

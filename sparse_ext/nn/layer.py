@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Proxy
 
 from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
+from .tracing import as_leaf
 from .weight import SparseWeight
 
 
@@ -80,6 +82,8 @@ class SparseLayer(SparseWeight):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias. x as the dense layer takes it."""
+        if type(x) is not torch.Tensor and isinstance(x, Proxy):
+            return as_leaf(self, x)
         if torch.compiler.is_compiling():
             self._follow_compiled()
         else:

@@ -1,7 +1,7 @@
 """`multiply`: the forward product of every layer and its derivative, for all layouts and products.
 
 The autograd function wraps the operators, and `forward` takes ctx. Autograd inside the operators, or a separate
-`setup_context`, would cost microseconds a call. Kernels have first derivatives of one backward pass; `written_out` has the rest.
+`setup_context`, would cost microseconds a call. Kernels give the derivatives of one backward pass, `written_out` all others.
 """
 
 from __future__ import annotations
@@ -115,11 +115,6 @@ def _known(pattern: Pattern | None) -> Pattern:
     return pattern
 
 
-def _is_for_onnx() -> bool:
-    """Whether a program for ONNX is being recorded, by either exporter."""
-    return (_get_tracing_state() is not None or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
-
-
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """As autocast treats the operands of `linear`: float64 stays."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
@@ -173,7 +168,8 @@ def multiply(
     if activation is not None and activation != "relu":
         raise ValueError(f"{_name(layout, product)}: expected activation 'relu' or None, got {activation!r}")
     relu = activation is not None
-    if _are_functorch_transforms_active() or forward_ad._current_level >= 0 or _is_for_onnx():
+    is_exported = (_get_tracing_state() is not None or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
+    if is_exported or forward_ad._current_level >= 0 or _are_functorch_transforms_active():
         y = _differentiable(layout, product, rule, pattern, handle, token, relu, x, weight, bias)
     elif torch.is_grad_enabled():
         y = ProductFunction.apply(layout, product, rule, pattern, rng, handle, token, relu, x, weight, bias, *operands)

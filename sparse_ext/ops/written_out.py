@@ -22,26 +22,47 @@ from .rule import Rule
 def _computed_now() -> Iterator[None]:
     """What is computed inside is a constant of a program that is being exported."""
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         with _disable_current_modes(), torch.no_grad():
             yield
     finally:
-        torch._C._set_tracing_state(state)
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def matrix(layout: type[Layout], pattern: Pattern, rule: Rule | None, weight: torch.Tensor) -> torch.Tensor:
     """The matrix [rows, cols] that products multiply by; gradients reach the weight as those of the kernels do."""
-    size = pattern.rows * pattern.cols
-    if rule is not None:
-        used = layout.matrix(weight.detach(), pattern, rule).flatten()
-        return (weight - (weight.detach() - used)).view(pattern.rows, pattern.cols)  # straight through
+    if rule is None:
+        flat = _scattered(pattern, weight)
+    elif torch.onnx.is_in_onnx_export():
+        flat = _masked(layout, pattern, rule, weight)
+    else:  # straight through
+        flat = weight - (weight.detach() - layout.matrix(weight.detach(), pattern, rule).flatten())
+    return flat.view(pattern.rows, pattern.cols)
+
+
+def _scattered(pattern: Pattern, weight: torch.Tensor) -> torch.Tensor:
+    """The matrix of a packed weight, flat."""
     with _computed_now():
         at = pattern.positions()
         slots = (at >= 0).nonzero().squeeze(1)
-        at = at[slots]
-    values = weight if slots.numel() == weight.shape[0] else weight[slots]
-    return weight.new_zeros(size).scatter(0, at, values).view(pattern.rows, pattern.cols)
+        at, is_full = at[slots], slots.numel() == pattern.capacity
+    values = weight if is_full else weight[slots]
+    return weight.new_zeros(pattern.rows * pattern.cols).scatter(0, at, values)
+
+
+def _masked(layout: type[Layout], pattern: Pattern, rule: Rule, weight: torch.Tensor) -> torch.Tensor:
+    """The matrix of a dense weight, flat, by PyTorch's own functions; ValueError if the rule does more than to mask."""
+    with _computed_now():
+        mask = pattern.mask().flatten()
+        probe = torch.linspace(1, 2, mask.numel(), dtype=weight.dtype, device=mask.device)
+        only_masks = torch.equal(layout.matrix(probe, pattern, rule).flatten(), probe * mask)
+    if not only_masks:
+        raise ValueError(
+            f"ONNX: expected a rule that leaves the used values of a dense weight as they are, got {rule.name!r}; "
+            "export the dense model instead, densify_(copy.deepcopy(model))"
+        )
+    return weight.masked_fill(~mask, 0)
 
 
 def multiply(product: Any, weight: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
