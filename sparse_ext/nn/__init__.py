@@ -4,6 +4,7 @@ from .conv import SparseConv1d, SparseConv2d
 from .convert import densify_, layer_densities, sparse_layers, sparsify_
 from .layer import SparseLayer
 from .linear import SparseLinear
+from .param_groups import param_groups
 
 __all__ = [
     "SparseConv1d",
@@ -12,6 +13,7 @@ __all__ = [
     "SparseLinear",
     "densify_",
     "layer_densities",
+    "param_groups",
     "sparse_layers",
     "sparsify_",
 ]

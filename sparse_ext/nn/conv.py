@@ -13,8 +13,8 @@ from torch.fx import Proxy
 
 from sparse_ext.ops import Conv1d, Conv2d
 
+from .foreign import as_leaf
 from .replacement import Replacement
-from .tracing import as_leaf
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 

@@ -13,7 +13,7 @@ from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, la
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
-from .tracing import as_leaf
+from .foreign import as_leaf, check_entrywise
 from .weight import SparseWeight
 
 
@@ -96,6 +96,7 @@ class SparseLayer(SparseWeight):
         if "weight" in parameters and "bias" in parameters:
             weight, bias = parameters["weight"], parameters["bias"]
         else:  # parametrized, or a replica of nn.DataParallel
+            check_entrywise(self)
             weight, bias = self.weight, self.bias
         return multiply(
             self._kind, self.product, x, weight, bias, self._operands,

@@ -12,6 +12,7 @@ from torch.sparse import SparseSemiStructuredTensor
 from sparse_ext.ops import Product, layout_named
 
 from .layer import SparseLayer, check_sparsity, storage
+from .norms import norm_of
 
 R = TypeVar("R", bound="Replacement")
 
@@ -100,6 +101,8 @@ class Replacement(SparseLayer):
         if not self.weight.is_meta:
             dense.to_empty(device=self.weight.device)
             dense.weight.data.copy_(self.dense_weight())
+            if (norm := norm_of(self)) is not None:
+                dense.weight.data.mul_(norm.scale(self).detach().view(-1, *(1 for _ in dense.weight.shape[1:])))
             if self.bias is not None:
                 dense.bias.data.copy_(self.bias.detach())
         _keep_frozen(dense, self)

@@ -70,6 +70,18 @@ def test_it_is_a_leaf_to_tracers_that_have_their_own(kind):
     assert torch.equal(torch.fx.GraphModule(model, graph)(KINDS[kind].input()), model(KINDS[kind].input()))
 
 
+def test_hooks_would_run_twice():
+    """While tracing, and in the program."""
+    model, x = nn.Sequential(sx.SparseLinear(12, 9)), torch.randn(5, 12)
+    hook = model[0].register_forward_hook(lambda layer, args, y: 2 * y)
+    with pytest.raises(ValueError, match=r"expected '0' without hooks, .* make SparseLinear a leaf of the tracer"):
+        symbolic_trace(model)
+    hook.remove()
+    traced = symbolic_trace(model)
+    model[0].register_forward_hook(lambda layer, args, y: 2 * y)
+    assert torch.equal(traced(x), model(x))
+
+
 def test_a_bare_layer_is_refused():
     with pytest.raises(ValueError, match=r"expected a model that contains layers, .* trace nn.Sequential\(layer\)"):
         symbolic_trace(sx.SparseLinear(4, 3))
