@@ -128,7 +128,7 @@ class SparseConv(Replacement):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of x, plus bias; x as the dense layer takes it. Of a channels_last x it is channels_last, too."""
-        if isinstance(x, Proxy):
+        if type(x) is not torch.Tensor and isinstance(x, Proxy):
             return as_leaf(self, x)
         inner = x
         if self._pad:

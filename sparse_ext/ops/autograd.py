@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._C import _are_functorch_transforms_active, _get_tracing_state
 from torch.autograd import forward_ad
+from torch.compiler import is_exporting
 
 from . import written_out
 from .dense_grad import observe, observe_matrix
@@ -168,7 +169,7 @@ def multiply(
     if activation is not None and activation != "relu":
         raise ValueError(f"{_name(layout, product)}: expected activation 'relu' or None, got {activation!r}")
     relu = activation is not None
-    is_exported = (_get_tracing_state() is not None or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
+    is_exported = (_get_tracing_state() is not None or is_exporting()) and torch.onnx.is_in_onnx_export()
     if is_exported or forward_ad._current_level >= 0 or _are_functorch_transforms_active():
         y = _differentiable(layout, product, rule, pattern, handle, token, relu, x, weight, bias)
     elif torch.is_grad_enabled():

@@ -32,6 +32,8 @@ def _computed_now() -> Iterator[None]:
 
 def matrix(layout: type[Layout], pattern: Pattern, rule: Rule | None, weight: torch.Tensor) -> torch.Tensor:
     """The matrix [rows, cols] that products multiply by; gradients reach the weight as those of the kernels do."""
+    if weight.is_meta:  # the shapes are all there is
+        return weight.sum().expand(pattern.rows, pattern.cols)
     if rule is None:
         flat = _scattered(pattern, weight)
     elif torch.onnx.is_in_onnx_export():

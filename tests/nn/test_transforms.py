@@ -98,6 +98,15 @@ def test_second_derivatives(kind, layout, frozen):
         assert_at_pattern(layer, got_weight, want_weight)
 
 
+@pytest.mark.parametrize(("kind", "layout"), EVERY)
+def test_on_meta(kind, layout):
+    """Shapes are known there, of second derivatives too."""
+    layer, x = KINDS[kind].made(layout=layout, device="meta"), KINDS[kind].input().to("meta").requires_grad_()
+    found = torch.autograd.grad(layer(x).square().sum(), [x, layer.weight], create_graph=True)
+    torch.autograd.grad(found[0].sum(), layer.weight)
+    assert [tensor.shape for tensor in found] == [x.shape, layer.weight.shape]
+
+
 @pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.pattern.RULES])
 def test_a_dense_weight_gets_all_of_its_gradient(layout):
     """Straight through, by every rule of the layout: as its own backward pass gives it."""
