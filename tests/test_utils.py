@@ -108,6 +108,24 @@ def test_a_layer_with_a_norm_is_a_layer(kind, norm):
         sx.utils.remove_norm(layer)
 
 
+@pytest.mark.parametrize(("kind", "norm"), [("linear", "weight_norm"), ("conv2d", "spectral_norm")])
+def test_a_compiled_layer_with_a_norm(kind, norm):
+    """Watched, in eval mode, where sigma's vectors stay; and the buffers are written in place, as by DDP."""
+    torch._dynamo.reset()
+    layer, x = NORMS[norm](made(kind, "csr")).eval(), KINDS[kind].input().double()
+    compiled, results = torch.compile(layer, backend="aot_eager", fullgraph=True), []
+    for run in (layer, compiled):
+        layer.zero_grad()
+        sink = GradientTotal(layer.weight, layer.product)
+        layer.watch(sink)
+        results.append((*passes(run, x), layer.weight.grad, sink.total))
+        assert layer.unwatch().passes == 1
+    torch.testing.assert_close(results[1], results[0], **CLOSE)
+    for name, buffer in made(kind, "csr").pattern.buffers.items():
+        layer.get_buffer(name).copy_(buffer)
+    torch.testing.assert_close(compiled(x), layer(x), **CLOSE)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_layer_with_a_norm_is_regrown(norm):
     model = nn.Sequential(NORMS[norm](sx.SparseLinear(12, 9, sparsity=0.6)), nn.Tanh(), sx.SparseLinear(9, 3))

@@ -22,7 +22,8 @@ _CLASSES = {"SpectralNorm": "spectral_norm", "WeightNorm": "weight_norm", "Ortho
 def check_entrywise(layer: Any) -> None:
     """TypeError if the weight is computed by one of torch's norms of a matrix: they would take all entries for one vector."""
     found = list(layer.parametrizations["weight"]) if is_parametrized(layer, "weight") else []
-    for one in (*found, *layer._forward_pre_hooks.values()):
+    hooks = [hook for hook in layer._forward_pre_hooks.values() if getattr(hook, "name", None) == "weight"]
+    for one in (*found, *hooks):
         name = _CLASSES.get(type(one).__name__.lstrip("_"))
         if name is not None and not (name == "weight_norm" and one.dim == -1):
             raise TypeError(

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparse_ext.ops import Linear, multiply
-from sparse_ext.ops.dense_grad import observe, pair_of
+from sparse_ext.ops import Conv2d, Linear, multiply
+from sparse_ext.ops.dense_grad import images_seen_once
 
 from .foreign import skips_proxies
 from .layer import SparseLayer
@@ -25,18 +25,18 @@ def product_with(layer: SparseLayer, weight: torch.Tensor, vector: torch.Tensor,
 
     observed: whether a watch on the layer's dense gradient shall see what W gets of it.
     """
-    if not torch.compiler.is_compiling() and layer._is_behind():  # as in front of every forward pass
+    product, operands = layer.product, layer._operands
+    if torch.compiler.is_compiling():
+        layer._follow_compiled()
+        operands = layer._kind.operands(*(tensor.clone() for tensor in operands))  # the layer itself follows once more
+    elif layer._is_behind():
         layer.follow()
-    product, matrix = layer.product, Linear(layer.product.rows, layer.product.cols)
-    handle, token = (layer._handle, layer._token) if observed else (0, None)
-    direct = token if product == matrix else None  # other products look at pairs of another form
-    y = multiply(
-        layer._kind, matrix, vector[None], weight, None, layer._operands, layer.chosen_by,
-        handle=handle, token=direct, pattern=layer.pattern,
-    )  # fmt: skip
-    if token is not None and direct is None and y.requires_grad:
-        y.register_hook(lambda dy: observe(handle, token, *pair_of(product, dy.detach().t() @ vector[None])))
-    return y[0]
+    how: dict[str, Any] = {"handle": layer._handle, "token": layer._token if observed else None, "pattern": layer.pattern}
+    if not isinstance(product, Conv2d):
+        return multiply(layer._kind, product, vector[None], weight, None, operands, layer.chosen_by, **how)[0]
+    x, (row, column) = images_seen_once(product, vector.expand(1, product.groups, -1))
+    y = multiply(layer._kind, Conv2d(*product), x, weight, None, operands, layer.chosen_by, **how)
+    return y[0, :, row, column]
 
 
 @skips_proxies

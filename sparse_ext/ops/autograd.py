@@ -150,6 +150,7 @@ def multiply(
     Raises:
         ValueError: x does not fit, devices differ, or the activation is unknown.
         TypeError: dtypes differ.
+        RuntimeError: without a pattern, other derivatives are asked for.
     """
     on_cpu = x.is_cpu
     if on_cpu is not weight.is_cpu or not (on_cpu or x.device == weight.device):

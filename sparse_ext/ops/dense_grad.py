@@ -149,19 +149,27 @@ def pair_of(product: Any, gradient: torch.Tensor) -> Pair:
     """(dy, x) whose dense gradient dy^T x is this matrix [rows, cols]."""
     if not isinstance(product, Conv2d):
         return torch.eye(product.rows, dtype=gradient.dtype, device=gradient.device), gradient
-    # For each row of a group an image, of which the kernel sees the row's weights at one pixel, the first without padding.
-    images, groups = product.rows // product.groups, product.groups
-    sizes = list(zip(product.kernel_size, product.stride, product.padding, product.dilation, strict=True))
-    pixel = [-(-padding // stride) for _, stride, padding, _ in sizes]
-    first = [at * stride - padding for at, (_, stride, padding, _) in zip(pixel, sizes, strict=True)]
-    seen = [slice(at, at + d * (k - 1) + 1, d) for at, (k, _, _, d) in zip(first, sizes, strict=True)]
-    height, width = (at.stop for at in seen)
-    x = gradient.new_zeros(images, groups * product.channels, height, width)
-    rows = gradient.view(groups, images, product.channels, *product.kernel_size)
-    x[:, :, seen[0], seen[1]] = rows.transpose(0, 1).flatten(1, 2)
-    dy = gradient.new_zeros(images, groups, images, *product.out_size("pair_of", height, width))
+    # An image for each row of a group: what the kernel sees of it, at one pixel, is that row of every group.
+    groups, images = product.groups, product.rows // product.groups
+    x, pixel = images_seen_once(product, gradient.view(groups, images, -1).transpose(0, 1))
+    dy = gradient.new_zeros(images, groups, images, *product.out_size("pair_of", *x.shape[2:]))
     dy[..., pixel[0], pixel[1]] = torch.eye(images, dtype=gradient.dtype, device=gradient.device)[:, None]
     return dy.flatten(1, 2), x
+
+
+def images_seen_once(product: Conv2d, seen: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Images x [images, channels, height, width], and the pixel of y at which the kernel sees `seen` [images, groups, cols].
+
+    It is the first pixel whose window reaches no padding.
+    """
+    pixel, window = [], []
+    for kernel, stride, padding, dilation in zip(*product.window[:4], strict=True):
+        pixel.append(-(-padding // stride))
+        first = pixel[-1] * stride - padding
+        window.append(slice(first, first + dilation * (kernel - 1) + 1, dilation))
+    x = seen.new_zeros(seen.shape[0], product.groups * product.channels, *(part.stop for part in window))
+    x[:, :, window[0], window[1]] = seen.reshape(seen.shape[0], -1, *product.kernel_size)
+    return x, (pixel[0], pixel[1])
 
 
 @define("observe_dense_grad_(Tensor(a!) token, int handle, Tensor dy, Tensor x) -> ()")
