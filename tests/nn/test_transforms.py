@@ -145,3 +145,22 @@ def test_hessian_vector_products_of_an_optimizer():
         direction = torch.ones_like(weight) if weight is layer.weight else layer.mask().float()
         found.append(torch.autograd.grad(first, weight, direction)[0])
     assert_at_pattern(layer, *found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_step_is_differentiated(kind):
+    """MAML: the loss after a step of gradient descent, with respect to the weights before it."""
+    layer, dense, x = twins(kind, "csr")
+    mask, results = {layer: 1.0, dense: layer.mask()}, []
+    for module in (layer, dense):
+        before = {name: parameter * (mask[module] if name == "weight" else 1) for name, parameter in module.named_parameters()}
+        grads = torch.autograd.grad(
+            functional_call(module, before, (x,)).pow(3).mean(), list(before.values()), create_graph=True
+        )
+        after = {name: value - 0.1 * grad for (name, value), grad in zip(before.items(), grads, strict=True)}
+        after["weight"] = after["weight"] * mask[module]
+        functional_call(module, after, (x,)).square().sum().backward()
+        results.append((module.weight.grad, module.bias.grad))
+    (got, got_bias), (want, want_bias) = results
+    assert_at_pattern(layer, got, want)
+    torch.testing.assert_close(got_bias, want_bias, **CLOSE)
