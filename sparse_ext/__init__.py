@@ -1,9 +1,19 @@
 """Neural networks that are sparse from the first step, with kernels that really skip the zeros."""
 
-from . import functional
+from . import functional, utils
 from .config import __version__, cuda_available, show_config
 from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
-from .nn import SparseConv1d, SparseConv2d, SparseLinear, densify_, layer_densities, register_layer, sparsify_, summary
+from .nn import (
+    SparseConv1d,
+    SparseConv2d,
+    SparseLinear,
+    densify_,
+    layer_densities,
+    param_groups,
+    register_layer,
+    sparsify_,
+    summary,
+)
 from .ops import register_layout
 from .train import Sparsifier, count_flops
 
@@ -25,10 +35,12 @@ __all__ = [
     "densify_",
     "functional",
     "layer_densities",
+    "param_groups",
     "register_layer",
     "register_layout",
     "register_method",
     "show_config",
     "sparsify_",
     "summary",
+    "utils",
 ]

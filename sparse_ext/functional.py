@@ -1,4 +1,4 @@
-"""The products as plain functions, for layers of your own. They have first derivatives only; `regrow` has none."""
+"""The products as plain functions, for layers of your own. They have derivatives of every order; `regrow` has none."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def csr_conv2d(
     sizes = _pair("kernel_size", kernel_size), _pair("stride", stride), _pair("padding", padding), _pair("dilation", dilation)
     product = Conv2d.of_matrix("csr_conv2d", pattern.rows, pattern.cols, *sizes, groups)
     kind = layout_named("csr")
-    return multiply(kind, product, x, weight, bias, operands_of(kind, pattern), activation=activation)
+    operands = operands_of(kind, pattern)
+    return multiply(kind, product, x, weight, bias, operands, activation=activation, pattern=pattern)
 
 
 def _pair(name: str, size: Any) -> tuple[int, int]:
@@ -142,7 +143,8 @@ def _linear(
 ) -> torch.Tensor:
     kind = layout_named(layout)
     operands = operands_of(kind, pattern)
-    return multiply(kind, Linear(pattern.rows, pattern.cols), x, weight, bias, operands, rule, activation=activation)
+    product = Linear(pattern.rows, pattern.cols)
+    return multiply(kind, product, x, weight, bias, operands, rule, activation=activation, pattern=pattern)
 
 
 def spmm(weight: torch.Tensor, pattern: CsrPattern, x: torch.Tensor) -> torch.Tensor:

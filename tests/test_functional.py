@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import TOLERANCE, Shape, problem
+from torch.func import jvp, vmap
 
 from sparse_ext import functional as SF
-from sparse_ext.ops import OPS, CsrPattern
+from sparse_ext.ops import OPS, CsrPattern, Linear, layout_named, multiply, operands_of
 
 SHAPE = Shape(6, 10, 7, 0.4, spare=3)
 
@@ -189,16 +190,33 @@ def test_strided_inputs_and_expanded_gradients(view, device):
         torch.testing.assert_close(got, want, **TOLERANCE[torch.float32])
 
 
-def test_second_derivatives_raise_a_sentence():
+def test_second_derivatives():
+    """gradgradcheck compares them with differences; `multiply` alone has none, and says so."""
+    p = problem(SHAPE, torch.float64)
+    x, weight, bias, a = leaves(p.x + 0.01, p.weight, p.bias, p.dy.t())  # no y is exactly 0, where relu has no derivative
+    assert torch.autograd.gradgradcheck(lambda *inputs: SF.csr_linear(*inputs, p.pattern, activation="relu"), (x, weight, bias))
+    assert torch.autograd.gradgradcheck(lambda *inputs: SF.sddmm(p.pattern, *inputs), (a, x))
+    y = multiply(layout_named("csr"), Linear(6, 10), x, weight, bias, operands_of(layout_named("csr"), p.pattern))
+    with pytest.raises(RuntimeError, match=r"expected a pattern, .* got None; pass the pattern"):
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("function", ["csr_linear", "spmm", "sddmm"])
+def test_transforms(function):
+    """Of torch.func: what a loop over the examples gives."""
     p = problem(SHAPE)
-    x, weight = leaves(p.x, p.weight)
-    for y, leaf in (
-        (SF.csr_linear(x, weight, None, p.pattern), weight),
-        (SF.sddmm(p.pattern, p.dy.t().requires_grad_(), x), x),
-    ):
-        (gradient,) = torch.autograd.grad(y.square().sum(), leaf, create_graph=True)
-        with pytest.raises(RuntimeError, match=r"differentiate twice .*once_differentiable"):
-            gradient.sum().backward()
+    calls = {
+        "csr_linear": (lambda x: SF.csr_linear(x, p.weight, p.bias, p.pattern), p.x),
+        "spmm": (lambda x: SF.spmm(p.weight, p.pattern, x[:, None]), p.x),
+        "sddmm": (lambda x: SF.sddmm(p.pattern, torch.ones(6, 1), x[None]), p.x),
+    }
+    call, x = calls[function]
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            torch.testing.assert_close(vmap(call)(x), torch.stack([call(one) for one in x]), **TOLERANCE[torch.float32])
+            _, tangent = jvp(call, (x[0],), (x[1],))
+            zero = call(torch.zeros_like(x[0]))
+            torch.testing.assert_close(tangent, call(x[1]) - zero, **TOLERANCE[torch.float32])
 
 
 def test_autocast_casts_x_weight_and_bias(device):

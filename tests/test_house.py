@@ -21,7 +21,7 @@ ALL_CODE = [*CODE, *(path for path in sorted((ROOT / "tests").rglob("*")) if pat
 SHARED = {"cpu": {"common", "cpu/simd"}, "cuda": {"common", "cuda/device"}, "common": {"common"}, "python": {"common"}}
 
 # Where a module of the package lives; what is not named is on the roof, floor 5.
-FLOORS = {"_C": 0, "ops": 1, "nn": 2, "functional": 2, "methods": 3, "train": 4}
+FLOORS = {"_C": 0, "ops": 1, "nn": 2, "functional": 2, "utils": 2, "methods": 3, "train": 4}
 ROOF = 5
 
 MAX_FILE, MAX_FUNCTION, MAX_COLUMNS = 300, 45, 128

@@ -6,6 +6,7 @@ from .layer import SparseLayer
 from .linear import SparseLinear
 from .others import SparseGraphLinear, SparseTransposedLinear
 from .overview import summary
+from .param_groups import param_groups
 from .table import register_layer
 
 for _kind in (SparseLinear, SparseConv1d, SparseConv2d, SparseTransposedLinear, SparseGraphLinear):
@@ -20,6 +21,7 @@ __all__ = [
     "SparseTransposedLinear",
     "densify_",
     "layer_densities",
+    "param_groups",
     "register_layer",
     "sparse_layers",
     "sparsify_",

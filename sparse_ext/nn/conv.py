@@ -9,9 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx import Proxy
 
 from sparse_ext.ops import Conv1d, Conv2d
 
+from .foreign import as_leaf
 from .replacement import Replacement
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -126,6 +128,8 @@ class SparseConv(Replacement):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of x, plus bias; x as the dense layer takes it. Of a channels_last x it is channels_last, too."""
+        if type(x) is not torch.Tensor and isinstance(x, Proxy):
+            return as_leaf(self, x)
         inner = x
         if self._pad:
             dims, channels = self.product.takes
@@ -142,8 +146,8 @@ class SparseConv2d(SparseConv):
     """`nn.Conv2d` with a sparse weight W [out_channels, in_channels / groups, kernel_h, kernel_w].
 
     Input and output are those of `nn.Conv2d`. The kernels of "csr" convolve directly: no column matrix (im2col) is made. The
-    forward pass and both gradients skip the zeros of W. Second derivatives raise a RuntimeError. A new layer has random
-    positions.
+    forward pass and both gradients skip the zeros of W. A new layer has random positions. Second derivatives and transforms of
+    `torch.func` write W out as a dense matrix.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups, bias, device, dtype: as in `nn.Conv2d`.

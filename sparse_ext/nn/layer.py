@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Proxy
 
 from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
+from .foreign import as_leaf, check_entrywise
 from .weight import SparseWeight
 
 tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
@@ -82,6 +84,8 @@ class SparseLayer(SparseWeight):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias. x as the dense layer takes it."""
+        if type(x) is not torch.Tensor and isinstance(x, Proxy):
+            return as_leaf(self, x)
         active, buffers = self._active, self._buffers
         if torch.compiler.is_compiling() or tracing() is not None:
             operands = self._operands_in_graph()
@@ -97,10 +101,11 @@ class SparseLayer(SparseWeight):
         if "weight" in parameters and "bias" in parameters:
             weight, bias = parameters["weight"], parameters["bias"]
         else:  # parametrized, or a replica of nn.DataParallel
+            check_entrywise(self)
             weight, bias = self.weight, self.bias
         return multiply(
             self._kind, self.product, x, weight, bias, operands,
-            active.rule, self._rng, self._handle, self._token,
+            active.rule, self._rng, self._handle, self._token, None, active.pattern,
         )  # fmt: skip
 
     # ---- values ---------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from .replacement import Replacement
 class SparseLinear(Replacement):
     """`nn.Linear` with a sparse weight: y = x W^T + b, where the forward pass and both gradients skip the zeros of W.
 
-    The input is [..., in_features], the output [..., out_features], as in `nn.Linear`. Second derivatives raise a
-    RuntimeError. A new layer has random positions.
+    The input is [..., in_features], the output [..., out_features], as in `nn.Linear`. A new layer has random positions. Second
+    derivatives and transforms of `torch.func` write W out as a dense matrix.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.

@@ -15,6 +15,7 @@ from sparse_ext.ops import Product, layout_named
 
 from .effective import effective
 from .layer import SparseLayer, check_sparsity, storage
+from .norms import norm_of
 
 R = TypeVar("R", bound="Replacement")
 
@@ -160,7 +161,10 @@ class Replacement(SparseLayer):
         dense.to(self.weight.dtype)
         if not self.weight.is_meta:
             dense.to_empty(device=self.weight.device)
-            dense.weight.data.copy_(self.as_matrix(self.dense_weight()))
+            weight = self.dense_weight()
+            if (norm := norm_of(self)) is not None:
+                weight.mul_(norm.scale(self).detach().view(-1, *(1 for _ in weight.shape[1:])))
+            dense.weight.data.copy_(self.as_matrix(weight))
             if self.bias is not None:
                 dense.bias.data.copy_(self.bias.detach())
             elif dense.bias is not None:  # a class that always has one

@@ -1,7 +1,7 @@
 """`multiply`: the forward product of every layer and its derivative, for all layouts and products.
 
 The autograd function wraps the operators, and `forward` takes ctx. Autograd inside the operators, or a separate
-`setup_context`, would cost microseconds a call.
+`setup_context`, would cost microseconds a call. Kernels give the derivatives of one backward pass, `written_out` all others.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch._C import _are_functorch_transforms_active, _get_tracing_state
+from torch.autograd import forward_ad
+from torch.compiler import is_exporting
 
-from .dense_grad import observe
+from . import written_out
+from .dense_grad import observe, observe_matrix
 from .layout import Layout
+from .pattern import Pattern
 from .rule import Rule
 
 
@@ -25,6 +29,7 @@ class ProductFunction(torch.autograd.Function):
         layout: type[Layout],
         product: Any,
         rule: Rule | None,
+        pattern: Pattern | None,
         rng: torch.Tensor | None,
         handle: int,
         token: torch.Tensor | None,
@@ -34,7 +39,7 @@ class ProductFunction(torch.autograd.Function):
         bias: torch.Tensor | None,
         *operands: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.layout, ctx.product, ctx.rule, ctx.handle = layout, product, rule, handle
+        ctx.layout, ctx.product, ctx.rule, ctx.pattern, ctx.handle = layout, product, rule, pattern, handle
         ctx.rng, ctx.token = rng, token  # not saved_tensors: backward writes them, and autograd would raise
         kernels = layout.products[type(product)]
         y = kernels.forward(product, weight, rule, layout.operands(*operands), x, bias, relu)
@@ -42,14 +47,15 @@ class ProductFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return differentiable_backward(ctx, dy)
         x, weight, y, *operands = ctx.saved_tensors
         layout, product, rule = ctx.layout, ctx.product, ctx.rule
         kernels, operands = layout.products[type(product)], layout.operands(*operands)
         if y is not None:
             dy = torch.ops.aten.threshold_backward(dy, y, 0)  # as relu's own: 0 where y is not positive
-        *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:10]
+        *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:11]
         dx = kernels.grad_input(product, weight, rule, operands, dy, x.shape) if needs_x else None
         dw = db = None
         if needs_weight:
@@ -60,7 +66,54 @@ class ProductFunction(torch.autograd.Function):
                 observe(ctx.handle, ctx.token, dy, x)
         if needs_bias:
             db = product.grad_bias(dy)
-        return *(None for _ in range(7)), dx, dw, db, *(None for _ in operands)
+        return *(None for _ in range(8)), dx, dw, db, *(None for _ in operands)
+
+
+def differentiable_backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """`ProductFunction.backward` with create_graph=True. The weight gradient is exact, also where it would be estimated."""
+    x, weight, y, *operands = ctx.saved_tensors
+    *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:11]
+    if y is not None:
+        dy = torch.ops.aten.threshold_backward(dy, y.detach(), 0)
+    matrix = written_out.matrix(ctx.layout, _known(ctx.pattern), ctx.rule, weight)
+    needed = [tensor for tensor, is_needed in ((x, needs_x), (weight, needs_weight)) if is_needed]
+    y = written_out.multiply(ctx.product, matrix, x, None)
+    found = iter(torch.autograd.grad(y, needed, dy, create_graph=True) if needed else ())
+    dx, dw = next(found) if needs_x else None, next(found) if needs_weight else None
+    if needs_weight and ctx.token is not None:
+        observe(ctx.handle, ctx.token, dy.detach(), x.detach())
+        observe_matrix(ctx.handle, ctx.product, matrix)
+    db = ctx.product.grad_bias(dy) if needs_bias else None
+    return *(None for _ in range(8)), dx, dw, db, *(None for _ in operands)
+
+
+def _differentiable(
+    layout: type[Layout],
+    product: Any,
+    rule: Rule | None,
+    pattern: Pattern | None,
+    handle: int,
+    token: torch.Tensor | None,
+    relu: bool,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """The product where kernels do not serve: `written_out`."""
+    matrix = written_out.matrix(layout, _known(pattern), rule, weight)
+    if token is not None and matrix.requires_grad and not _are_functorch_transforms_active():
+        observe_matrix(handle, product, matrix)
+    y = written_out.multiply(product, matrix, x, bias)
+    return torch.relu(y) if relu else y
+
+
+def _known(pattern: Pattern | None) -> Pattern:
+    if pattern is None:
+        raise RuntimeError(
+            "multiply: expected a pattern, as transforms of torch.func, forward-mode and second derivatives and ONNX read it, "
+            "got None; pass the pattern that the operands are of"
+        )
+    return pattern
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -80,8 +133,9 @@ def multiply(
     handle: int = 0,
     token: torch.Tensor | None = None,
     activation: str | None = None,
+    pattern: Pattern | None = None,
 ) -> torch.Tensor:
-    """The product of x and the sparse weight, plus bias, then the activation. Has first derivatives only.
+    """The product of x and the sparse weight, plus bias, then the activation.
 
     Args:
         x: input as the dense layer takes it, any strides.
@@ -91,10 +145,12 @@ def multiply(
         rng: int64 [2], (seed, offset), to estimate the weight gradient from a sample of the output gradient; None: exact.
         handle, token: identify the watch on the dense weight gradient, see `dense_grad`; token None: no watch.
         activation: "relu" or None.
+        pattern: of which the operands are. None: there are first derivatives of one backward pass only.
 
     Raises:
         ValueError: x does not fit, devices differ, or the activation is unknown.
         TypeError: dtypes differ.
+        RuntimeError: without a pattern, other derivatives are asked for.
     """
     on_cpu = x.is_cpu
     if on_cpu is not weight.is_cpu or not (on_cpu or x.device == weight.device):
@@ -114,8 +170,11 @@ def multiply(
     if activation is not None and activation != "relu":
         raise ValueError(f"{_name(layout, product)}: expected activation 'relu' or None, got {activation!r}")
     relu = activation is not None
-    if torch.is_grad_enabled():
-        y = ProductFunction.apply(layout, product, rule, rng, handle, token, relu, x, weight, bias, *operands)
+    is_exported = (_get_tracing_state() is not None or is_exporting()) and torch.onnx.is_in_onnx_export()
+    if is_exported or forward_ad._current_level >= 0 or _are_functorch_transforms_active():
+        y = _differentiable(layout, product, rule, pattern, handle, token, relu, x, weight, bias)
+    elif torch.is_grad_enabled():
+        y = ProductFunction.apply(layout, product, rule, pattern, rng, handle, token, relu, x, weight, bias, *operands)
     else:
         y = layout.products[type(product)].forward(product, weight, rule, operands, x, bias, relu)
     return y if lead is None else product.unbatched(y, lead)

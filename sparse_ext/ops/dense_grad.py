@@ -17,7 +17,7 @@ import torch
 from torch.autograd import Variable
 
 from .boundary.library import define
-from .product import Product
+from .product import Conv2d, Product
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -137,6 +137,43 @@ def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor)
         observe_dense_grad_(token, handle, dy, x)
     elif (watch := WATCHES.get(handle)) is not None:
         watch.passed(dy, x)
+
+
+def observe_matrix(handle: int, product: Any, matrix: torch.Tensor) -> None:
+    """Reports to this watch, if there is one, what gradient the written-out matrix [rows, cols] gets in later passes."""
+    matrix.register_hook(lambda gradient: _observe_gradient(handle, product, gradient.detach()))
+
+
+def _observe_gradient(handle: int, product: Any, gradient: torch.Tensor) -> None:
+    if (watch := WATCHES.get(handle)) is not None:
+        watch.passed(*pair_of(product, gradient))
+
+
+def pair_of(product: Any, gradient: torch.Tensor) -> Pair:
+    """(dy, x) whose dense gradient dy^T x is this matrix [rows, cols]."""
+    if not isinstance(product, Conv2d):
+        return torch.eye(product.rows, dtype=gradient.dtype, device=gradient.device), gradient
+    # An image for each row of a group: what the kernel sees of it, at one pixel, is that row of every group.
+    groups, images = product.groups, product.rows // product.groups
+    x, pixel = images_seen_once(product, gradient.view(groups, images, -1).transpose(0, 1))
+    dy = gradient.new_zeros(images, groups, images, *product.out_size("pair_of", *x.shape[2:]))
+    dy[..., pixel[0], pixel[1]] = torch.eye(images, dtype=gradient.dtype, device=gradient.device)[:, None]
+    return dy.flatten(1, 2), x
+
+
+def images_seen_once(product: Conv2d, seen: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Images x [images, channels, height, width], and the pixel of y at which the kernel sees `seen` [images, groups, cols].
+
+    It is the first pixel whose window reaches no padding.
+    """
+    pixel, window = [], []
+    for kernel, stride, padding, dilation in zip(*product.window[:4], strict=True):
+        pixel.append(-(-padding // stride))
+        first = pixel[-1] * stride - padding
+        window.append(slice(first, first + dilation * (kernel - 1) + 1, dilation))
+    x = seen.new_zeros(seen.shape[0], product.groups * product.channels, *(part.stop for part in window))
+    x[:, :, window[0], window[1]] = seen.reshape(seen.shape[0], -1, *product.kernel_size)
+    return x, (pixel[0], pixel[1])
 
 
 @define("observe_dense_grad_(Tensor(a!) token, int handle, Tensor dy, Tensor x) -> ()")

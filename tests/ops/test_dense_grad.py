@@ -5,8 +5,8 @@ import torch
 from cases import TOLERANCE, Shape, problem
 from torch.utils.checkpoint import checkpoint
 
-from sparse_ext.ops import LAYOUTS, OPS, GradientTotal, Linear, Watch, multiply, new_handle, operands_of
-from sparse_ext.ops.dense_grad import WATCHES
+from sparse_ext.ops import LAYOUTS, OPS, Conv1d, Conv2d, GradientTotal, Linear, Watch, multiply, new_handle, operands_of
+from sparse_ext.ops.dense_grad import WATCHES, pair_of
 
 SHAPE = Shape(6, 10, 7, 0.4, spare=3)
 
@@ -172,3 +172,23 @@ def test_a_total_can_be_cleared_and_says_whether_it_is_finite():
     w.watch.sink.clear_()
     assert w.watch.sink.is_finite()
     assert not w.watch.sink.total.any()
+
+
+PRODUCTS = [
+    Linear(6, 10),
+    Conv2d(6, 2, (3, 2)),
+    Conv2d(6, 2, (3, 2), (2, 3), (2, 1), (1, 2), groups=3),
+    Conv2d(4, 1, (2, 2), (3, 1), (4, 0), (2, 1), groups=4),
+    Conv2d(3, 5, (1, 1), (2, 2), (3, 3)),
+    Conv1d.of(4, 3, (3,), (2,), (1,), (2,), 2),
+]
+
+
+@pytest.mark.parametrize("product", PRODUCTS, ids=str)
+def test_any_matrix_is_a_dense_gradient(product):
+    """Of the one pair that is made for it, exactly."""
+    gradient = torch.randn(product.rows, product.cols)
+    dy, x = pair_of(product, gradient)
+    assert torch.equal(product.dense_grad(dy, x), gradient)
+    for rows, tile in product.dense_grad_tiles([(dy, x)], torch.float32):
+        assert torch.equal(tile, gradient[rows.start : rows.stop])

@@ -255,21 +255,25 @@ def test_activations_in_place(activation, shape):
         assert_grow_alike(network(lambda: activation(inplace=True), convolves), 1, iteration)
 
 
-def test_a_penalty_through_the_sparse_layers_is_refused():
-    """Their second derivative is needed; and growth goes on as if nothing had been."""
-    torch.manual_seed(0)
+@pytest.mark.parametrize("convolves", [False, True])
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("backward_calls", [1, 2])
+def test_a_penalty_through_the_sparse_layers(backward_calls, interval, convolves):
+    """Growth sees what the second derivative adds to the gradient, in the pass of the loss or in one of its own."""
 
     def iteration(arm, step):
         x, y = batch(step)
-        if isinstance(arm, Sparse):
-            x.requires_grad_()
-            (slope,) = torch.autograd.grad(loss_of(arm.model, x, y), x, create_graph=True)
-            with pytest.raises(RuntimeError, match="once_differentiable"):
-                slope.square().sum().backward()
-            arm.optimizer.zero_grad()
-            x = x.detach()
-        loss_of(arm.model, x, y).backward()
+        x.requires_grad_()
+        loss = loss_of(arm.model, x, y)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        penalty = 100 * slope.square().sum()
+        if backward_calls == 1:
+            (loss + penalty).backward()
+        else:
+            loss.backward(retain_graph=True)
+            penalty.backward()
         arm.step()
         arm.optimizer.zero_grad()
 
-    assert_grow_alike(network(), 1, iteration)
+    torch.manual_seed(0)
+    assert_grow_alike(network(convolves=convolves), interval, iteration)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
+from .. import written_out
 from ..auto import POLICY, STORAGE, Choice
 from ..boundary.checks import MOST
 from ..layout import Layout, check_matrix, operands_of
@@ -176,17 +177,20 @@ class SampledFunction(torch.autograd.Function):
     """values [capacity] = (a^T b) at the pattern; a [k, rows], b [k, cols]. Its gradients are the two matrix products."""
 
     @staticmethod
-    def forward(ctx, product: Linear, a: torch.Tensor, b: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
-        ctx.product = product
+    def forward(ctx, pattern: CsrPattern, a: torch.Tensor, b: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+        ctx.pattern = pattern
         ctx.save_for_backward(a, b, *operands)
+        product = Linear(pattern.rows, pattern.cols)
         return CsrLinear.grad_weight(product, None, CsrOperands(*operands), a, b, None)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, *saved = ctx.saved_tensors
-        product, operands = ctx.product, CsrOperands(*saved)
+        product, operands = Linear(ctx.pattern.rows, ctx.pattern.cols), CsrOperands(*saved)
         _, needs_a, needs_b, *_ = ctx.needs_input_grad
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            matrix = written_out.matrix(Csr, ctx.pattern, None, dv)
+            return None, b @ matrix.t() if needs_a else None, a @ matrix if needs_b else None, *(None for _ in saved)
         da = CsrLinear.forward(product, dv, None, operands, b, None, False) if needs_a else None
         db = CsrLinear.grad_input(product, dv, None, operands, a, b.shape) if needs_b else None
         return None, da, db, *(None for _ in saved)
@@ -194,4 +198,6 @@ class SampledFunction(torch.autograd.Function):
 
 def sampled(pattern: CsrPattern, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """(a^T b) at the pattern, [capacity], 0 behind it; a [k, rows], b [k, cols]."""
-    return SampledFunction.apply(Linear(pattern.rows, pattern.cols), a, b, *operands_of(Csr, pattern))
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return written_out.sampled(pattern, a, b)
+    return SampledFunction.apply(pattern, a, b, *operands_of(Csr, pattern))
