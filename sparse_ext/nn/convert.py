@@ -15,9 +15,10 @@ from torch.nn.utils import parametrize
 
 from sparse_ext.ops import layout_named
 
+from .arguments import check_sparsity
 from .conv import SparseConv1d, SparseConv2d
 from .distributions import densities
-from .layer import SparseLayer, check_sparsity
+from .layer import SparseLayer
 from .linear import SparseLinear
 from .replacement import Replacement
 
@@ -175,7 +176,7 @@ def _sparse_twin(layer: Any, density: float, layout: str, method: Any, init: str
     if method is not None and method.dense_weight:
         twin.store_dense_()
     if not dense.is_meta:
-        twin.to_empty(device=dense.device)
+        twin.allocate_(dense.device)
         if init == "masked":
             mask = twin.random_pattern().mask().view(dense.shape) if twin.chosen_by is None else None
             twin.set_matrix_(dense, mask)

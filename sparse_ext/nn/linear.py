@@ -10,6 +10,7 @@ from torch.sparse import to_sparse_semi_structured
 
 from sparse_ext.ops import Linear
 
+from .arguments import check_size
 from .replacement import Replacement
 
 
@@ -60,6 +61,10 @@ class SparseLinear(Replacement):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        in_features, out_features = (
+            check_size(type(self).__name__, name, size, 0)
+            for name, size in (("in_features", in_features), ("out_features", out_features))
+        )
         super().__init__(Linear(out_features, in_features), bias, sparsity, layout, capacity, device, dtype)
         self.in_features, self.out_features = in_features, out_features
         self.reset_parameters()

@@ -11,7 +11,8 @@ from torch.sparse import SparseSemiStructuredTensor
 
 from sparse_ext.ops import Product, layout_named
 
-from .layer import SparseLayer, check_sparsity, storage
+from .arguments import check_sparsity, storage
+from .layer import SparseLayer
 
 R = TypeVar("R", bound="Replacement")
 
@@ -70,7 +71,7 @@ class Replacement(SparseLayer):
             sparsity = found if layout_named(layout).pattern.VARIABLE else None
         layer = cls.outline(dense, sparsity=sparsity, layout=layout, capacity=capacity)
         if not weight.is_meta:
-            layer.to_empty(device=weight.device)
+            layer.allocate_(weight.device)
             layer.set_matrix_(weight, mask)
             if layer.bias is not None:
                 layer.bias.data.copy_(bias)
@@ -80,7 +81,7 @@ class Replacement(SparseLayer):
     def outline(cls: type[R], dense: Any, *, sparsity: float | None, layout: str, capacity: float | None) -> R:
         """The layer for which `dense` would be exchanged, on the device "meta": neither pattern nor values are computed.
 
-        `to_empty` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`.
+        `allocate_` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`.
         """
         weight = dense.weight
         stored = storage(layout, cls.product_of(dense), sparsity, weight.dtype, weight.device)

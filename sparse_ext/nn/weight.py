@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -125,16 +125,9 @@ class SparseWeight(nn.Module):
         return pattern, rule
 
     def _bind(self) -> None:
-        """Derives everything else from the buffers. Must be called after a buffer was replaced.
-
-        Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
-        """
+        """Derives everything else from the buffers. To be called after one was replaced. ValueError if they are not valid."""
         self._make_countable()
-        try:
-            self._pattern, self._rule = self._read()
-        except ValueError:
-            self._clear()
-            self._pattern, self._rule = self._read()
+        self._pattern, self._rule = self._read()
         self._operands = prepared(self._kind, self._pattern)
         vars(self._pattern)["_operands"] = {self._kind.operands: self._operands}
         self._pattern_changed()
@@ -145,16 +138,6 @@ class SparseWeight(nn.Module):
         for name, tensor in self._stored().items():
             if tensor.is_inference():
                 self._buffers[name] = tensor.clone()
-
-    def _clear(self) -> None:
-        """Writes an empty pattern, and the layout's first rule, into the buffers."""
-        kind, stored, product = self._kind.pattern, self._stored(), self.product
-        capacity = kind.of_buffers(product.rows, product.cols, stored, self.weight.device).capacity
-        empty = dict(kind.empty(product.rows, product.cols, capacity, self.weight.device).buffers)
-        if "rule" in stored:
-            empty["rule"] = Rule(kind.RULES[0]).encoded(self.weight.device)
-        for name, tensor in empty.items():
-            stored[name].copy_(tensor)
 
     def _pattern_changed(self) -> None:
         self._look()
@@ -246,12 +229,6 @@ class SparseWeight(nn.Module):
         wide = dense if dense.dtype == torch.float64 else dense.float()
         pattern = self._pattern.select(wide, count, capacity=self._pattern.capacity, rule=name or "largest")
         return pattern, None if name is None else pattern.rule_for(wide, name)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseWeight:
-        super()._apply(fn, recurse)
-        self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))
-        self._bind()
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}

@@ -71,6 +71,11 @@ class Layout(ABC):
         return cls.pattern.obstacle(product.rows, product.cols)
 
     @classmethod
+    def refuses(cls, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Why a new weight of this dtype cannot be on this device, as no kernel would multiply it there; None: it can."""
+        return None
+
+    @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
         """The values [capacity] of a dense matrix [rows, cols] at the pattern, as a new tensor; unused slots are 0."""
         check_matrix(dense, pattern)
@@ -149,7 +154,7 @@ def _check_complete(layout: type[Layout]) -> None:
 
 def layout_named(name: str) -> type[Layout]:
     """The layout of that name; ValueError if there is none."""
-    layout = LAYOUTS.get(name)
+    layout = LAYOUTS.get(name) if isinstance(name, str) else None
     if layout is None:
         raise ValueError(f"expected layout to be one of {', '.join(map(repr, LAYOUTS))}, got {name!r}")
     return layout
