@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,6 +75,7 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
     rows, cols = layer.product.rows, layer.product.cols
     if kind is layer._kind:
         missing = {name: tensor for name, tensor in layer._stored().items() if name not in given}
+        _refuse_half(given, prefix, layer)
         if missing and len(missing) < len(layer._names):  # `fitted` has checked a pattern that is all there
             _check({"weight": layer.weight, **missing, **given}, prefix, layer.product, kind)
         length = layer.weight.numel()
@@ -87,6 +89,16 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
         pattern = kind.pattern.of_buffers(rows, cols, stored, given["weight"].device)
         return {**entries, prefix + "weight": _cleared(given["weight"], pattern)}
     return entries
+
+
+def _refuse_half(given: Entries, prefix: str, layer: SparseWeight) -> None:
+    """ValueError for a part of what a layer on "meta" needs: it has no values of its own for the rest."""
+    needed = ["weight", *layer._names]
+    found = [name for name in needed if name in given]
+    if layer.weight.is_meta and 0 < len(found) < len(needed):
+        raise ValueError(
+            f"{prefix}weight: expected {', '.join(needed)} together for a layer on meta, got {', '.join(found)} alone"
+        )
 
 
 def _cleared(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -185,7 +197,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
         try:
             fresh = layer._kind.pattern.from_mask(pattern.mask(), layer.pattern.capacity)
         except ValueError as error:
-            raise ValueError(f"{prefix}weight: {error}") from error
+            raise ValueError(f"{prefix}weight: {error}{_room(pattern, layer)}") from error
     return {**rest, **_entries(taken(values, slot_map(at, fresh.positions())), fresh, None)}
 
 
@@ -205,7 +217,16 @@ def _resized(pattern: Pattern, prefix: str, layer: SparseWeight) -> Pattern:
     try:
         return pattern.resized(layer.pattern.capacity)
     except ValueError as error:
-        raise ValueError(f"{prefix}weight: {error}") from error
+        raise ValueError(f"{prefix}weight: {error}{_room(pattern, layer)}") from error
+
+
+def _room(pattern: Pattern, layer: SparseWeight) -> str:
+    """What gives a layer room for a pattern that is too large for it, as the end of a sentence; "" if it is not."""
+    nnz, positions = pattern.nnz, pattern.rows * pattern.cols
+    if nnz <= layer.pattern.capacity:
+        return ""
+    share = math.ceil(nnz / positions * 1000) / 1000
+    return f"; make the layer with capacity={share:g} or more, or with the method= of `sparsify_` that trained this checkpoint"
 
 
 def _entries(weight: torch.Tensor | None, pattern: Pattern, rule: Rule | None) -> Entries:

@@ -21,6 +21,7 @@ from .distributions import densities
 from .layer import SparseLayer
 from .linear import SparseLinear
 from .replacement import Replacement
+from .wrapped import check_unwrapped
 
 # Dense class -> the sparse class that replaces it.
 _KINDS: tuple[type[Replacement], ...] = (SparseLinear, SparseConv1d, SparseConv2d)
@@ -137,12 +138,13 @@ def sparsify_(
         The model.
 
     Raises:
-        ValueError: an argument is wrong; the model is unchanged.
+        ValueError: an argument is wrong, or the model is wrapped for distributed training; it is unchanged.
 
     Example:
         model = sparsify_(model, 0.9, exclude=["head"])
         optimizer = torch.optim.AdamW(model.parameters())
     """
+    check_unwrapped("sparsify_", model)
     kind = layout_named(layout).pattern
     sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
     if init not in INITS:
@@ -197,10 +199,11 @@ def densify_(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: the model is itself a sparse layer.
+        ValueError: the model is itself a sparse layer, or is wrapped for distributed training.
     """
     if isinstance(model, Replacement):
         raise ValueError("densify_: expected a model that contains layers, got a bare layer; use to_dense")
+    check_unwrapped("densify_", model)
     twins: dict[Replacement, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):  # a layer with two names gets one twin
         if isinstance(layer, Replacement):

@@ -266,9 +266,11 @@ class SparseWeight(nn.Module):
             capacity = kind.pattern.of_buffers(rows, cols, stored, device).capacity
             self.layout, self._kind, self.layout_reason = kind.name, kind, "as in the checkpoint"
             self._register(kind.pattern.empty(rows, cols, capacity, device), self._first_rule(bool(kind.pattern.RULES)))
-        before = self._stored()
+        before, device = self._stored(), self.weight.device
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if all(tensor is before[name] for name, tensor in self._stored().items()):
+        if not self._names and self.weight.device != device:
+            self._register(*self._read())
+        elif self.weight.is_meta or any(tensor is not before[name] for name, tensor in self._stored().items()):
+            self._bind()  # assign=True put other tensors in their place
+        else:
             self.sync()
-        else:  # assign=True put other tensors in their place
-            self._bind()
