@@ -13,6 +13,6 @@ def check_unwrapped(op: str, model: nn.Module) -> None:
     for name, module in model.named_modules():
         if found := sorted(WRAPPERS & {kind.__name__ for kind in type(module).__mro__}):
             raise ValueError(
-                f"{op}: expected a model that is not yet wrapped for distributed training, got {found[0]} at {name or 'its root'}: "
-                "it would go on with the parameters that are replaced; convert the model first, then wrap it"
+                f"{op}: expected a model that is not wrapped for distributed training, got {found[0]} at {name or 'its root'}, "
+                "which would go on with the parameters that are replaced; convert the model first, then wrap it"
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from .environment import chosen
 from .launch import BACKENDS, DTYPES, FLOATING, Backend
 
 # Index tensors that may be 16-bit, where the matrix is narrow enough.
@@ -15,8 +14,8 @@ PTRS = ("row_ptr", "col_ptr")
 # Rows, columns and entries of a CSR matrix: indices are int32, and a CUDA thread may count one stride past a row's end.
 MOST = 2**31 - 2**16
 
-# SPARSE_EXT_DEBUG=1: every call also reads every index and refuses a pattern that would send a kernel out of bounds.
-DEBUG = os.environ.get("SPARSE_EXT_DEBUG", "0") != "0"
+# Every call also reads every index and refuses a pattern that would send a kernel out of bounds.
+DEBUG = chosen("SPARSE_EXT_DEBUG") == "1"
 
 
 def check_dtype(op: str, backend: Backend, name: str, tensor: torch.Tensor) -> int:
