@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -183,8 +183,10 @@ class SparseConv1d(SparseConv):
 
 def _sizes(op: str, name: str, size: Any, least: int, dims: int) -> tuple[int, ...]:
     """A whole number for each dimension; ValueError if these are none, or too small."""
-    same = whole_number(size) is not None or not isinstance(size, Iterable)
-    sizes = [whole_number(one) for one in ([size] * dims if same else size)]
+    try:
+        sizes = [whole_number(one) for one in ([size] * dims if whole_number(size) is not None else size)]
+    except TypeError:  # neither a number nor a sequence
+        sizes = []
     found = tuple(one for one in sizes if one is not None and one >= least)
     if len(sizes) != dims or len(found) != dims:
         raise ValueError(f"{op}: expected {name} to be a whole number of at least {least}, or {dims} of them, got {size!r}")

@@ -121,7 +121,7 @@ class Nm24Pattern(Pattern):
         return at.masked_fill(columns >= self.cols, -1).flatten()
 
     def mask(self) -> torch.Tensor:
-        ones = torch.ones(kernels.values_shape(self.rows, self.cols), device=self.ids.device)
+        ones = torch.ones(kernels.values_shape(self.rows, self.cols), dtype=torch.float32, device=self.ids.device)
         return kernels.nm24_unpack(ones, self.ids, self.cols).bool()
 
     def bits(self) -> torch.Tensor:
