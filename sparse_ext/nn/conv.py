@@ -154,6 +154,7 @@ class SparseConv2d(SparseConv):
 
     Raises:
         ValueError: there is no such convolution; or unknown layout, or a sparsity, capacity or shape that it does not allow.
+        TypeError: as of `SparseLinear`.
 
     Example:
         layer = SparseConv2d(64, 128, 3, padding=1, sparsity=0.9)

@@ -38,7 +38,8 @@ class SparseLinear(Replacement):
         pattern: the positions of the non-zeros. `mask()` and `dense_weight()` return [out_features, in_features].
 
     Raises:
-        ValueError: unknown layout, or a sparsity, capacity or shape that the layout does not allow.
+        ValueError: a size is no whole number; unknown layout, or a sparsity, capacity or shape that it does not allow.
+        TypeError: no kernels multiply weights of this dtype on this device: float16 needs a GPU.
 
     Example:
         layer = SparseLinear(512, 256, sparsity=0.9)
