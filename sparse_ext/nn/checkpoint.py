@@ -75,8 +75,8 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
     rows, cols = layer.product.rows, layer.product.cols
     if kind is layer._kind:
         missing = {name: tensor for name, tensor in layer._stored().items() if name not in given}
-        _refuse_half(given, prefix, layer)
-        if missing and len(missing) < len(layer._names):  # `fitted` has checked a pattern that is all there
+        if missing and len(missing) < len(layer._names) and not layer.weight.is_meta:
+            # `fitted` has checked a pattern that is all there.
             _check({"weight": layer.weight, **missing, **given}, prefix, layer.product, kind)
         length = layer.weight.numel()
     else:
@@ -84,6 +84,8 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
     for name, size in (("weight", length), ("bias", rows)):
         if name in given and getattr(layer, name) is not None and given[name].shape != (size,):
             raise ValueError(f"{prefix}{name}: expected shape ({size},), got {tuple(given[name].shape)}")
+    if kind is layer._kind and layer._rule is None:
+        _check_together(given, prefix, layer)
     if kind is layer._kind and layer._names and layer._rule is None and "weight" in given:
         stored = {**layer._stored(), **{name: given[name] for name in layer._names if name in given}}
         pattern = kind.pattern.of_buffers(rows, cols, stored, given["weight"].device)
@@ -91,14 +93,21 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
     return entries
 
 
-def _refuse_half(given: Entries, prefix: str, layer: SparseWeight) -> None:
-    """ValueError for a part of what a layer on "meta" needs: it has no values of its own for the rest."""
-    needed = ["weight", *layer._names]
-    found = [name for name in needed if name in given]
-    if layer.weight.is_meta and 0 < len(found) < len(needed):
+def _check_together(given: Entries, prefix: str, layer: SparseWeight) -> None:
+    """ValueError if packed values, or a part of their pattern, would be put to what the layer has of the rest."""
+    own = {"weight": layer.weight, **layer._stored()}
+    missing = [name for name in own if name not in given]
+    others = [name for name in own if name in given and (name == "weight" or not _is_same(given[name], own[name]))]
+    if missing and others:
         raise ValueError(
-            f"{prefix}weight: expected {', '.join(needed)} together for a layer on meta, got {', '.join(found)} alone"
+            f"{prefix}weight: expected packed values together with their pattern ({', '.join(own)}), which says where they "
+            f"belong, got {', '.join(others)} without {', '.join(missing)}; save state_dict() with its buffers, or add the "
+            "layer's own if they are these values': {**model.state_dict(), **entries}"
         )
+
+
+def _is_same(given: torch.Tensor, own: torch.Tensor) -> bool:
+    return not own.is_meta and given.shape == own.shape and torch.equal(given.to(own.device), own)
 
 
 def _cleared(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -178,7 +187,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
     pattern, rule = _check(given, prefix, layer.product, kind)
     weight = given.get("weight")
     same_kind = kind.pattern is layer._kind.pattern
-    if same_kind and (rule is None) == (layer._rule is None) and pattern.capacity == layer.pattern.capacity:
+    if same_kind and (rule is None) == (layer._rule is None) and pattern.capacity == layer._pattern.capacity:
         return given
     rest = {name: tensor for name, tensor in given.items() if name not in (*kind.pattern.BUFFERS, "rule", "weight")}
     if weight is None:
@@ -195,7 +204,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
         fresh = _resized(pattern, prefix, layer)
     else:
         try:
-            fresh = layer._kind.pattern.from_mask(pattern.mask(), layer.pattern.capacity)
+            fresh = layer._kind.pattern.from_mask(pattern.mask(), layer._pattern.capacity)
         except ValueError as error:
             raise ValueError(f"{prefix}weight: {error}{_room(pattern, layer)}") from error
     return {**rest, **_entries(taken(values, slot_map(at, fresh.positions())), fresh, None)}
@@ -207,7 +216,7 @@ def _as_dense_weight(
     """Entries for a layer with a dense weight; 0 where nothing was stored."""
     if rule is None:
         weight = kind.unpack(_wide(weight), pattern).to(weight.dtype).view(-1)
-    if kind.pattern is layer._kind.pattern and pattern.capacity == layer.pattern.capacity:
+    if kind.pattern is layer._kind.pattern and pattern.capacity == layer._pattern.capacity:
         return _entries(weight, pattern, rule or Rule(pattern.RULES[0]))
     fresh, own = _chosen(weight.view(pattern.rows, pattern.cols), prefix, layer)
     return _entries(weight, fresh, own)
@@ -215,7 +224,7 @@ def _as_dense_weight(
 
 def _resized(pattern: Pattern, prefix: str, layer: SparseWeight) -> Pattern:
     try:
-        return pattern.resized(layer.pattern.capacity)
+        return pattern.resized(layer._pattern.capacity)
     except ValueError as error:
         raise ValueError(f"{prefix}weight: {error}{_room(pattern, layer)}") from error
 
@@ -223,7 +232,7 @@ def _resized(pattern: Pattern, prefix: str, layer: SparseWeight) -> Pattern:
 def _room(pattern: Pattern, layer: SparseWeight) -> str:
     """What gives a layer room for a pattern that is too large for it, as the end of a sentence; "" if it is not."""
     nnz, positions = pattern.nnz, pattern.rows * pattern.cols
-    if nnz <= layer.pattern.capacity:
+    if nnz <= layer._pattern.capacity:
         return ""
     share = math.ceil(nnz / positions * 1000) / 1000
     return f"; make the layer with capacity={share:g} or more, or with the method= of `sparsify_` that trained this checkpoint"

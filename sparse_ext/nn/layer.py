@@ -15,6 +15,8 @@ from sparse_ext.ops.pattern import taken
 from .arguments import check_dtype, check_share, storage
 from .moves import MovableWeight
 
+tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
+
 
 class SparseLayer(MovableWeight):
     """A sparse weight and the product that multiplies it. A subclass fixes the product.
@@ -63,13 +65,16 @@ class SparseLayer(MovableWeight):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias. x as the dense layer takes it."""
-        if torch.compiler.is_compiling():
-            self._follow_compiled()
+        active, buffers = self._active, self._buffers
+        if torch.compiler.is_compiling() or tracing() is not None:
+            operands = self._operands_in_graph()
         else:
-            for tensor, version in self._seen:  # checked here, not in `follow`: the call would cost 2 % of a tiny product
-                if tensor._version != version:
-                    self.follow()
+            # Compared here, not in `_followed`: the call would cost 2 % of a tiny product.
+            for name, tensor, version, address in active.seen:
+                if buffers[name] is not tensor or tensor.data_ptr() != address or tensor._version != version:
+                    active = self._followed()
                     break
+            operands = active.operands
         # `self.weight` goes by way of Module.__getattr__, which a tiny product would notice.
         parameters: dict[str, Any] = self._parameters
         if "weight" in parameters and "bias" in parameters:
@@ -77,8 +82,8 @@ class SparseLayer(MovableWeight):
         else:  # parametrized, or a replica of nn.DataParallel
             weight, bias = self.weight, self.bias
         return multiply(
-            self._kind, self.product, x, weight, bias, self._operands,
-            self._rule, self._rng, self._handle, self._token,
+            self._kind, self.product, x, weight, bias, operands,
+            active.rule, self._rng, self._handle, self._token,
         )  # fmt: skip
 
     # ---- values ---------------------------------------------------------------------------------------------------------

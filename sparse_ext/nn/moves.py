@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from sparse_ext.ops import Pattern
+from sparse_ext.ops.follow import is_fake
 
 from .weight import SparseWeight
 
@@ -76,7 +77,7 @@ def are_carried_(buffers: Buffers, before: dict[str, torch.Tensor]) -> bool:
         new: Any = buffers[name]
         if new.dtype is not old.dtype:  # by `Module.type`, which casts indices, too, and may round them
             buffers[name] = new = old.to(new.device)
-        if new is old or new.is_meta:
+        if new is old or new.is_meta or is_fake([new]):
             continue
         if old.is_meta or not torch.equal(old.to(new.device), new):
             return False

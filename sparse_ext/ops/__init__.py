@@ -11,7 +11,7 @@ from .dense.layout import Dense
 from .dense_grad import GradientTotal, Watch, new_handle
 from .follow import follow_
 from .lasting import lasting
-from .layout import LAYOUTS, Layout, kernels_of, layout_named, operands_of, prepared, register_layout
+from .layout import LAYOUTS, Layout, keep_operands, kernels_of, layout_named, operands_of, prepared, register_layout
 from .masked.layout import Masked
 from .masked.pattern import MaskedPattern
 from .nm24.layout import Nm24
@@ -47,6 +47,7 @@ __all__ = [
     "Sizes",
     "Watch",
     "follow_",
+    "keep_operands",
     "kernels_of",
     "lasting",
     "layout_named",

@@ -72,6 +72,10 @@ class Watch:
         self._handle = handle
         WATCHES[handle] = self
 
+    def is_on(self, weight: torch.nn.Parameter | None) -> bool:
+        """Whether this is the weight that it watches."""
+        return weight is not None and self._weight() is weight
+
     def stop(self) -> None:
         """Ends the watch; `passes` and `sink` stay."""
         self._hook.remove()

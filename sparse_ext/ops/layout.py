@@ -169,11 +169,32 @@ def kernels_of(layout: type[Layout], product: Any) -> type[Kernels]:
 
 
 def operands_of(layout: type[Layout], pattern: Pattern) -> Any:
-    """The pattern's operands, cached on the pattern: those of its layer, or built at first use."""
-    kept: dict[type[Any], Any] = vars(pattern).setdefault("_operands", {})
+    """The pattern's operands, cached on the pattern: those of its layer, or built at first use, and after it was written.
+
+    Compiled code has those of its first call.
+
+    Raises:
+        ValueError: the pattern was written in place, and is not valid.
+    """
+    kept: dict[type[Any], tuple[Any, Any]] = vars(pattern).setdefault("_operands", {})
     if layout.operands not in kept:
-        kept[layout.operands] = prepared(layout, pattern)
-    return kept[layout.operands]
+        keep_operands(layout, pattern, prepared(layout, pattern))
+    elif not torch.compiler.is_compiling() and kept[layout.operands][0] != _written(pattern):
+        pattern.check(f"{layout.stem} ")
+        keep_operands(layout, pattern, prepared(layout, pattern))
+    return kept[layout.operands][1]
+
+
+def keep_operands(layout: type[Layout], pattern: Pattern, operands: Any) -> None:
+    """Caches these operands on the pattern, as those of what it holds now."""
+    vars(pattern).setdefault("_operands", {})[layout.operands] = (_written(pattern), operands)
+
+
+def _written(pattern: Pattern) -> tuple[int, ...] | None:
+    """The version counters of its tensors, by which writes are recognised; None in programs that are compiled."""
+    if torch.compiler.is_compiling():
+        return None
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in pattern.buffers.values())
 
 
 @lasting

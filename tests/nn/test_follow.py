@@ -151,7 +151,7 @@ class NoWait(TorchDispatchMode):
 @pytest.fixture
 def as_on_cuda(monkeypatch, emulated):
     """Emulated kernels, and layers that do not read from their tensors."""
-    for module in ("nn.weight", "ops.csr.auto", "ops.csr.auto_conv"):
+    for module in ("nn.bound", "ops.csr.auto", "ops.csr.auto_conv"):
         monkeypatch.setattr(f"sparse_ext.{module}.reading_waits", lambda tensor: True)
     monkeypatch.setattr(auto.POLICY, "table", {})
 
