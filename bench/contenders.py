@@ -16,7 +16,7 @@ from torch import nn
 
 import sparse_ext as sx
 from sparse_ext.nn import SparseLayer
-from sparse_ext.nn.convert import REPLACEMENTS
+from sparse_ext.nn.table import REPLACEMENTS
 from sparse_ext.ops import BACKENDS, kernels_of, layout_named, operands_of
 from sparse_ext.ops.nm24.kernels import nm24_gemm, nm24_prune
 

@@ -3,7 +3,7 @@
 from . import functional
 from .config import __version__, cuda_available, show_config
 from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
-from .nn import SparseConv1d, SparseConv2d, SparseLinear, densify_, layer_densities, sparsify_
+from .nn import SparseConv1d, SparseConv2d, SparseLinear, densify_, layer_densities, register_layer, sparsify_, summary
 from .ops import register_layout
 from .train import Sparsifier, count_flops
 
@@ -25,8 +25,10 @@ __all__ = [
     "densify_",
     "functional",
     "layer_densities",
+    "register_layer",
     "register_layout",
     "register_method",
     "show_config",
     "sparsify_",
+    "summary",
 ]

@@ -2,86 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from sparse_ext.ops import layout_named
 
 from .arguments import check_sparsity
-from .conv import SparseConv1d, SparseConv2d
+from .candidates import WHY_DENSE, Candidates, already_sparse, candidates
 from .distributions import densities
 from .layer import SparseLayer
-from .linear import SparseLinear
+from .overview import much_stays_dense, weights_of
 from .replacement import Replacement
+from .table import REPLACEMENTS, nearest, replacement_of
+from .trained import sign_of_training
 from .wrapped import check_unwrapped
 
-# Dense class -> the sparse class that replaces it.
-_KINDS: tuple[type[Replacement], ...] = (SparseLinear, SparseConv1d, SparseConv2d)
-REPLACEMENTS: dict[type[nn.Module], type[Replacement]] = {kind.DENSE: kind for kind in _KINDS}
-INITS = ("variance", "masked")
-
-
-def _is_replaceable(module: nn.Module) -> bool:
-    """Whether it is a layer of a kind that can be replaced."""
-    return isinstance(module, tuple(REPLACEMENTS))
-
-
-def _obstacles(model: nn.Module) -> dict[str, str]:
-    """{name: reason} of the layers that cannot be replaced, though others of their kind can."""
-    uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
-    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
-    attention = {
-        name: "nn.MultiheadAttention reads its weight as a dense matrix"
-        for parent, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for name, _ in module.named_modules(prefix=parent)
-    }
-    reasons: dict[str, str] = {}
-    for name, module in model.named_modules():
-        if not _is_replaceable(module):
-            continue
-        if name in attention:
-            reasons[name] = attention[name]
-        elif parametrize.is_parametrized(module):
-            reasons[name] = "its weight is parametrized"
-        elif "weight" not in module._parameters:
-            reasons[name] = "its weight is computed by a hook"
-        elif is_lazy(module.weight):
-            reasons[name] = "it has no weight before its first batch: run one through the model"
-        elif module.weight.is_complex():
-            reasons[name] = f"there are no kernels for {module.weight.dtype}"
-        elif uses[id(module.weight)] > 1:
-            reasons[name] = "its weight is tied to another module's"
-        elif names[id(module)] > 1:
-            reasons[name] = "the model uses it under several names"
-        elif type(module) not in REPLACEMENTS:
-            reasons[name] = f"{type(module).__name__} is a subclass with behaviour of its own"
-        elif module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            reasons[name] = "its hooks would be lost"
-    return reasons
-
-
-def _candidates(model: nn.Module, exclude: Iterable[str], layout: str) -> dict[str, Any]:
-    """The layers that `sparsify_` replaces by some of this layout, by name; warns of each that it cannot."""
-    kind, patterns = layout_named(layout), [exclude] if isinstance(exclude, str) else list(exclude)
-    reasons = _obstacles(model)
-    found: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        if not _is_replaceable(module) or any(fnmatchcase(name, p) for p in patterns):
-            continue
-        if why := reasons.get(name) or kind.obstacle(REPLACEMENTS[type(module)].product_of(module)):
-            warnings.warn(f"sparsify_: {name!r} stays dense: {why}", stacklevel=3)
-        else:
-            found[name] = module
-    return found
+INITS = ("variance", "masked", "magnitude")
+# Why a layer stays dense though it could be replaced.
+EXCLUDED, WHOLE = "excluded", "its share of the sparsity leaves it all weights"
 
 
 def layer_densities(
@@ -94,17 +37,22 @@ def layer_densities(
         sparsity: share of zeros over all layers together, in [0, 1).
         distribution: how the sparsity is divided among the layers: "uniform" (the same in each), "er" (Erdos-Renyi, Mocanu et
             al. 2018) or "erk" (Erdos-Renyi-Kernel, Evci et al. 2020). The last two keep small layers denser.
-        exclude: names, or glob patterns of names, of layers to leave out.
+        exclude: as of `sparsify_`.
         layout: as of `sparsify_`. Some layers may stay dense because of it, which changes the shares of the others.
 
     Returns:
-        {layer name: density in [0, 1]}, for the layers that `sparsify_` can replace.
+        {layer name: density in [0, 1]}, for the layers that `sparsify_` can replace. A layer that would have no weight at all
+        gets as many as it has rows.
 
     Raises:
-        ValueError: sparsity is out of range, or the distribution or the layout is unknown.
+        TypeError, ValueError: sparsity is out of range, the distribution or the layout is unknown, `exclude` matches nothing,
+            or there is no layer to replace.
     """
-    shapes = {name: tuple(layer.weight.shape) for name, layer in _candidates(model, exclude, layout).items()}
-    return densities(shapes, sparsity, distribution)
+    found = candidates(model, exclude, layout)
+    shares, told = _shares(found.layers, sparsity, distribution)
+    for sentence in (*_said_of(model, found, sparsity), *told):
+        warnings.warn(sentence, stacklevel=2)
+    return shares
 
 
 def sparsify_(
@@ -117,11 +65,12 @@ def sparsify_(
     init: str = "variance",
     exclude: Iterable[str] = (),
 ) -> nn.Module:
-    """Replaces the `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` layers of a model by sparse ones, in place.
+    """Replaces a model's linear and convolutional layers by sparse ones, in place: `nn.Linear`, `nn.Conv1d` and `nn.Conv2d`,
+    Hugging Face's `Conv1D`, PyTorch Geometric's `Linear`, and what `register_layer` adds.
 
     Build the optimizer afterwards: the layers have new parameters. A layer that cannot be replaced stays dense, with a warning:
-    one inside `nn.MultiheadAttention`, a tied or parametrized one, one with hooks, or one of a subclass; and what the layout
-    cannot store, or had better not.
+    one inside `nn.MultiheadAttention`, one whose weight another module reads, a tied or parametrized one, one with hooks, or
+    one of a subclass; and what the layout cannot store, or had better not. `summary` lists all of them.
 
     Args:
         model: contains the layers; a bare layer is refused.
@@ -130,15 +79,19 @@ def sparsify_(
             dense. Layouts with a fixed sparsity ignore it.
         layout: see `SparseLinear`.
         method: the method that will train the model, if known: layers get the capacity, or the dense weight, that it needs.
-        init: "variance": new random values, scaled for the sparse fan-in. "masked": the model's own values at a random mask; a
-            dense weight takes all of them.
-        exclude: names, or glob patterns of names, of layers to leave alone.
+        init: "variance": new random values, scaled for the sparse fan-in, so that outputs are as large as with the present
+            weight: a layer that begins with zeros still does. "masked": the model's own values at a random mask. "magnitude":
+            the largest of them, for a model that was trained. With the last two a dense weight takes all values. A warning says
+            where the first two would lose what a model has learned: if it has gradients, batches in a BatchNorm, weights
+            from `from_pretrained`, or normalizations whose weights differ.
+        exclude: names, or glob patterns of names, of layers or of modules that contain them, to leave alone.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: an argument is wrong, or the model is wrapped for distributed training; it is unchanged.
+        TypeError, ValueError: an argument is wrong, a name in `exclude` is no module's, a weight is not finite, or there is no
+            layer to replace, or the model is wrapped for distributed training; it is unchanged.
 
     Example:
         model = sparsify_(model, 0.9, exclude=["head"])
@@ -147,50 +100,132 @@ def sparsify_(
     check_unwrapped("sparsify_", model)
     kind = layout_named(layout).pattern
     sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
-    if init not in INITS:
-        raise ValueError(f"expected init to be one of {', '.join(map(repr, INITS))}, got {init!r}")
-    if type(model) in REPLACEMENTS:
-        raise ValueError(
-            f"sparsify_: expected a model that contains layers, got a bare {type(model).__name__}; "
-            f"use {REPLACEMENTS[type(model)].__name__}.from_dense"
-        )
-    layers = _candidates(model, exclude, layout)
-    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
-    shares = densities(shapes, sparsity, distribution if kind.VARIABLE else "uniform")
-    sparse = {
-        name: _sparse_twin(layer, shares[name], layout, method, init)
-        for name, layer in layers.items()
-        if shares[name] < 1.0 or not kind.VARIABLE
-    }
+    _check_arguments(model, init)
+    found = candidates(model, exclude, layout)
+    told = _said_of(model, found, sparsity)
+    shares, said_of_shares = _shares(found.layers, sparsity, distribution if kind.VARIABLE else "uniform")
+    chosen = {name: layer for name, layer in found.layers.items() if shares[name] < 1.0 or not kind.VARIABLE}
+    _remember(model, found, chosen)
+    told += [*said_of_shares, *_said_of_values(model, chosen, init, method)]
+    if sparsity:
+        told += much_stays_dense(weights_of(model, {}), chosen, (EXCLUDED, WHOLE))
+    sparse = {name: _sparse_twin(name, layer, shares[name], layout, method, init) for name, layer in chosen.items()}
+    for sentence in told:
+        warnings.warn(sentence, stacklevel=2)
     for name, layer in sparse.items():
         model.set_submodule(name, layer)
     _use_slow_paths(model)
     return model
 
 
+def _check_arguments(model: nn.Module, init: str) -> None:
+    """ValueError if there is no such initialisation, or the model is itself a layer."""
+    if init not in INITS:
+        raise ValueError(f"expected init to be one of {', '.join(map(repr, INITS))}, got {init!r}")
+    if (kind := replacement_of(model)) is not None:
+        raise ValueError(
+            f"sparsify_: expected a model that contains layers, got a bare {type(model).__name__}; "
+            f"use {kind.__name__}.from_dense"
+        )
+
+
+def _remember(model: nn.Module, found: Candidates, chosen: dict[str, Any]) -> None:
+    """Keeps for `summary` why modules stay dense."""
+    WHY_DENSE.update(dict.fromkeys(found.excluded, EXCLUDED))
+    WHY_DENSE.update({model.get_submodule(name): why for name, why in found.obstacles.items()})
+    WHY_DENSE.update({layer: WHOLE for name, layer in found.layers.items() if name not in chosen})
+
+
+def _shares(layers: dict[str, Any], sparsity: float, distribution: str) -> tuple[dict[str, float], list[str]]:
+    """{name: density}, and a sentence for each layer that gets more than its share: as many weights as rows instead of none."""
+    shapes = {name: replacement_of(layer).product_of(layer).weight_shape for name, layer in layers.items()}  # type: ignore[union-attr]
+    shares, told = densities(shapes, sparsity, distribution), []
+    for name, (rows, *rest) in shapes.items():
+        cols = math.prod(rest)
+        if rows * cols and not round(shares[name] * rows * cols):
+            share = f"{shares[name]:.2g} of {rows * cols}"
+            told.append(f"sparsify_: {name!r} would have no weights, {share}; it gets one for each output, {rows} in all")
+            shares[name] = 1.0 / cols
+    if sparsity and shares and min(shares.values()) == 1.0:
+        told.append(f"sparsify_: no layer becomes sparse: a sparsity of {sparsity:g} leaves them all their weights")
+    return shares, told
+
+
+def _said_of(model: nn.Module, found: Candidates, sparsity: float) -> list[str]:
+    """A sentence for each layer that stays dense, and for those that are sparse already; ValueError if there is no layer."""
+    sparse = already_sparse(model)
+    if sparsity and not (found.layers or found.obstacles or any(map(nearest, found.excluded))):
+        if sparse:
+            raise ValueError(
+                f"sparsify_: expected a dense model, got layers that are sparse already: {sparse}; densify_ it first"
+            )
+        kinds = ", ".join(kind if isinstance(kind, str) else kind.__name__ for kind in REPLACEMENTS)
+        raise ValueError(f"sparsify_: expected a model with layers to replace ({kinds}), got none; {_instead(model)}")
+    told = [f"sparsify_: {name!r} stays dense: {why}" for name, why in found.obstacles.items()]
+    if sparse:
+        told.append(
+            f"sparsify_: sparse already, and kept as they are: {sparse}; the sparsity counts for the dense layers alone; "
+            "densify_ the model first to convert all of it anew"
+        )
+    return told
+
+
+def _instead(model: nn.Module) -> str:
+    """What the model has instead of layers that can be replaced."""
+    kinds = sorted({row.kind for row in weights_of(model, {}).weights if row.multiplied})
+    if not kinds:
+        return "it has no matrix weights"
+    return f"its matrix weights are those of {', '.join(kinds)}; register_layer tells how to replace one"
+
+
+def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method: Any) -> list[str]:
+    """A sentence if the conversion would lose what the layers have learned."""
+    keeps_all = init == "masked" and method is not None and method.dense_weight
+    if init == "magnitude" or keeps_all or not (chosen and (sign := sign_of_training(model, chosen.values()))):
+        return []
+    fate = "replaces them by new random values" if init == "variance" else "keeps a random part of them"
+    return [
+        f"sparsify_: the weights seem trained or loaded ({sign}), and init={init!r} {fate}; init='magnitude' keeps the largest"
+    ]
+
+
 @torch.no_grad()
-def _sparse_twin(layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
+def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
+    """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
     capacity = None if method is None else max(density, method.max_density(density))
     if method is not None and method.dense_weight:
         capacity = None
-    dense = layer.weight
-    twin = REPLACEMENTS[type(layer)].outline(layer, sparsity=1.0 - density, layout=layout, capacity=capacity)
+    kind: Any = replacement_of(layer)
+    twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - density, layout=layout, capacity=capacity)
     if method is not None and method.dense_weight:
         twin.store_dense_()
-    if not dense.is_meta:
-        twin.allocate_(dense.device)
-        if init == "masked":
-            mask = twin.random_pattern().mask().view(dense.shape) if twin.chosen_by is None else None
-            twin.set_matrix_(dense, mask)
-        else:
-            twin.reset_parameters()
-        if twin.bias is not None:
-            twin.bias.copy_(layer.bias)
+    if layer.weight.is_meta:
+        return twin
+    mean_square = _mean_square(name, layer.weight)
+    twin.allocate_(layer.weight.device)
+    if init == "variance":
+        twin.reset_weight_(mean_square)
+    else:
+        at_random = init == "masked" and twin.chosen_by is None
+        mask = twin.random_pattern().mask().view(twin.product.weight_shape) if at_random else None
+        twin.set_matrix_(kind.as_matrix(layer.weight), mask)
+    twin.copy_rest_(layer, layer.bias)
     return twin
+
+
+def _mean_square(name: str, weight: torch.Tensor) -> float:
+    """Of a dense weight's values, in float32 at least; ValueError if they are not finite."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    square = float(torch.linalg.vector_norm(weight, dtype=wide)) ** 2 / max(1, weight.numel())
+    if not math.isfinite(square):
+        raise ValueError(f"sparsify_: expected {name}.weight to be finite, got Inf or NaN; initialise or load the model first")
+    return square
 
 
 def densify_(model: nn.Module) -> nn.Module:
     """Replaces the sparse layers of a model by dense ones that compute the same function, in place.
+
+    Do this before a quantizer, a pruner or an exporter that looks for `nn.Linear`: it would leave sparse layers as they are.
 
     Args:
         model: contains the layers; for a bare sparse layer use `to_dense`.

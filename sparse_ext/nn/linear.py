@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -47,8 +47,8 @@ class SparseLinear(Replacement):
         layer.weight.shape  # [13107]: a tenth of 512 * 256
     """
 
-    DENSE = nn.Linear
-    ARGUMENTS = ("in_features", "out_features")
+    DENSE: ClassVar[type[nn.Module] | str] = nn.Linear
+    ARGUMENTS: ClassVar[tuple[str, ...]] = ("in_features", "out_features")
 
     def __init__(
         self,

@@ -1,37 +1,54 @@
-"""`Replacement`: a sparse layer that takes the place of a dense one of PyTorch's: made of it, and back."""
+"""`Replacement`: a sparse layer that takes the place of a dense one: made of it, and back."""
 
 from __future__ import annotations
 
+import math
+from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.sparse import SparseSemiStructuredTensor
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sparse_ext.ops import Product, layout_named
 
 from .arguments import check_sparsity, storage
+from .effective import effective
 from .layer import SparseLayer
 
 R = TypeVar("R", bound="Replacement")
+
+# Of kernels.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Replacement(SparseLayer):
     """A sparse layer with a dense counterpart. A subclass defines the attributes, `product_of` and a constructor.
 
     Attributes:
-        DENSE: the class of the dense layer.
+        DENSE: the class of the dense layer; or its full name, so that its package is imported only where it is used.
         ARGUMENTS: names of the constructor's arguments that both layers also have as attributes; `bias` is not among them.
+        TRANSPOSED: whether the dense layer's weight is the transpose of the matrix that products multiply by.
     """
 
-    DENSE: ClassVar[type[nn.Module]]
+    DENSE: ClassVar[type[nn.Module] | str]
     ARGUMENTS: ClassVar[tuple[str, ...]]
+    TRANSPOSED: ClassVar[bool] = False
 
     @classmethod
     def product_of(cls, dense: Any) -> Product:
         """The product of the layer that would replace this dense one."""
         raise NotImplementedError
+
+    @classmethod
+    def as_matrix(cls, weight: torch.Tensor) -> torch.Tensor:
+        """A dense layer's weight as products have it; or, of such a one, as the dense layer has it."""
+        return weight.t().contiguous() if cls.TRANSPOSED else weight
+
+    def dense_arguments(self) -> dict[str, Any]:
+        """What the constructor of the dense layer is called with."""
+        return {**{name: getattr(self, name) for name in self.ARGUMENTS}, "bias": self.bias is not None}
 
     def extra_repr(self) -> str:
         arguments = "".join(f"{name}={getattr(self, name)!r}, " for name in self.ARGUMENTS)
@@ -50,40 +67,63 @@ class Replacement(SparseLayer):
         """Prunes a dense layer: a new sparse layer that keeps its values at `mask`, or its largest magnitudes.
 
         Args:
-            dense: an instance of DENSE; it stays as it is. Its weight may be pruned by `torch.nn.utils.prune`, or come from
-                `torch.sparse.to_sparse_semi_structured`.
+            dense: an instance of DENSE; it stays as it is. Its weight may be pruned by `torch.nn.utils.prune`, normalized
+                (`weight_norm`, `spectral_norm`) or otherwise parametrized, or come from
+                `torch.sparse.to_sparse_semi_structured`: taken is the weight that its next forward pass would use.
             sparsity: share of zeros, as in the constructor; not together with `mask`.
-            mask: bool, of the dense weight's shape, True where a value is kept; None: the largest magnitudes are.
+            mask: of the dense weight's shape, True or 1 where a value is kept, False or 0 elsewhere; None: the largest
+                magnitudes are kept.
             layout, capacity: as in the constructor.
 
         Returns:
             A layer on the same device, with the same dtype, bias, training mode and frozen parameters.
 
         Raises:
-            ValueError: sparsity and mask are both given; or the mask has a wrong shape, no True, or more than the layout holds.
-            TypeError: `dense` is of another class, or the mask is not boolean.
+            ValueError: the layer is lazy; sparsity and mask are both given; or the mask has a wrong shape, values other than
+                0 and 1, no 1, or more of them than the layout holds.
+            TypeError: `dense` is of another class, has a forward pass of its own, or a weight that is quantized, distributed,
+                or of a dtype for which there are no kernels.
         """
-        if not isinstance(dense, cls.DENSE):
-            raise TypeError(f"{cls.__name__}.from_dense: expected a {cls.DENSE.__name__}, got {type(dense).__name__}")
-        weight, bias = _present(dense, "weight"), _present(dense, "bias")
+        cls._check_class(dense)
+        weight, bias = effective(dense, "weight"), effective(dense, "bias")
+        if weight.dtype not in DTYPES or is_traceable_wrapper_subclass(weight):
+            names, got = ", ".join(map(str, DTYPES)), f"{type(weight).__name__} of {weight.dtype}"
+            raise TypeError(f"{cls.__name__}.from_dense: expected a plain weight of dtype {names}, got a {got}")
         if mask is not None:
-            found = _sparsity_of(mask, weight, sparsity)
+            mask = _boolean(mask, weight)
+            found = _sparsity_of(mask, sparsity)
             sparsity = found if layout_named(layout).pattern.VARIABLE else None
-        layer = cls.outline(dense, sparsity=sparsity, layout=layout, capacity=capacity)
+        layer = cls.outline(dense, weight, sparsity=sparsity, layout=layout, capacity=capacity)
         if not weight.is_meta:
             layer.allocate_(weight.device)
-            layer.set_matrix_(weight, mask)
-            if layer.bias is not None:
-                layer.bias.data.copy_(bias)
+            layer.set_matrix_(cls.as_matrix(weight), None if mask is None else cls.as_matrix(mask))
+            layer.copy_rest_(dense, bias)
         return layer
 
     @classmethod
-    def outline(cls: type[R], dense: Any, *, sparsity: float | None, layout: str, capacity: float | None) -> R:
+    def _check_class(cls, dense: nn.Module) -> None:
+        """TypeError unless it is a DENSE that computes what every DENSE does; ValueError if it has no weight yet."""
+        wanted = short_name(cls.DENSE)
+        base = next((kind for kind in type(dense).__mro__ if cls.DENSE in (kind, full_name(kind))), None)
+        if base is None:
+            raise TypeError(f"{cls.__name__}.from_dense: expected a {wanted}, got {type(dense).__name__}")
+        if has_own_forward(dense, base):
+            raise TypeError(
+                f"{cls.__name__}.from_dense: expected a {wanted}, got {type(dense).__name__} with a forward pass of its own, "
+                "which would be lost; register_layer a sparse class that has it, too"
+            )
+        if any(is_lazy(parameter) for parameter in dense.parameters(recurse=False)):
+            raise ValueError(f"{cls.__name__}.from_dense: expected a weight, got a lazy {wanted}; run a batch through it first")
+
+    @classmethod
+    def outline(
+        cls: type[R], dense: Any, weight: torch.Tensor, *, sparsity: float | None, layout: str, capacity: float | None
+    ) -> R:
         """The layer for which `dense` would be exchanged, on the device "meta": neither pattern nor values are computed.
 
-        `allocate_` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`.
+        `allocate_` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`; only
+        dtype and device of `weight`, the dense layer's, count.
         """
-        weight = dense.weight
         stored = storage(layout, cls.product_of(dense), sparsity, weight.dtype, weight.device)
         arguments: dict[str, Any] = {name: getattr(dense, name) for name in cls.ARGUMENTS}
         layer = cls(
@@ -94,28 +134,85 @@ class Replacement(SparseLayer):
         _keep_frozen(layer, dense)
         return layer.train(dense.training)
 
+    @torch.no_grad()
+    def reset_weight_(self, mean_square: float) -> None:
+        """A new random pattern and new values, at the scale of a dense layer.
+
+        Args:
+            mean_square: of the dense layer's weight. The values get the variance mean_square * cols / fan_in, where fan_in is
+                the mean number of weights in a row: outputs are as large as the dense layer's. 0: they all become 0.
+        """
+        SparseLayer.reset_parameters(self)  # at the scale of a dense weight of mean square 1 / (3 cols)
+        self.weight.mul_(math.sqrt(3 * self.product.cols * mean_square))
+        if self.chosen_by is not None:
+            self.set_matrix_(self.weight.detach().view(self.product.weight_shape))
+
+    @torch.no_grad()
+    def copy_rest_(self, dense: nn.Module, bias: torch.Tensor | None) -> None:
+        """Takes over the bias, and the tensors that a class from outside has beside weight and bias, from those of one name."""
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+        _copy(self, dense, {"weight", "bias", "_no_pattern", *self._names})
+
     def to_dense(self) -> Any:
         """A new layer of class DENSE that computes the same function; its weight holds zeros at the unused positions."""
-        arguments: dict[str, Any] = {name: getattr(self, name) for name in self.ARGUMENTS}
-        dense: Any = self.DENSE(**arguments, bias=self.bias is not None, device="meta", dtype=self.weight.dtype)
+        with torch.device("meta"):
+            dense: Any = class_named(self.DENSE)(**self.dense_arguments())
+        dense.to(self.weight.dtype)
         if not self.weight.is_meta:
             dense.to_empty(device=self.weight.device)
-            dense.weight.data.copy_(self.dense_weight())
+            dense.weight.data.copy_(self.as_matrix(self.dense_weight()))
             if self.bias is not None:
                 dense.bias.data.copy_(self.bias.detach())
+            elif dense.bias is not None:  # a class that always has one
+                dense.bias.data.zero_()
+            _copy(dense, self, {"weight", "bias"})
         _keep_frozen(dense, self)
         return dense.train(self.training)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Loads a dense layer's entries, too: pruned ones by `torch.nn.utils.prune`, and a weight that is transposed here."""
+        entries = _without_pruning(state_dict, prefix, [name for name in ("weight", "bias") if name in self._parameters])
+        weight = entries.get(prefix + "weight")
+        if self.TRANSPOSED and isinstance(weight, torch.Tensor) and weight.dim() == 2:
+            entries = {**entries, prefix + "weight": self.as_matrix(weight)}
+        super()._load_from_state_dict(entries, prefix, *args, **kwargs)
 
-def _present(dense: nn.Module, name: str) -> Any:
-    """The dense layer's weight or bias as its next forward pass would use it, detached; None stays None."""
-    tensor: Any = getattr(dense, name)
-    for hook in dense._forward_pre_hooks.values():
-        if isinstance(hook, BasePruningMethod) and hook._tensor_name == name:
-            tensor = hook.apply_mask(dense)  # what the attribute holds is of the last forward pass
-    if isinstance(tensor, SparseSemiStructuredTensor):
-        tensor = tensor.to_dense()
-    return tensor if tensor is None else tensor.detach()
+
+def full_name(kind: type) -> str:
+    """As an import would name it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def short_name(kind: type | str) -> str:
+    """The name without its package."""
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def class_named(kind: type[nn.Module] | str) -> type[nn.Module]:
+    """The class, imported if this is its full name."""
+    if isinstance(kind, str):
+        package, _, name = kind.rpartition(".")
+        found: type[nn.Module] = getattr(import_module(package), name)
+        return found
+    return kind
+
+
+def has_own_forward(module: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether its forward pass is another one than that of this class, which it is derived from."""
+    return "forward" in vars(module) or type(module).forward is not base.forward
+
+
+def _without_pruning(state_dict: dict[str, Any], prefix: str, names: list[str]) -> dict[str, Any]:
+    """The entries, where those of `torch.nn.utils.prune` are replaced by the parameters of these names that they make up."""
+    entries = state_dict
+    for name in names:
+        key = prefix + name
+        value, mask = entries.get(key + "_orig"), entries.get(key + "_mask")
+        if key not in entries and isinstance(value, torch.Tensor) and isinstance(mask, torch.Tensor):
+            rest = {other: tensor for other, tensor in entries.items() if other not in (key + "_orig", key + "_mask")}
+            entries = {**rest, key: value * mask.to(value)}
+    return entries
 
 
 def _keep_frozen(new: nn.Module, old: nn.Module) -> None:
@@ -129,14 +226,35 @@ def _keep_frozen(new: nn.Module, old: nn.Module) -> None:
         parameter.requires_grad_(any(tensor.requires_grad for tensor in sources))
 
 
-def _sparsity_of(mask: torch.Tensor, dense: torch.Tensor, sparsity: float | None) -> float:
-    """The sparsity of a mask for this dense weight; ValueError or TypeError if the mask does not fit."""
-    if sparsity is not None:
-        raise ValueError(f"expected sparsity or mask, got both (sparsity={sparsity})")
+def _copy(new: nn.Module, old: nn.Module, but: set[str]) -> None:
+    """Copies the tensors of `new`, but these, from those of `old`; ValueError if it has none of a name."""
+    given = {**dict(old.named_parameters()), **dict(old.named_buffers())}
+    for name, tensor in (*new.named_parameters(), *new.named_buffers()):
+        if name not in but:
+            if name not in given:
+                raise ValueError(
+                    f"expected a {type(old).__name__} with {name!r}, as {type(new).__name__} has it, got one without; "
+                    "a registered layer and its dense counterpart need the same parameters and buffers"
+                )
+            tensor.data.copy_(given[name].detach())
+
+
+def _boolean(mask: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+    """The mask as bool; ValueError if it does not fit this dense weight, or holds other numbers than 0 and 1."""
     if mask.shape != dense.shape:
         raise ValueError(f"expected mask of shape {tuple(dense.shape)} (as the weight), got {tuple(mask.shape)}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"expected mask of dtype torch.bool, got {mask.dtype}")
+    if mask.dtype == torch.bool:
+        return mask
+    other = mask[(mask != 0) & (mask != 1)]
+    if other.numel():
+        raise ValueError(f"expected a mask of 0 and 1, or False and True, got {other[0].item()}; do mask != 0, for example")
+    return mask != 0
+
+
+def _sparsity_of(mask: torch.Tensor, sparsity: float | None) -> float:
+    """The sparsity of a boolean mask; ValueError if there is another one, or no True."""
+    if sparsity is not None:
+        raise ValueError(f"expected sparsity or mask, got both (sparsity={sparsity})")
     ones = int(mask.sum())
     if mask.numel() and not ones:
         raise ValueError(f"expected a mask with at least one True, got none in {tuple(mask.shape)}")
