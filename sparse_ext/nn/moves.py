@@ -33,11 +33,11 @@ class MovableWeight(SparseWeight):
     def _move(
         self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool, first_pattern: Callable[[], Pattern]
     ) -> MovableWeight:
-        before = self._stored()
+        before, had_values = self._stored(), not self.weight.is_meta
         super()._apply(fn, recurse)
         self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))
-        carried = are_carried_(self._buffers, before)
-        if not carried:
+        carried = are_carried_(self._buffers, before) and (had_values or self.weight.is_meta)
+        if self._names and not carried:
             self._overwrite(first_pattern())
         self._bind()
         if not carried:

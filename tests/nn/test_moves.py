@@ -35,10 +35,21 @@ def inside_a_model(kind, layout):
     return model.to_empty(device="cpu")[0]
 
 
+def without_its_buffers_on_meta(kind, layout):
+    """As accelerate's init_empty_weights() makes one: it moves parameters alone to "meta"."""
+    layer = KINDS[kind].made(layout=layout, **room(layout))
+    layer.write_pattern_(layer.pattern.empty(layer.product.rows, layer.product.cols, layer.pattern.capacity, "cpu"))
+    for name, parameter in layer.named_parameters():
+        setattr(layer, name, nn.Parameter(parameter.to("meta")))
+    empty = {id(buffer) for buffer in layer.buffers()}
+    return layer._apply(lambda t: t.clone() if id(t) in empty else torch.empty_like(t, device="cpu"))
+
+
 FROM_NOWHERE = {
     "to_empty": lambda kind, layout: on_meta(kind, layout).to_empty(device="cpu"),
     "skip_init": skipped,
     "in a model": inside_a_model,
+    "parameters alone": without_its_buffers_on_meta,
     "of a layer with values": lambda kind, layout: KINDS[kind].made(layout=layout, **room(layout)).to_empty(device="cpu"),
 }
 
