@@ -8,6 +8,7 @@ from kinds import KINDS
 from torch import nn
 
 import sparse_ext as sx
+from sparse_ext.ops import LAYOUTS
 
 
 def scale(weight, positions):
@@ -25,6 +26,14 @@ def test_variance_keeps_the_dense_layers_scale(gain, sparsity):
     want = [scale(layer.weight, 1) for layer in model]
     sx.sparsify_(model, sparsity, distribution="uniform", layout="csr")
     assert [scale(layer.weight, 1) for layer in model] == pytest.approx(want, rel=0.15)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_the_dense_layers_scale(layout):
+    model = nn.Sequential(nn.Linear(200, 100))
+    nn.init.normal_(model[0].weight, std=0.02)
+    sx.sparsify_(model, layout=layout)
+    assert scale(model[0].dense_weight(), 20000) == pytest.approx(4e-4, rel=0.1)
 
 
 @pytest.mark.parametrize("gain", [0.0, 3.0])
