@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from sparse_ext.ops import Pattern, Rule, layout_named
 
 from .bound import BoundWeight
 from .checkpoint import check_version, fitted, whole
+
+
+# Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
+_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
 
 
 class SparseWeight(BoundWeight):
@@ -65,6 +70,22 @@ class SparseWeight(BoundWeight):
         if self._followed().rule is None:
             return self._pattern.positions()
         return torch.arange(self.capacity, device=self.weight.device)
+
+    # ---- moves and copies -----------------------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseWeight:
+        super()._apply(fn, recurse)
+        self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))
+        self._bind()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"layout_reason": "as asked for", **state})
+        self._start()
+        self._bind()
 
     # ---- choosing and loading --------------------------------------------------------------------------------------------
 

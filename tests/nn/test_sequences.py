@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from sparse_ext import SparseLinear
 from sparse_ext.ops import LAYOUTS
@@ -83,7 +83,7 @@ def load_by_assignment(pair, other):
 def load_weights_alone(pair, other):
     """Refused where they would be put to other positions than theirs."""
     if pair.layer._names:
-        with pytest.raises(RuntimeError, match="expected packed values together with their pattern|beside 48 values"):
+        with pytest.raises(RuntimeError, match=r"expected packed values together with their pattern|beside 48 values"):
             pair.layer.load_state_dict(dict(other.layer.named_parameters()), strict=False)
 
 

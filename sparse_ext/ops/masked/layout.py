@@ -100,6 +100,10 @@ class Masked(Layout):
         return torch.equal(operands.bits, pattern.mask_bits)
 
     @classmethod
+    def held(cls, operands: MaskedOperands) -> dict[str, torch.Tensor]:
+        return {"mask_bits": operands.bits}
+
+    @classmethod
     def pack(cls, dense: torch.Tensor, pattern: MaskedPattern) -> torch.Tensor:
         check_matrix(dense, pattern)
         return kernels.masked_select(dense.reshape(-1), pattern.mask_bits)
