@@ -13,10 +13,7 @@ from sparse_ext.ops.boundary.launch import reading_waits
 from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, is_batched, is_fake
 
-from .binding import BATCHED, META, UNTRACED, WRITTEN, Binding, countable
-
-# Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
-_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
+from .binding import BATCHED, META, ROUNDED, UNTRACED, WRITTEN, Binding, are_rounded, countable
 
 
 class BoundWeight(nn.Module):
@@ -150,6 +147,8 @@ class BoundWeight(nn.Module):
         """
         own = bound.operands if operands is None else operands
         if not reading_waits(self.weight):
+            if are_rounded(self._kind.held(own), bound.pattern.buffers):
+                raise ValueError(WRITTEN.format(ROUNDED))
             known, rule = bound.rule, self._decoded(bound)
             if operands is None or rule == known:
                 return self._update(bound, own, rule)
@@ -164,7 +163,12 @@ class BoundWeight(nn.Module):
 
     def _decoded(self, bound: Binding) -> Rule | None:
         """The rule that its tensors hold now."""
-        return None if bound.rule is None else Rule.decoded("", bound.stored["rule"], self._kind.pattern.RULES)
+        if bound.rule is None:
+            return None
+        try:
+            return Rule.decoded("", bound.stored["rule"], self._kind.pattern.RULES)
+        except ValueError as error:
+            raise ValueError(WRITTEN.format(error)) from error
 
     def _update(self, bound: Binding, operands: Any, rule: Rule | None) -> None:
         """Prepares these operands if the binding's tensors hold another pattern or rule than it knows."""
@@ -259,13 +263,3 @@ class BoundWeight(nn.Module):
         self._kind.prepare_(bound.operands, bound.pattern)
         bound.look(bound.stored)
         return self._pattern_changed()
-
-    # ---- copies ---------------------------------------------------------------------------------------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"layout_reason": "as asked for", **state})
-        self._start()
-        self._bind()

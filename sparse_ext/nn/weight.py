@@ -12,6 +12,9 @@ from sparse_ext.ops import Pattern, Rule, layout_named
 from .bound import BoundWeight
 from .checkpoint import check_version, fitted, whole
 
+# Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
+_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
+
 
 class SparseWeight(BoundWeight):
     """A weight, packed or dense, with its pattern; see `SparseLayer`."""
@@ -65,6 +68,16 @@ class SparseWeight(BoundWeight):
         if self._followed().rule is None:
             return self._pattern.positions()
         return torch.arange(self.capacity, device=self.weight.device)
+
+    # ---- copies ----------------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"layout_reason": "as asked for", **state})
+        self._start()
+        self._bind()
 
     # ---- choosing and loading --------------------------------------------------------------------------------------------
 

@@ -59,6 +59,14 @@ class Layout(ABC):
         return False
 
     @classmethod
+    def held(cls, operands: Any) -> dict[str, torch.Tensor]:
+        """{name: tensor} of the pattern's buffers that the operands hold as they are, perhaps in another dtype.
+
+        By default, what has the same name.
+        """
+        return {name: getattr(operands, name) for name in cls.pattern.BUFFERS if hasattr(operands, name)}
+
+    @classmethod
     def storage(cls, product: Any, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
         """(chosen, reason): the name of the layout that shall store a new weight of this product. By default, this one."""
         return Choice(cls.name, "as asked for")

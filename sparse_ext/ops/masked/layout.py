@@ -105,6 +105,10 @@ class Masked(Layout):
         return lacking(dtype, device)
 
     @classmethod
+    def held(cls, operands: MaskedOperands) -> dict[str, torch.Tensor]:
+        return {"mask_bits": operands.bits}
+
+    @classmethod
     def pack(cls, dense: torch.Tensor, pattern: MaskedPattern) -> torch.Tensor:
         check_matrix(dense, pattern)
         return kernels.masked_select(dense.reshape(-1), pattern.mask_bits)
