@@ -15,6 +15,8 @@ from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, 
 
 from .binding import BATCHED, META, ROUNDED, UNTRACED, WRITTEN, Binding, are_rounded, countable
 
+tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
+
 
 class BoundWeight(nn.Module):
     """A module with a pattern in its buffers; see `SparseWeight`.
@@ -98,17 +100,23 @@ class BoundWeight(nn.Module):
         return Binding(self._kind, pattern, rule, prepared(self._kind, pattern), stored)
 
     def _bind(self) -> None:
-        """Derives everything from the buffers, which are the layer's own from now on.
-
-        Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
-        """
+        """Derives everything from the buffers, which are the layer's own from now on; ValueError if they are not valid."""
         self._buffers.update({name: countable(tensor) for name, tensor in self._stored().items()})
-        try:
-            self._home = self._derived(self._stored())
-        except ValueError:
-            self._clear()
-            self._home = self._derived(self._stored())
+        self._home = self._derived(self._stored())
         self._settle()
+
+    def _check_buffers(self) -> None:
+        """ValueError if the buffers have values, but no valid pattern. Synchronises on CUDA."""
+        stored = self._stored()
+        if any(tensor.is_meta for tensor in stored.values()):
+            return
+        if not reading_waits(self.weight):
+            self._followed()
+            return
+        try:
+            self._read(stored)
+        except ValueError as error:
+            raise ValueError(WRITTEN.format(error)) from error
 
     def _settle(self) -> None:
         """Makes the layer's own binding the only one."""

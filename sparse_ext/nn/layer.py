@@ -12,9 +12,8 @@ from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, la
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
+from .bound import tracing
 from .weight import SparseWeight
-
-tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
 
 
 def check_sparsity(sparsity: float) -> float:

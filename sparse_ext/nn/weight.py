@@ -13,7 +13,6 @@ from sparse_ext.ops import Pattern, Rule, layout_named
 from .bound import BoundWeight
 from .checkpoint import check_version, fitted, whole
 
-
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
 _TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
 
@@ -74,12 +73,18 @@ class SparseWeight(BoundWeight):
     # ---- moves and copies -----------------------------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SparseWeight:
+        self._check_buffers()
         super()._apply(fn, recurse)
         self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))
-        self._bind()
+        try:
+            self._bind()
+        except ValueError:  # `to_empty` made memory without values: `reset_parameters` or a checkpoint will follow
+            self._clear()
+            self._bind()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
+        self._check_buffers()
         return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
