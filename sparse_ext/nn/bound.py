@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, 
 
 from .binding import BATCHED, META, ROUNDED, UNTRACED, WRITTEN, Binding, are_rounded, countable
 
-tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
+# None outside of torch.jit.trace, and of make_fx.
+tracing = torch._C._get_tracing_state
+recording = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 
 
 class BoundWeight(nn.Module):

@@ -12,7 +12,7 @@ from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, la
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
-from .bound import tracing
+from .bound import recording, tracing
 from .weight import SparseWeight
 
 
@@ -82,7 +82,7 @@ class SparseLayer(SparseWeight):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias. x as the dense layer takes it."""
         active, buffers = self._active, self._buffers
-        if torch.compiler.is_compiling() or tracing() is not None:
+        if torch.compiler.is_compiling() or tracing() is not None or recording() is not None:
             operands = self._operands_in_graph()
         else:
             # Compared here, not in `_followed`: the call would cost 2 % of a tiny product.
