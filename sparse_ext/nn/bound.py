@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, is_batched, is_fake
 
 from .binding import BATCHED, META, ROUNDED, UNTRACED, WRITTEN, Binding, are_rounded, countable
+
+# None outside of torch.jit.trace, and of make_fx.
+tracing = torch._C._get_tracing_state
+recording = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 
 
 class BoundWeight(nn.Module):
@@ -102,6 +107,19 @@ class BoundWeight(nn.Module):
         self._buffers.update({name: countable(tensor) for name, tensor in self._stored().items()})
         self._home = self._derived(self._stored())
         self._settle()
+
+    def _check_buffers(self) -> None:
+        """ValueError if the buffers have values, but no valid pattern. Synchronises on CUDA."""
+        stored = self._stored()
+        if any(tensor.is_meta for tensor in stored.values()):
+            return
+        if not reading_waits(self.weight):
+            self._followed()
+            return
+        try:
+            self._read(stored)
+        except ValueError as error:
+            raise ValueError(WRITTEN.format(error)) from error
 
     def _settle(self) -> None:
         """Makes the layer's own binding the only one."""

@@ -13,9 +13,8 @@ from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
 from .arguments import check_dtype, check_share, storage
+from .bound import recording, tracing
 from .moves import MovableWeight
-
-tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
 
 
 class SparseLayer(MovableWeight):
@@ -66,7 +65,7 @@ class SparseLayer(MovableWeight):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product of x and the weight, plus bias. x as the dense layer takes it."""
         active, buffers = self._active, self._buffers
-        if torch.compiler.is_compiling() or tracing() is not None:
+        if torch.compiler.is_compiling() or tracing() is not None or recording() is not None:
             operands = self._operands_in_graph()
         else:
             # Compared here, not in `_followed`: the call would cost 2 % of a tiny product.

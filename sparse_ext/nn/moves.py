@@ -33,6 +33,7 @@ class MovableWeight(SparseWeight):
     def _move(
         self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool, first_pattern: Callable[[], Pattern]
     ) -> MovableWeight:
+        self._check_buffers()
         before, had_values = self._stored(), not self.weight.is_meta
         super()._apply(fn, recurse)
         self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))

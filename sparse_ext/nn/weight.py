@@ -72,6 +72,7 @@ class SparseWeight(BoundWeight):
     # ---- copies ----------------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
+        self._check_buffers()
         return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ def test_it_is_refused_wherever_it_is_used_and_recovers(layer):
     for _ in range(2):
         copied.update_parameters(model)
     layer = copied.module
-    for use in (layer, lambda _: layer.mask(), lambda _: layer.dense_weight()):
+    uses = (layer, lambda _: layer.mask(), lambda _: layer.dense_weight(), lambda _: layer.double(), lambda _: copy.copy(layer))
+    for use in (*uses, lambda _: copy.deepcopy(layer)):
         with pytest.raises(ValueError, match=NAMES_THE_REMEDY):
             use(X)
     layer.load_state_dict(model.state_dict())
