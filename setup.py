@@ -18,6 +18,14 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 
 
+def wants_cuda() -> str:
+    """SPARSE_EXT_CUDA; for another value CMake would take it for "auto" without a word."""
+    value = os.environ.get("SPARSE_EXT_CUDA") or "auto"
+    if value not in ("auto", "on", "off"):
+        sys.exit(f"environment variable SPARSE_EXT_CUDA: expected auto, on or off, got {value!r}; or unset it")
+    return value
+
+
 class CMakeBuild(build_ext):
     """Runs CMakeLists.txt, which holds the only list of sources, and puts the modules where setuptools expects them."""
 
@@ -32,7 +40,7 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "SPARSE_EXT_VERSION": self.distribution.get_version(),
-            "SPARSE_EXT_CUDA": os.environ.get("SPARSE_EXT_CUDA", "auto"),
+            "SPARSE_EXT_CUDA": wants_cuda(),
             "SPARSE_EXT_GLIBC": os.environ.get("SPARSE_EXT_GLIBC", "2.28"),
             "SPARSE_EXT_EMULATION": "OFF",
         }

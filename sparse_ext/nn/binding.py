@@ -13,6 +13,10 @@ from sparse_ext.ops.boundary import checks
 # writes it.
 BY_CONTENT = -1
 
+# One index that is less by 1 may be any change. So many, and no other changes, come of an average of models: 2 if every equal
+# index is less by 1, too.
+FEW, MANY = 2, 8
+
 BATCHED = (
     "{}: expected one pattern for the whole batch, got a batch of patterns (torch.vmap over stacked buffers); call the models "
     "one after the other by functional_call, without vmap"
@@ -28,8 +32,9 @@ UNTRACED = (
 WRITTEN = (
     "{}, after the buffers were written in place. If an average of models wrote them (EMA, SWA): indices cannot be averaged. "
     "Leave buffers out of the average, as AveragedModel does with use_buffers=False, and call Sparsifier.track(copy), by which "
-    "a copy's pattern follows the model's"
+    "a copy's pattern follows the model's. If they are right, call sync()"
 )
+ROUNDED = "pattern: expected indices, got the former ones of which some are less by 1, as rounding leaves averages"
 UNSEEN = (
     "{}: expected a write that PyTorch counts, got another pattern by way of `.data` or numpy, which forward passes see in "
     "debug mode alone; write by `copy_` under torch.no_grad(), or call the layer's sync() after it"
@@ -132,3 +137,20 @@ def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
 def countable(tensor: torch.Tensor) -> torch.Tensor:
     """A copy if the tensor was made in inference mode, and so has no version counter to recognise writes by."""
     return tensor.clone() if tensor.is_inference() else tensor
+
+
+def are_rounded(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    """Whether these integers are what an average (EMA) leaves, which may be a valid pattern: some are less by 1.
+
+    Of equal ones, decay * i + (1 - decay) * i in floating point is i or a little less, which is cut off: for equal values
+    alike. Of different ones many are cut. A change of few positions, by one column each, is neither.
+    """
+    common = [(tensor.flatten().long(), after[name].flatten().long()) for name, tensor in before.items()]
+    if not common or any(one.shape != other.shape for one, other in common):
+        return False
+    old, new = (torch.cat(tensors) for tensors in zip(*common, strict=True))
+    cut = old - new == 1
+    count = int(cut.sum())
+    if count < FEW or not torch.equal(new, old - cut.long()):
+        return False
+    return count >= MANY or not bool(torch.isin(old[cut], old[~cut]).any())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from sparse_ext.ops.boundary.launch import reading_waits
 from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, is_batched, is_fake
 
-from .binding import BATCHED, META, UNTRACED, WRITTEN, Binding, countable
+from .binding import BATCHED, META, ROUNDED, UNTRACED, WRITTEN, Binding, are_rounded, countable
 
-# Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
-_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
+# None outside of torch.jit.trace, and of make_fx.
+tracing = torch._C._get_tracing_state
+recording = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 
 
 class BoundWeight(nn.Module):
@@ -101,33 +103,29 @@ class BoundWeight(nn.Module):
         return Binding(self._kind, pattern, rule, prepared(self._kind, pattern), stored)
 
     def _bind(self) -> None:
-        """Derives everything from the buffers, which are the layer's own from now on.
-
-        Buffers without a valid pattern, as after `to_empty`, get an empty one: `reset_parameters` or a checkpoint will follow.
-        """
+        """Derives everything from the buffers, which are the layer's own from now on; ValueError if they are not valid."""
         self._buffers.update({name: countable(tensor) for name, tensor in self._stored().items()})
-        try:
-            self._home = self._derived(self._stored())
-        except ValueError:
-            self._clear()
-            self._home = self._derived(self._stored())
+        self._home = self._derived(self._stored())
         self._settle()
+
+    def _check_buffers(self) -> None:
+        """ValueError if the buffers have values, but no valid pattern. Synchronises on CUDA."""
+        stored = self._stored()
+        if any(tensor.is_meta for tensor in stored.values()):
+            return
+        if not reading_waits(self.weight):
+            self._followed()
+            return
+        try:
+            self._read(stored)
+        except ValueError as error:
+            raise ValueError(WRITTEN.format(error)) from error
 
     def _settle(self) -> None:
         """Makes the layer's own binding the only one."""
         self._active = self._watched = self._home
         self._guest = None
         self._pattern_changed()
-
-    def _clear(self) -> None:
-        """Writes an empty pattern, and the layout's first rule, into the buffers."""
-        kind, stored, product = self._kind.pattern, self._stored(), self.product
-        capacity = kind.of_buffers(product.rows, product.cols, stored, self.weight.device).capacity
-        empty = dict(kind.empty(product.rows, product.cols, capacity, self.weight.device).buffers)
-        if "rule" in stored:
-            empty["rule"] = Rule(kind.RULES[0]).encoded(self.weight.device)
-        for name, tensor in empty.items():
-            stored[name].copy_(tensor)
 
     def _pattern_changed(self) -> None:
         if self._watch is not None and self._watch.sink is not None:
@@ -167,6 +165,8 @@ class BoundWeight(nn.Module):
         """
         own = bound.operands if operands is None else operands
         if not reading_waits(self.weight):
+            if are_rounded(self._kind.held(own), bound.pattern.buffers):
+                raise ValueError(WRITTEN.format(ROUNDED))
             known, rule = bound.rule, self._decoded(bound)
             if operands is None or rule == known:
                 return self._update(bound, own, rule)
@@ -181,7 +181,12 @@ class BoundWeight(nn.Module):
 
     def _decoded(self, bound: Binding) -> Rule | None:
         """The rule that its tensors hold now."""
-        return None if bound.rule is None else Rule.decoded("", bound.stored["rule"], self._kind.pattern.RULES)
+        if bound.rule is None:
+            return None
+        try:
+            return Rule.decoded("", bound.stored["rule"], self._kind.pattern.RULES)
+        except ValueError as error:
+            raise ValueError(WRITTEN.format(error)) from error
 
     def _update(self, bound: Binding, operands: Any, rule: Rule | None) -> None:
         """Prepares these operands if the binding's tensors hold another pattern or rule than it knows."""
@@ -276,19 +281,3 @@ class BoundWeight(nn.Module):
         self._kind.prepare_(bound.operands, bound.pattern)
         bound.look(bound.stored)
         return self._pattern_changed()
-
-    # ---- moves and copies -----------------------------------------------------------------------------------------------
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> BoundWeight:
-        super()._apply(fn, recurse)
-        self._rng, self._token = (None if tensor is None else fn(tensor) for tensor in (self._rng, self._token))
-        self._bind()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"layout_reason": "as asked for", **state})
-        self._start()
-        self._bind()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,7 +75,8 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
     rows, cols = layer.product.rows, layer.product.cols
     if kind is layer._kind:
         missing = {name: tensor for name, tensor in layer._stored().items() if name not in given}
-        if missing and len(missing) < len(layer._names):  # `fitted` has checked a pattern that is all there
+        if missing and len(missing) < len(layer._names) and not layer.weight.is_meta:
+            # `fitted` has checked a pattern that is all there.
             _check({"weight": layer.weight, **missing, **given}, prefix, layer.product, kind)
         length = layer.weight.numel()
     else:
@@ -153,7 +155,7 @@ def _describes(layout: type[Layout], given: Entries) -> bool:
 
 def _chosen(matrix: torch.Tensor, prefix: str, layer: SparseWeight) -> tuple[Pattern, Rule | None]:
     try:
-        return layer._chosen(matrix, layer._pattern.nnz or layer._initial_nnz)
+        return layer._chosen(matrix, layer.nnz or layer._initial_nnz)
     except ValueError as error:
         raise ValueError(f"{prefix}weight: {error}") from error
 
@@ -204,7 +206,7 @@ def _held(given: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) 
         try:
             fresh = layer._kind.pattern.from_mask(pattern.mask(), layer._pattern.capacity)
         except ValueError as error:
-            raise ValueError(f"{prefix}weight: {error}") from error
+            raise ValueError(f"{prefix}weight: {error}{_room(pattern, layer)}") from error
     return {**rest, **_entries(taken(values, slot_map(at, fresh.positions())), fresh, None)}
 
 
@@ -224,7 +226,16 @@ def _resized(pattern: Pattern, prefix: str, layer: SparseWeight) -> Pattern:
     try:
         return pattern.resized(layer._pattern.capacity)
     except ValueError as error:
-        raise ValueError(f"{prefix}weight: {error}") from error
+        raise ValueError(f"{prefix}weight: {error}{_room(pattern, layer)}") from error
+
+
+def _room(pattern: Pattern, layer: SparseWeight) -> str:
+    """What gives a layer room for a pattern that is too large for it, as the end of a sentence; "" if it is not."""
+    nnz, positions = pattern.nnz, pattern.rows * pattern.cols
+    if nnz <= layer._pattern.capacity:
+        return ""
+    share = math.ceil(nnz / positions * 1000) / 1000
+    return f"; make the layer with capacity={share:g} or more, or with the method= of `sparsify_` that trained this checkpoint"
 
 
 def _entries(weight: torch.Tensor | None, pattern: Pattern, rule: Rule | None) -> Entries:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch.fx import Proxy
 
 from sparse_ext.ops import Conv1d, Conv2d
 
+from .arguments import check_size, whole_number
 from .foreign import as_leaf
 from .replacement import Replacement
 
@@ -41,22 +41,18 @@ class Window(NamedTuple):
     def checked(self, op: str, dims: int) -> Window:
         """With a number as a size for each of so many dimensions. ValueError for what no convolution has."""
         at_least = {"kernel_size": 1, "stride": 1, "dilation": 1, "padding": 0}
-        if self.padding in ("same", "valid"):
+        if isinstance(self.padding, str) and self.padding in ("same", "valid"):
             del at_least["padding"]
         sizes: dict[str, Any] = {name: _sizes(op, name, getattr(self, name), least, dims) for name, least in at_least.items()}
-        if self.padding == "same" and max(sizes["stride"]) > 1:
+        if "padding" not in sizes and self.padding == "same" and max(sizes["stride"]) > 1:
             raise ValueError(f"{op}: expected stride 1 with padding 'same', got {self.stride}")
         if self.padding_mode not in PADDING_MODES:
             known = ", ".join(map(repr, PADDING_MODES))
             raise ValueError(f"{op}: expected padding_mode to be one of {known}, got {self.padding_mode!r}")
-        for name in ("in_channels", "out_channels", "groups"):
-            if not isinstance(count := getattr(self, name), Integral):
-                raise ValueError(f"{op}: expected {name} to be a number, got {count!r}")
+        sizes |= {name: check_size(op, name, getattr(self, name), 1) for name in ("in_channels", "out_channels", "groups")}
         for name in ("in_channels", "out_channels"):
-            if (channels := getattr(self, name)) < 1:
-                raise ValueError(f"{op}: expected {name} of at least 1, got {channels}")
-            if self.groups < 1 or channels % self.groups:
-                raise ValueError(f"{op}: expected groups to divide {name} {channels}, got {self.groups}")
+            if sizes[name] % sizes["groups"]:
+                raise ValueError(f"{op}: expected groups to divide {name} {sizes[name]}, got {sizes['groups']}")
         return self._replace(**sizes)
 
     def around(self) -> list[tuple[int, int]]:
@@ -162,6 +158,7 @@ class SparseConv2d(SparseConv):
 
     Raises:
         ValueError: there is no such convolution; or unknown layout, or a sparsity, capacity or shape that it does not allow.
+        TypeError: as of `SparseLinear`.
 
     Example:
         layer = SparseConv2d(64, 128, 3, padding=1, sparsity=0.9)
@@ -190,8 +187,12 @@ class SparseConv1d(SparseConv):
 
 
 def _sizes(op: str, name: str, size: Any, least: int, dims: int) -> tuple[int, ...]:
-    """A number for each dimension; ValueError if these are none, or too small."""
-    sizes = size if isinstance(size, tuple | list) else (size,) * dims
-    if len(sizes) != dims or not all(isinstance(one, Integral) and int(one) >= least for one in sizes):
-        raise ValueError(f"{op}: expected {name} to be a number of at least {least}, or {dims} of them, got {size!r}")
-    return tuple(map(int, sizes))
+    """A whole number for each dimension; ValueError if these are none, or too small."""
+    try:
+        sizes = [whole_number(one) for one in ([size] * dims if whole_number(size) is not None else size)]
+    except TypeError:  # neither a number nor a sequence
+        sizes = []
+    found = tuple(one for one in sizes if one is not None and one >= least)
+    if len(sizes) != dims or len(found) != dims:
+        raise ValueError(f"{op}: expected {name} to be a whole number of at least {least}, or {dims} of them, got {size!r}")
+    return found

@@ -12,13 +12,15 @@ from torch import nn
 
 from sparse_ext.ops import layout_named
 
+from .arguments import check_sparsity
 from .candidates import WHY_DENSE, Candidates, already_sparse, candidates
 from .distributions import densities
-from .layer import SparseLayer, check_sparsity
+from .layer import SparseLayer
 from .overview import much_stays_dense, weights_of
 from .replacement import Replacement
 from .table import REPLACEMENTS, nearest, replacement_of
 from .trained import sign_of_training
+from .wrapped import check_unwrapped
 
 INITS = ("variance", "masked", "magnitude")
 # Why a layer stays dense though it could be replaced.
@@ -89,12 +91,13 @@ def sparsify_(
 
     Raises:
         TypeError, ValueError: an argument is wrong, a name in `exclude` is no module's, a weight is not finite, or there is no
-            layer to replace; the model is unchanged.
+            layer to replace, or the model is wrapped for distributed training; it is unchanged.
 
     Example:
         model = sparsify_(model, 0.9, exclude=["head"])
         optimizer = torch.optim.AdamW(model.parameters())
     """
+    check_unwrapped("sparsify_", model)
     kind = layout_named(layout).pattern
     sparsity = kind.SPARSITY if sparsity is None else check_sparsity(sparsity)
     _check_arguments(model, init)
@@ -199,7 +202,7 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     if layer.weight.is_meta:
         return twin
     mean_square = _mean_square(name, layer.weight)
-    twin.to_empty(device=layer.weight.device)
+    twin.allocate_(layer.weight.device)
     if init == "variance":
         twin.reset_weight_(mean_square)
     else:
@@ -231,10 +234,11 @@ def densify_(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: the model is itself a sparse layer.
+        ValueError: the model is itself a sparse layer, or is wrapped for distributed training.
     """
     if isinstance(model, Replacement):
         raise ValueError("densify_: expected a model that contains layers, got a bare layer; use to_dense")
+    check_unwrapped("densify_", model)
     twins: dict[Replacement, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):  # a layer with two names gets one twin
         if isinstance(layer, Replacement):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from .arguments import check_sparsity
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -49,8 +51,7 @@ DISTRIBUTIONS: dict[str, Callable[[Shapes, float], dict[str, float]]] = {"unifor
 
 def densities(shapes: Shapes, sparsity: float, distribution: str) -> dict[str, float]:
     """{name: density in [0, 1]}, whose mean, weighted by layer size, is 1 - sparsity; ValueError for a wrong argument."""
-    if not 0.0 <= sparsity < 1.0:
-        raise ValueError(f"expected sparsity in [0, 1), got {sparsity}")
+    sparsity = check_sparsity(sparsity)
     if distribution not in DISTRIBUTIONS:
         known = ", ".join(map(repr, DISTRIBUTIONS))
         raise ValueError(f"expected distribution to be one of {known}, got {distribution!r}")

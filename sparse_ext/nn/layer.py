@@ -9,38 +9,17 @@ import torch
 from torch import nn
 from torch.fx import Proxy
 
-from sparse_ext.ops import Choice, Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
+from sparse_ext.ops import Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
 from sparse_ext.ops.dense_grad import Sink
 from sparse_ext.ops.pattern import taken
 
+from .arguments import check_dtype, check_share, storage
+from .bound import recording, tracing
 from .foreign import as_leaf, check_entrywise
-from .weight import SparseWeight
-
-tracing = torch._C._get_tracing_state  # None outside of torch.jit.trace
+from .moves import MovableWeight
 
 
-def check_sparsity(sparsity: float) -> float:
-    """The sparsity as a float; ValueError outside [0, 1)."""
-    if not 0.0 <= sparsity < 1.0:
-        raise ValueError(f"expected sparsity in [0, 1), got {sparsity}")
-    return float(sparsity)
-
-
-def storage(
-    layout: str, product: Product, sparsity: float | None, dtype: torch.dtype | None, device: torch.device | str | None
-) -> Choice:
-    """(chosen, reason): the layout of a new layer for which this one was asked. None: the layout's, and PyTorch's, default.
-
-    ValueError if there is no such layout, or sparsity is none.
-    """
-    kind = layout_named(layout)
-    density = 1.0 - check_sparsity(kind.pattern.SPARSITY if sparsity is None else sparsity)
-    device = torch.get_default_device() if device is None else torch.device(device)
-    nnz = round(density * product.rows * product.cols)
-    return kind.storage(product, nnz, dtype or torch.get_default_dtype(), device)
-
-
-class SparseLayer(SparseWeight):
+class SparseLayer(MovableWeight):
     """A sparse weight and the product that multiplies it. A subclass fixes the product.
 
     `weight` is an ordinary 1-D Parameter: optimizers, AMP, DDP, FSDP2, CUDA graphs and checkpoints need no special case.
@@ -68,11 +47,14 @@ class SparseLayer(SparseWeight):
     ) -> None:
         super().__init__()
         rows, cols = product.rows, product.cols
-        stored = storage(layout, product, sparsity, dtype, device)
+        where = torch.get_default_device() if device is None else torch.device(device)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        stored = storage(layout, product, sparsity, dtype, where)
         kind = layout_named(stored.chosen)
         kernels_of(kind, product)
+        check_dtype(type(self).__name__, dtype, where, kind)
         sparsity = kind.pattern.SPARSITY if sparsity is None else float(sparsity)
-        sizes = kind.pattern.sizes(rows, cols, sparsity, capacity)
+        sizes = kind.pattern.sizes(rows, cols, sparsity, None if capacity is None else check_share("capacity", capacity))
         self.layout, self.layout_reason = stored
         self.product, self._initial_nnz = product, sizes.nnz
         pattern = kind.pattern.empty(rows, cols, sizes.capacity, device)
@@ -87,7 +69,7 @@ class SparseLayer(SparseWeight):
         if type(x) is not torch.Tensor and isinstance(x, Proxy):
             return as_leaf(self, x)
         active, buffers = self._active, self._buffers
-        if torch.compiler.is_compiling() or tracing() is not None:
+        if torch.compiler.is_compiling() or tracing() is not None or recording() is not None:
             operands = self._operands_in_graph()
         else:
             # Compared here, not in `_followed`: the call would cost 2 % of a tiny product.
@@ -136,15 +118,9 @@ class SparseLayer(SparseWeight):
         self.write_pattern_(pattern, rule)
         self.weight.copy_(self._kind.pack(dense, self._pattern) if rule is None else dense.view(-1))
 
-    def random_pattern(self) -> Pattern:
-        """A new random pattern with the initial nnz, for this layer's capacity; the seed is PyTorch's next random number."""
-        # Not the present nnz: after to_empty the buffers are uninitialised.
-        sizes, seed = (self.product.rows, self.product.cols, self._initial_nnz), int(torch.randint(2**62, ()))
-        return self._pattern.random(*sizes, seed, self.weight.device, self._pattern.capacity)
-
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A new random pattern with the initial nnz, and new values. Call it after `to_empty`, too.
+        """A new random pattern with the initial nnz, and new values.
 
         Values are uniform with variance 1 / (3 fan_in), as in the dense layer, where fan_in is the mean number of weights in a
         row. So outputs have the dense layer's scale at every sparsity. The bias is initialised as there. A dense weight
@@ -157,7 +133,8 @@ class SparseLayer(SparseWeight):
             self.write_pattern_(self.random_pattern())
         used = self._initial_nnz if self._rule is None else rows * cols
         bound = math.sqrt(rows / used) if used else 0.0
-        nn.init.uniform_(self.weight, -bound, bound).masked_fill_(self.slots() < 0, 0)
+        nn.init.uniform_(self.weight, -bound, bound)
+        self._clear_unused()
         if self._rule is not None:
             self.set_matrix_(self.weight.detach().view(self.product.weight_shape))
         if self.bias is not None:

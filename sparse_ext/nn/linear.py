@@ -10,6 +10,7 @@ from torch.sparse import to_sparse_semi_structured
 
 from sparse_ext.ops import Linear
 
+from .arguments import check_size
 from .replacement import Replacement
 
 
@@ -37,7 +38,8 @@ class SparseLinear(Replacement):
         pattern: the positions of the non-zeros. `mask()` and `dense_weight()` return [out_features, in_features].
 
     Raises:
-        ValueError: unknown layout, or a sparsity, capacity or shape that the layout does not allow.
+        ValueError: a size is no whole number; unknown layout, or a sparsity, capacity or shape that it does not allow.
+        TypeError: no kernels multiply weights of this dtype on this device: float16 needs a GPU.
 
     Example:
         layer = SparseLinear(512, 256, sparsity=0.9)
@@ -60,6 +62,10 @@ class SparseLinear(Replacement):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        in_features, out_features = (
+            check_size(type(self).__name__, name, size, 0)
+            for name, size in (("in_features", in_features), ("out_features", out_features))
+        )
         super().__init__(Linear(out_features, in_features), bias, sparsity, layout, capacity, device, dtype)
         self.in_features, self.out_features = in_features, out_features
         self.reset_parameters()

@@ -28,8 +28,8 @@ def product_with(layer: SparseLayer, weight: torch.Tensor, vector: torch.Tensor,
     product, compiles = layer.product, torch.compiler.is_compiling()
     bound = layer._active if compiles else layer._followed()
     operands = bound.operands
-    if compiles:
-        operands = layer._kind.operands(*(tensor.clone() for tensor in layer._operands_in_graph()))  # the layer follows once more
+    if compiles:  # the layer itself follows once more
+        operands = layer._kind.operands(*(tensor.clone() for tensor in layer._operands_in_graph()))
     how: dict[str, Any] = {"handle": layer._handle, "token": layer._token if observed else None, "pattern": bound.pattern}
     if not isinstance(product, Conv2d):
         return multiply(layer._kind, product, vector[None], weight, None, operands, layer.chosen_by, **how)[0]

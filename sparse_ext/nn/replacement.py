@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sparse_ext.ops import Product, layout_named
 
+from .arguments import check_sparsity, storage
 from .effective import effective
-from .layer import SparseLayer, check_sparsity, storage
+from .layer import SparseLayer
 from .norms import norm_of
 
 R = TypeVar("R", bound="Replacement")
@@ -95,7 +96,7 @@ class Replacement(SparseLayer):
             sparsity = found if layout_named(layout).pattern.VARIABLE else None
         layer = cls.outline(dense, weight, sparsity=sparsity, layout=layout, capacity=capacity)
         if not weight.is_meta:
-            layer.to_empty(device=weight.device)
+            layer.allocate_(weight.device)
             layer.set_matrix_(cls.as_matrix(weight), None if mask is None else cls.as_matrix(mask))
             layer.copy_rest_(dense, bias)
         return layer
@@ -121,7 +122,7 @@ class Replacement(SparseLayer):
     ) -> R:
         """The layer for which `dense` would be exchanged, on the device "meta": neither pattern nor values are computed.
 
-        `to_empty` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`; only
+        `allocate_` and then `set_matrix_` or `reset_parameters` fill it. Arguments and errors are those of `from_dense`; only
         dtype and device of `weight`, the dense layer's, count.
         """
         stored = storage(layout, cls.product_of(dense), sparsity, weight.dtype, weight.device)

@@ -12,6 +12,9 @@ from sparse_ext.ops import Pattern, Rule, layout_named
 from .bound import BoundWeight
 from .checkpoint import check_version, fitted, whole
 
+# Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
+_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_token", "_watch")
+
 
 class SparseWeight(BoundWeight):
     """A weight, packed or dense, with its pattern; see `SparseLayer`."""
@@ -66,6 +69,17 @@ class SparseWeight(BoundWeight):
             return self._pattern.positions()
         return torch.arange(self.capacity, device=self.weight.device)
 
+    # ---- copies ----------------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_buffers()
+        return {key: value for key, value in self.__dict__.items() if key not in _TRANSIENT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"layout_reason": "as asked for", **state})
+        self._start()
+        self._bind()
+
     # ---- choosing and loading --------------------------------------------------------------------------------------------
 
     def _first_rule(self, dense_weight: bool) -> Rule | None:
@@ -107,9 +121,12 @@ class SparseWeight(BoundWeight):
             capacity = kind.pattern.of_buffers(rows, cols, stored, device).capacity
             self.layout, self._kind, self.layout_reason = kind.name, kind, "as in the checkpoint"
             self._register(kind.pattern.empty(rows, cols, capacity, device), self._first_rule(bool(kind.pattern.RULES)))
-        before = self._stored()
+        before, device = self._stored(), self.weight.device
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if all(tensor is before[name] for name, tensor in self._stored().items()):
+        stored = self._stored()
+        if not self._names and self.weight.device != device:
+            self._register(*self._read(stored))
+        elif self.weight.is_meta or any(tensor is not before[name] for name, tensor in stored.items()):
+            self._bind()  # assign=True put other tensors in their place
+        else:
             self.sync()
-        else:  # assign=True put other tensors in their place
-            self._bind()

@@ -3,7 +3,7 @@
 from . import reference
 from .auto import Choice
 from .autograd import multiply
-from .boundary.launch import BACKENDS
+from .boundary.launch import BACKENDS, FLOATING
 from .boundary.library import OPS
 from .csr.layout import Auto, Csr, sampled
 from .csr.pattern import CsrPattern
@@ -26,6 +26,7 @@ for _layout in (Csr, Auto, Masked, Nm24, Dense):
 
 __all__ = [
     "BACKENDS",
+    "FLOATING",
     "LAYOUTS",
     "OPS",
     "CandidateSink",

@@ -24,6 +24,7 @@ import torch
 from .boundary.launch import BACKENDS
 
 SHIPPED = Path(__file__).with_name("crossover.json")
+OWN = "SPARSE_EXT_CROSSOVER"  # the environment variable that names the user's table
 # Every CPU in a table, in order: where one has no rows, those of the nearest serve.
 CPUS = ("cpu baseline", "cpu v3", "cpu v4", "cpu v4_bf16", "cpu v4_bf16 amx")
 PRODUCTS = ("matmul", "matmul_t", "grad_weight")  # of a step, as tables call them
@@ -55,7 +56,7 @@ def own_table() -> Path:
     """Where the user's table is, or will be: $SPARSE_EXT_CROSSOVER, or in the folder of the user's settings."""
     # A process may have no home, for which Path.home() would raise, and importing must not fail.
     settings = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", os.devnull)) / ".config"
-    return Path(os.environ.get("SPARSE_EXT_CROSSOVER") or Path(settings) / "sparse_ext" / "crossover.json")
+    return Path(os.environ.get(OWN) or Path(settings) / "sparse_ext" / "crossover.json")
 
 
 def read(rows: Iterable[dict[str, Any]]) -> Table:
@@ -70,12 +71,18 @@ def read(rows: Iterable[dict[str, Any]]) -> Table:
     return {key: tuple(found) for key, found in table.items()}
 
 
-def load(path: Path) -> Table:
-    """The table in a file, empty if there is none; warns and leaves out one that is corrupt."""
+def load(path: Path, variable: str | None = None) -> Table:
+    """The table in a file, empty if there is none; warns and leaves out one that is corrupt.
+
+    variable: the environment variable that names the file; then it warns, too, if there is none.
+    """
     try:
-        return read(json.loads(path.read_text())) if path.exists() else {}
+        if variable is None and not path.exists():
+            return {}
+        return read(json.loads(path.read_text()))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        warnings.warn(f"{path}: expected a table as `python -m sparse_ext calibrate` writes it, got {error!r}", stacklevel=2)
+        where = path if variable is None else f"environment variable {variable}={path}"
+        warnings.warn(f"{where}: expected a table as `python -m sparse_ext calibrate` writes it, got {error!r}", stacklevel=2)
         return {}
 
 
@@ -191,4 +198,4 @@ class Policy:
         return Choice(dense if nnz > crossing * positions else sparse, reason)
 
 
-POLICY = Policy(load(SHIPPED) | load(own_table()))
+POLICY = Policy(load(SHIPPED) | load(own_table(), OWN if os.environ.get(OWN) else None))

@@ -65,7 +65,7 @@ class Watch:
         self._closed = False
         self._weight = weakref.ref(weight)
         # Of weight.grad right after the last accumulation: its version counter, and whether it had a non-zero.
-        self._version, self._any = 0, torch.ones((), dtype=torch.bool)
+        self._version, self._any = 0, torch.ones((), dtype=torch.bool, device="cpu")
         # By backward call: calls nest under reentrant activation checkpointing.
         self._pending: dict[int, list[Pair]] = {}
         self._hook = weight.register_post_accumulate_grad_hook(self._accumulated)

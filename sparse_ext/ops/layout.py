@@ -59,6 +59,14 @@ class Layout(ABC):
         return False
 
     @classmethod
+    def held(cls, operands: Any) -> dict[str, torch.Tensor]:
+        """{name: tensor} of the pattern's buffers that the operands hold as they are, perhaps in another dtype.
+
+        By default, what has the same name.
+        """
+        return {name: getattr(operands, name) for name in cls.pattern.BUFFERS if hasattr(operands, name)}
+
+    @classmethod
     def storage(cls, product: Any, nnz: int, dtype: torch.dtype, device: torch.device) -> Choice:
         """(chosen, reason): the name of the layout that shall store a new weight of this product. By default, this one."""
         return Choice(cls.name, "as asked for")
@@ -69,6 +77,11 @@ class Layout(ABC):
         if type(product) not in cls.products:
             return f"layout {cls.name!r} has no {product.name} product"
         return cls.pattern.obstacle(product.rows, product.cols)
+
+    @classmethod
+    def refuses(cls, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Why a new weight of this dtype cannot be on this device, as no kernel would multiply it there; None: it can."""
+        return None
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
@@ -149,7 +162,7 @@ def _check_complete(layout: type[Layout]) -> None:
 
 def layout_named(name: str) -> type[Layout]:
     """The layout of that name; ValueError if there is none."""
-    layout = LAYOUTS.get(name)
+    layout = LAYOUTS.get(name) if isinstance(name, str) else None
     if layout is None:
         raise ValueError(f"expected layout to be one of {', '.join(map(repr, LAYOUTS))}, got {name!r}")
     return layout

@@ -104,8 +104,7 @@ class Pattern(ABC):
         cls: type[P], rows: int, cols: int, nnz: int, seed: int, device: torch.device | str = "cpu", capacity: int | None = None
     ) -> P:
         """nnz random positions, without replacement, determined by `seed`."""
-        score = torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed)).to(device)
-        return cls.select(score, nnz, capacity=capacity)
+        return cls.select(_random(rows, cols, seed, device), nnz, capacity=capacity)
 
     @classmethod
     def select(cls: type[P], score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> P:
@@ -184,7 +183,7 @@ class Pattern(ABC):
         kept[at[used[largest(keep[used], used.numel() - drop)]]] = True
         score = grow
         if isinstance(grow, int):
-            score = torch.rand(self.rows, self.cols, generator=torch.Generator().manual_seed(grow % 2**63)).to(at.device)
+            score = _random(self.rows, self.cols, grow % 2**63, at.device)
         mask = self.grown(kept.view(self.rows, self.cols), _magnitude(score), count)
         new = self.from_mask(mask, self.capacity)
         return new, slot_map(at, new.positions())
@@ -220,6 +219,12 @@ class Pattern(ABC):
     def upgraded(cls, prefix: str, rows: int, cols: int, entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Converts a layer's checkpoint entries from the form of earlier versions to the present one."""
         return entries
+
+
+def _random(rows: int, cols: int, seed: int, device: torch.device | str) -> torch.Tensor:
+    """A random score [rows, cols], determined by the seed: whatever the defaults for devices and dtypes are."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(rows, cols, generator=generator, dtype=torch.float32, device="cpu").to(device)
 
 
 def _magnitude(score: torch.Tensor) -> torch.Tensor:

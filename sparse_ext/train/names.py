@@ -16,11 +16,16 @@ def named_layers(model: nn.Module) -> dict[str, SparseLayer]:
     """{name: layer}, all sparse layers of a model, named as if nothing wrapped the model or a part of it.
 
     Raises:
-        ValueError: two layers would have the same name.
+        ValueError: two layers would have the same name, or one has no values yet.
     """
     found: dict[str, str] = {}
     layers = sparse_layers(model)
-    for full in layers:
+    for full, layer in layers.items():
+        if layer.weight.is_meta:
+            raise ValueError(
+                f"expected layers with values, got {full!r} on meta; before this, call to_empty(device=...) and initialise the "
+                "model, or load a checkpoint with assign=True"
+            )
         name = _plain(model, full)
         if (other := found.setdefault(name, full)) != full:
             raise ValueError(

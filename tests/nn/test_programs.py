@@ -6,6 +6,7 @@ import pytest
 import torch
 from exchanges import CLOSE, LAYERS, WITH_BUFFERS, X, assert_same, give, made, outcome, put
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -45,7 +46,7 @@ def traced(layer):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("program", [exported, strictly_exported, traced])
+@pytest.mark.parametrize("program", [exported, pytest.param(strictly_exported, marks=pytest.mark.slow), traced])
 @pytest.mark.parametrize("layer", WITH_BUFFERS)
 def test_a_program_multiplies_what_is_loaded_into_it(layer, program):
     layer, other = made(layer), made(layer)
@@ -56,7 +57,21 @@ def test_a_program_multiplies_what_is_loaded_into_it(layer, program):
         torch.testing.assert_close(run(X), other(X), **CLOSE)
 
 
-@pytest.mark.parametrize("program", [exported, strictly_exported])
+@pytest.mark.parametrize("mode", ["real", "fake"])
+@pytest.mark.parametrize("layer", WITH_BUFFERS)
+def test_a_recorded_program_multiplies_the_state_that_it_is_given(layer, mode):
+    layer, other = made(layer), made(layer)
+
+    def call(state, x):
+        return functional_call(layer, state, (x,))
+
+    with torch.no_grad():
+        program = make_fx(call, tracing_mode=mode)(layer.state_dict(), X)
+        for one in (layer, other):
+            torch.testing.assert_close(program(one.state_dict(), X), one(X), **CLOSE)
+
+
+@pytest.mark.parametrize("program", [exported, pytest.param(strictly_exported, marks=pytest.mark.slow)])
 def test_a_program_refuses_another_rule(program):
     layer, other = made("2:4 dense weight"), made("2:4 dense weight")
     with torch.no_grad():

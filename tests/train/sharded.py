@@ -1,5 +1,6 @@
 """The scenarios of ranks.py in which FSDP splits the parameters among the ranks."""
 
+import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from training import OPTIMIZERS, backward, everything, mlp, trainer
@@ -54,4 +55,22 @@ def fsdp_afterwards(rank):
         sparsifier.step()
 
 
-SCENARIOS = (fsdp_static, fsdp_rigl, fsdp_set, fsdp_afterwards)
+def fsdp_from_meta(rank):
+    """Each rank has another seed, as where every rank draws its own batches."""
+    found = []
+    for how in ("to_empty", "reset_parameters"):
+        with torch.device("meta"):
+            layer = sx.SparseLinear(16, 8, capacity=0.5)
+        model = fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+        torch.manual_seed(rank)
+        model.to_empty(device="cpu")
+        if how == "reset_parameters":
+            model.reset_parameters()
+        else:
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter)
+        found.append((model.mask(), model(torch.ones(1, 16)).detach(), model.nnz))
+    return found
+
+
+SCENARIOS = (fsdp_static, fsdp_rigl, fsdp_set, fsdp_afterwards, fsdp_from_meta)

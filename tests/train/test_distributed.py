@@ -143,3 +143,13 @@ def test_fsdp_trains_a_static_pattern(outcomes):
 @pytest.mark.parametrize("scenario", ["fsdp_rigl", "fsdp_set", "fsdp_afterwards"])
 def test_fsdp_refuses_changing_patterns(outcomes, scenario):
     refused(outcomes, scenario, "ValueError", "FSDP-sharded", "a shard cannot be regrown", "Static()")
+
+
+def test_a_sharded_layer_from_meta_has_one_pattern(outcomes):
+    """Though every rank has another seed, and shards its values alone."""
+    first, second = values(outcomes, "fsdp_from_meta")
+    for (mask, y, nnz), (other, its, _) in zip(first, second, strict=True):
+        assert nnz == int(mask.sum()) == 13
+        assert torch.equal(mask, other)
+        assert torch.equal(y, its)
+        assert y.std() > 0

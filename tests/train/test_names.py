@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 from training import OPTIMIZERS, masks, run
 
 import sparse_ext as sx
+from sparse_ext.ops import LAYOUTS
 
 RIGL = sx.RigL(drop_fraction=0.4, update_interval=3, t_end=1.0)
 
@@ -125,3 +126,12 @@ def test_a_state_of_version_2_had_shorter_names():
     again = trainer(trio[0])[2]
     again.load_state_dict(state)
     assert str(again.report()) == str(trio[2].report())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_model_without_values_is_refused(layout):
+    """Its parameters will be other ones, which no optimizer has."""
+    model = nn.Sequential(sx.SparseLinear(12, 9, layout=layout, device="meta"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"expected layers with values, got '0' on meta; before this, call to_empty"):
+        sx.Sparsifier(model, optimizer, sx.Static(), total_steps=9)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-from .launch import DTYPES, Backend
+from .environment import chosen
+from .launch import BACKENDS, DTYPES, FLOATING, Backend
 
 # Index tensors that may be 16-bit, where the matrix is narrow enough.
 IDS = ("col_idx", "row_idx")
@@ -15,16 +14,29 @@ PTRS = ("row_ptr", "col_ptr")
 # Rows, columns and entries of a CSR matrix: indices are int32, and a CUDA thread may count one stride past a row's end.
 MOST = 2**31 - 2**16
 
-# SPARSE_EXT_DEBUG=1: every call also reads every index and refuses a pattern that would send a kernel out of bounds.
-DEBUG = os.environ.get("SPARSE_EXT_DEBUG", "0") != "0"
+# Every call also reads every index and refuses a pattern that would send a kernel out of bounds.
+DEBUG = chosen("SPARSE_EXT_DEBUG") == "1"
 
 
 def check_dtype(op: str, backend: Backend, name: str, tensor: torch.Tensor) -> int:
     """The kernels' code of the tensor's dtype; TypeError where they have none."""
     if tensor.dtype not in backend.dtypes:
-        allowed = ", ".join(sorted(str(d).removeprefix("torch.") for d in backend.dtypes))
-        raise TypeError(f"{op}: expected {name} of dtype {allowed} on {tensor.device.type}, got {tensor.dtype}")
+        raise TypeError(f"{op}: {_without_kernels(name, backend, tensor.dtype, tensor.device)}")
     return DTYPES[tensor.dtype]
+
+
+def lacking(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why kernels cannot multiply weights of this dtype on this device, in words; None: they can, or there are none at all."""
+    backend = BACKENDS.get(device.type)
+    if backend is None or dtype in backend.dtypes:
+        return None
+    return _without_kernels("a weight", backend, dtype, device)
+
+
+def _without_kernels(name: str, backend: Backend, dtype: torch.dtype, device: torch.device) -> str:
+    allowed = ", ".join(sorted(str(d).removeprefix("torch.") for d in backend.dtypes))
+    hint = f"; {dtype} needs a GPU, use bfloat16 or float32 here" if dtype in FLOATING else ""
+    return f"expected {name} of dtype {allowed} on {device.type}, got {dtype}{hint}"
 
 
 # Attributes of a tensor cost a tenth of a microsecond each: what follows asks for few, the cheap ones first.

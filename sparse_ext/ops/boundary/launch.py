@@ -92,6 +92,6 @@ def workspace(like: torch.Tensor, size: int) -> torch.Tensor | None:
     """
     if KEPT[0] <= size <= KEPT[1] and like.is_cpu:
         if not hasattr(_kept, "memory") or _kept.memory.numel() < size:
-            _kept.memory = torch.empty(size, dtype=torch.uint8)
+            _kept.memory = torch.empty(size, dtype=torch.uint8, device="cpu")
         return cast(torch.Tensor, _kept.memory)[:size]
     return torch.empty(size, dtype=torch.uint8, device=like.device) if size else None

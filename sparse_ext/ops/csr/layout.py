@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 
 from .. import written_out
 from ..auto import POLICY, STORAGE, Choice
-from ..boundary.checks import MOST
+from ..boundary.checks import MOST, lacking
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Conv2d, Kernels, Linear, Product
 from ..rule import Rule
@@ -92,6 +92,10 @@ class Csr(Layout):
     def is_prepared(operands: CsrOperands, pattern: CsrPattern) -> bool:
         same_rows = torch.equal(operands.row_ptr, pattern.row_ptr)
         return same_rows and torch.equal(operands.col_idx.to(torch.int32), pattern.col_idx)
+
+    @classmethod
+    def refuses(cls, dtype: torch.dtype, device: torch.device) -> str | None:
+        return lacking(dtype, device)
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: CsrPattern) -> torch.Tensor:

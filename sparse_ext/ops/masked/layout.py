@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..boundary.checks import lacking
 from ..by_torch import ByTorch
 from ..layout import Layout, check_matrix
 from ..product import Conv2d, Kernels, Linear
@@ -98,6 +99,14 @@ class Masked(Layout):
     @staticmethod
     def is_prepared(operands: MaskedOperands, pattern: MaskedPattern) -> bool:
         return torch.equal(operands.bits, pattern.mask_bits)
+
+    @classmethod
+    def refuses(cls, dtype: torch.dtype, device: torch.device) -> str | None:
+        return lacking(dtype, device)
+
+    @classmethod
+    def held(cls, operands: MaskedOperands) -> dict[str, torch.Tensor]:
+        return {"mask_bits": operands.bits}
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: MaskedPattern) -> torch.Tensor:

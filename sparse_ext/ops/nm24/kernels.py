@@ -18,7 +18,7 @@ from ..boundary.library import define
 # The order of the enum Nm24Choice in csrc/common/views.h.
 CHOICES = ("given", "largest", "soft", "transposable")
 TENSOR_CORE_DTYPES = (DTYPES[torch.bfloat16], DTYPES[torch.float16])
-_LEGAL = torch.tensor([4, 8, 9, 12, 13, 14], dtype=torch.uint8)
+_LEGAL = torch.tensor([4, 8, 9, 12, 13, 14], dtype=torch.uint8, device="cpu")
 
 
 def ids_shape(rows: int, cols: int) -> tuple[int, int]:

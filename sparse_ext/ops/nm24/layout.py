@@ -117,6 +117,10 @@ class Nm24(Layout):
     def prepare_(operands: Nm24Operands, pattern: Nm24Pattern) -> None:
         operands.ids.copy_(pattern.ids)
 
+    @staticmethod
+    def is_prepared(operands: Nm24Operands, pattern: Nm24Pattern) -> bool:
+        return torch.equal(operands.ids, pattern.ids)
+
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Nm24Pattern) -> torch.Tensor:
         if dense.shape != (pattern.rows, pattern.cols):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..boundary.checks import check_sizes
 from ..pattern import Pattern, Sizes, count_bits
 from ..rule import Rule
 from . import kernels, training
@@ -52,7 +53,9 @@ class Nm24Pattern(Pattern):
             raise ValueError(why)
         if capacity not in (None, 0.5, 1, 1.0):
             raise ValueError(f"expected capacity 0.5 (packed) or 1.0 (a dense weight) for layout '2:4', got {capacity}")
-        return Sizes(rows * _used(cols), math.prod(kernels.values_shape(rows, cols)), capacity == 1)
+        length = math.prod(kernels.values_shape(rows, cols))
+        check_sizes("2:4", rows, cols, length)
+        return Sizes(rows * _used(cols), length, capacity == 1)
 
     @classmethod
     def empty(cls, rows: int, cols: int, capacity: int, device: torch.device | str | None) -> Nm24Pattern:
@@ -75,7 +78,7 @@ class Nm24Pattern(Pattern):
     ) -> Nm24Pattern:
         """By the Philox stream `seed`: the same positions on every device."""
         first = cls.empty(rows, cols, 0, device)
-        return first.regrown(torch.zeros(first.capacity, device=device), seed, nnz, nnz)[0]
+        return first.regrown(torch.zeros(first.capacity, dtype=torch.float32, device=device), seed, nnz, nnz)[0]
 
     @classmethod
     def select(cls, score: torch.Tensor, count: int, *, capacity: int | None = None, rule: str = "largest") -> Nm24Pattern:
@@ -118,7 +121,7 @@ class Nm24Pattern(Pattern):
         return at.masked_fill(columns >= self.cols, -1).flatten()
 
     def mask(self) -> torch.Tensor:
-        ones = torch.ones(kernels.values_shape(self.rows, self.cols), device=self.ids.device)
+        ones = torch.ones(kernels.values_shape(self.rows, self.cols), dtype=torch.float32, device=self.ids.device)
         return kernels.nm24_unpack(ones, self.ids, self.cols).bool()
 
     def bits(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ from ..regrow.random import philox4x32, random_u32
 from ..regrow.reference import top
 
 _PAIRS = [(first, second) for first in range(4) for second in range(first + 1, 4)]
-_CODES = torch.tensor([first | second << 2 for first, second in _PAIRS], dtype=torch.uint8)
+_CODES = torch.tensor([first | second << 2 for first, second in _PAIRS], dtype=torch.uint8, device="cpu")
 # The 90 tiles with two ones in every row and column, as the pair of each row.
 _TILES = [
     t for t in itertools.product(range(6), repeat=4) if sorted(sum((_PAIRS[p] for p in t), ())) == sorted([0, 1, 2, 3] * 2)
