@@ -59,12 +59,14 @@ class Watch:
         missed: whether a gradient came that it could not see: its forward pass came before the watch, or the optimizer's step
             before it.
         sink: receives their gradients; None: they are only counted.
+        token: of the forward passes that began under this watch; None: all count.
     """
 
     def __init__(self, handle: int, weight: torch.nn.Parameter, product: Product, sink: Sink | None) -> None:
         self.passes = 0
         self.missed = False
         self.sink = sink
+        self.token: torch.Tensor | None = None
         self._product = product
         self._closed = False
         self._weight = weakref.ref(weight)
@@ -147,7 +149,7 @@ def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor)
     """
     if torch.compiler.is_compiling():
         observe_dense_grad_(token, handle, dy, x)
-    elif (watch := WATCHES.get(handle)) is not None:
+    elif (watch := WATCHES.get(handle)) is not None and (watch.token is None or watch.token is token):
         watch.passed(dy, x)
 
 

@@ -56,6 +56,8 @@ class Loop:
         self._said: set[str] = set()
         for managed in layers:
             stamps.claim(managed, owner)
+            if self._hears_steps:
+                managed.trained = managed.layer.weight.requires_grad  # as if its optimizer had just stepped
         for leaf in self._leaves:
             self._follow(leaf, hears_steps, owner)
 

@@ -70,7 +70,8 @@ class Observation:
         if watch is None:
             return
         self.passes = max(self.passes, watch.passes)
-        self.blind |= watch.missed and not watch.passes
+        stayed = watch.token is not None and watch.token.device == self.layer.weight.device  # otherwise no call was wrong
+        self.blind |= watch.missed and not watch.passes and stayed
         sink = watch.sink
         if isinstance(sink, GradientTotal):
             passes = distributed.sum_(torch.tensor([watch.passes], device=sink.total.device), self._group)
