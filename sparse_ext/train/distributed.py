@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def group_of(given: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup | None:
     """The group of ranks that a user named, by itself or by a DeviceMesh; ValueError for a mesh of several dimensions."""
-    if given is None or isinstance(given, dist.ProcessGroup):
-        return given
+    if not hasattr(given, "get_group"):  # a group; or the number that stands for one to which this process does not belong
+        return cast("dist.ProcessGroup | None", given)
     if given.ndim != 1:
         raise ValueError(
             f"process_group: expected the ranks that train one model together, got a DeviceMesh of {given.ndim} dimensions; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ from .state import methods_by_name
 from .steps import parameters_of
 from .uncompiled import uncompiled
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 VERIFIED = 100  # updates by rules, which may come every step, are compared across ranks once in so many
 
 
@@ -45,7 +48,8 @@ class Sparsifier(Resumable):
         replace_step: as in the RigL paper, an update replaces the optimizer step and discards the gradients. Call `step()`
             *before* the optimizer then: `if not sparsifier.step(): optimizer.step()`.
         seed: of random growth; the same on all ranks.
-        process_group: the ranks that train one model together (None: all). They sum gradients and compare pattern hashes.
+        process_group: the ranks that train one model together (None: all), also as a DeviceMesh of one dimension. They sum
+            gradients and compare pattern hashes.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
@@ -65,7 +69,7 @@ class Sparsifier(Resumable):
         total_steps: int,
         replace_step: bool = False,
         seed: int = 0,
-        process_group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | DeviceMesh | None = None,
     ) -> None:
         everyone = named_layers(model)
         layers = {name: layer for name, layer in everyone.items() if layer.weight.requires_grad}
