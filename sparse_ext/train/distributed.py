@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -14,21 +14,19 @@ from sparse_ext.methods import Method
 from sparse_ext.nn import SparseLayer
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
-
     from .managed import ManagedLayer
 
 
-def group_of(given: dist.ProcessGroup | DeviceMesh | None) -> dist.ProcessGroup | None:
+def group_of(given: Any) -> dist.ProcessGroup | None:
     """The group of ranks that a user named, by itself or by a DeviceMesh; ValueError for a mesh of several dimensions."""
-    if not hasattr(given, "get_group"):  # a group; or the number that stands for one to which this process does not belong
-        return cast("dist.ProcessGroup | None", given)
+    if not hasattr(given, "get_group"):
+        return given  # type: ignore[no-any-return]
     if given.ndim != 1:
         raise ValueError(
             f"process_group: expected the ranks that train one model together, got a DeviceMesh of {given.ndim} dimensions; "
             "give one of them, such as mesh['dp']"
         )
-    return given.get_group()
+    return given.get_group()  # type: ignore[no-any-return]
 
 
 def world_size(group: dist.ProcessGroup | None) -> int:
