@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def group_of(given: Any) -> dist.ProcessGroup | None:
     """The group of ranks that a user named, by itself or by a DeviceMesh; ValueError for a mesh of several dimensions."""
     if not hasattr(given, "get_group"):
-        return given  # type: ignore[no-any-return]
+        return given
     if given.ndim != 1:
         raise ValueError(
             f"process_group: expected the ranks that train one model together, got a DeviceMesh of {given.ndim} dimensions; "
             "give one of them, such as mesh['dp']"
         )
-    return given.get_group()  # type: ignore[no-any-return]
+    return given.get_group()
 
 
 def world_size(group: dist.ProcessGroup | None) -> int:
@@ -82,9 +82,9 @@ def refuse_join(wrappers: Sequence[nn.Module], methods: Sequence[Method], group:
             )
 
 
-def refuse_local_steps(optimizer: torch.optim.Optimizer, methods: Sequence[Method], group: dist.ProcessGroup | None) -> None:
+def refuse_local_steps(optimizers: Sequence[Any], methods: Sequence[Method], group: dist.ProcessGroup | None) -> None:
     """ValueError for post-local SGD: between two averages the ranks' weights differ, and so would their patterns."""
-    local = any(kind.__name__ == "PostLocalSGDOptimizer" for kind in type(optimizer).__mro__)
+    local = any(kind.__name__ == "PostLocalSGDOptimizer" for optimizer in optimizers for kind in type(optimizer).__mro__)
     if local and world_size(group) > 1 and any(changes_patterns(method) for method in methods):
         raise ValueError(
             "expected an optimizer that gives all ranks the same weights at every step, got PostLocalSGDOptimizer: ranks would "

@@ -14,8 +14,9 @@ from torch import nn
 from . import stamps
 from .dense_weights import decay_with
 from .managed import ManagedLayer
-from .steps import changes_nothing, gradients_wait, leaves, parameters_of, was_skipped
+from .steps import changes_nothing, gradients_wait, was_skipped
 from .uncompiled import uncompiled
+from .wrappers import leaves, parameters_of
 
 
 class Loop:
@@ -76,7 +77,7 @@ class Loop:
         """The layers that this optimizer trains. A single one trains all: of a sharding wrapper it holds this rank's part."""
         if len(self._leaves) == 1:
             return self._layers
-        held = parameters_of([optimizer])
+        held = {id(p) for p in parameters_of(optimizer)}
         return [managed for managed in self._layers if id(managed.layer.weight) in held]
 
     # ---- what the optimizers do -----------------------------------------------------------------------------------------

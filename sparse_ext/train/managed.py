@@ -14,17 +14,19 @@ from sparse_ext.ops.pattern import count_bits
 
 from .distributed import digest
 from .observation import Observation
-from .optimizer_state import move_state_, resize_state_, state_tensors, take_
+from .optimizer_state import OptimizerState, take_
+from .undo import Undo
 
 Change = tuple[torch.Tensor, torch.Tensor]  # how many positions are new, and how many left
 
 
 class ManagedLayer:
-    """A layer, the optimizer that trains it, and its copies in other models.
+    """A layer, what optimizers keep of its weight, and its copies in other models.
 
     Attributes:
         name: its name in the model, without the prefixes of DDP and `torch.compile`.
         method: the method that trains it.
+        state: of all optimizers; moves along with the weight.
         observation: of its dense gradient.
         copies: the same layer in tracked copies of the model.
         home: the layout it was built with, to return to after a `Switch`.
@@ -34,10 +36,8 @@ class ManagedLayer:
         state_loaded: whether its optimizer has loaded a state and not stepped since.
     """
 
-    def __init__(
-        self, name: str, layer: SparseLayer, method: Method, optimizer: torch.optim.Optimizer, observation: Observation
-    ) -> None:
-        self.name, self.layer, self.method, self.optimizer = name, layer, method, optimizer
+    def __init__(self, name: str, layer: SparseLayer, method: Method, state: OptimizerState, observation: Observation) -> None:
+        self.name, self.layer, self.method, self.state = name, layer, method, state
         self.observation = observation
         self.copies: list[SparseLayer] = []
         self.home = layer.layout
@@ -104,6 +104,23 @@ class ManagedLayer:
             return self.layer.layout == action.layout
         return isinstance(action, Choose) and self.layer.chosen_by is not None and self.layer.chosen_by.name == action.rule
 
+    def check(self, action: Action) -> None:
+        """ValueError if an optimizer has state that cannot follow this action."""
+        if self._moves(action):
+            self.state.check([self.layer.weight])
+
+    def keep(self, undo: Undo, action: Action) -> None:
+        """Keeps all that this action changes: of what moves with the weight, a copy of each tensor."""
+        if moves := self._moves(action):
+            for one in self.state.of(self.layer.weight):
+                undo.keep_tensor(one.tensor)
+        for layer in (self.layer, *self.copies):
+            undo.keep_layer(layer, values=moves)
+
+    def _moves(self, action: Action) -> bool:
+        """Whether values may change their places in the weight: a choice of positions of a dense weight leaves them."""
+        return not isinstance(action, Choose) or self.layer.chosen_by is None
+
     def settle(self, action: Action) -> None:
         """Brings the layer to the action's layout or rule, as after loading a state, unless it is there already."""
         if isinstance(action, Regrow) or self.is_so(action):
@@ -143,8 +160,7 @@ class ManagedLayer:
         if weight.grad is not None:
             take_(weight.grad, source)
         if not self.state_loaded:
-            for tensor in state_tensors(self.optimizer, weight):
-                take_(tensor, source)
+            self.state.move_state_(weight, source)
 
     def _regrow(self, action: Regrow, seed: int) -> torch.Tensor:
         """How many positions are new, int64 []."""
@@ -157,7 +173,7 @@ class ManagedLayer:
         grow = seed if action.grow_by == "random" else self.observation.score(action.grow_by)
         pattern, source = layer.pattern.regrown(keep, grow, action.drop, action.grow)
         layer.write_pattern_(pattern)
-        move_state_(self.optimizer, layer.weight, source)
+        self.state.move_(layer.weight, source)
         for copy in self.copies:
             copy.write_pattern_(pattern)
             take_(copy.weight.data, source)
@@ -176,7 +192,7 @@ class ManagedLayer:
 
     def _resize(self, change: Callable[[SparseLayer], torch.Tensor]) -> None:
         """Carries out a change of the weight's form, which returns its slot map."""
-        length = self.layer.capacity
-        resize_state_(self.optimizer, self.layer.weight, change(self.layer), length)
+        state = self.state.of(self.layer.weight)
+        self.state.resize_(self.layer.weight, state, change(self.layer))
         for copy in self.copies:
             change(copy)

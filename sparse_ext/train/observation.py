@@ -143,6 +143,10 @@ class Observation:
         for signal in self.signals.values():
             signal.updated()
 
+    def parts(self) -> list[Any]:
+        """The objects whose attributes an update changes."""
+        return [self, *self.signals.values()]
+
     # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,92 +1,78 @@
-"""Optimizer state: one slot map moves a weight, its gradient and every state tensor of its shape."""
+"""Optimizer state: one slot map moves a weight, its gradient and every tensor that an optimizer keeps of it."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from sparse_ext.nn import SparseLayer
 from sparse_ext.ops.pattern import taken
 
-# Optimizers whose state is not one value per weight: rows and columns, or a matrix.
-_NOT_ELEMENTWISE = ("adafactor", "shampoo", "muon", "soap", "sm3", "galore", "lbfgs")
+from .found_state import Found, find, obstacle
+from .wrappers import group_of
+
+Fresh = Mapping[tuple[str, ...], float]  # {path of a state tensor: what it holds of a weight that got no gradient yet}
 
 
-def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The one that steps, under wrappers that hold another as `.optimizer`."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer
+class OptimizerState:
+    """What optimizers keep of sparse weights: finds it anew at every use, checks that it can follow, and moves it.
+
+    Args:
+        optimizers: those that the user calls; what they wrap is searched, too.
+        trusted: whether to move what has a weight's shape, and to leave everything else alone, in place of refusing it.
+    """
+
+    def __init__(self, optimizers: Sequence[Any], trusted: bool = False) -> None:
+        self.optimizers, self.trusted = tuple(optimizers), trusted
+        self._fresh: dict[torch.Tensor, Fresh] = {}
+
+    def learn(self, weight: torch.Tensor, fresh: Fresh) -> None:
+        """Begins the state of new elements of this weight with these values; what is not named begins with 0."""
+        self._fresh[weight] = fresh
+
+    def holder(self, weight: torch.Tensor) -> Any:
+        """The optimizer that holds the weight, of those that the user calls; StopIteration if none does."""
+        return next(one for one in self.optimizers if group_of(one, weight) is not None)
+
+    def check(self, weights: Sequence[torch.Tensor]) -> None:
+        """ValueError unless all that the optimizers keep of these weights can be moved."""
+        problem = None if self.trusted else obstacle(find(self.optimizers, weights), weights)
+        if problem is not None:
+            kind, sentence = problem
+            raise ValueError(f"{kind}: {sentence}; a topology update can only move state that has one value per weight")
+
+    def of(self, weight: torch.Tensor) -> list[Found]:
+        """The tensors that have one value for each element of the weight."""
+        found = find(self.optimizers, [weight])
+        return [one for one in found if one.owner is weight and one.tensor.shape == weight.shape]
+
+    def move_(self, weight: torch.nn.Parameter, source: torch.Tensor) -> None:
+        """Moves the weight, its gradient and its state along the slot map, in place."""
+        self.move_state_(weight, source)
+        take_(weight.data, source)
+        if weight.grad is not None:
+            take_(weight.grad, source)
+
+    def move_state_(self, weight: torch.nn.Parameter, source: torch.Tensor) -> None:
+        """Moves the state alone."""
+        for one in self.of(weight):
+            take_(one.tensor, source, self._value(weight, one))
+
+    def resize_(self, weight: torch.nn.Parameter, state: Sequence[Found], source: torch.Tensor) -> None:
+        """Moves the state that `of` found before the weight was resized; source: the slot map."""
+        for one in state:
+            one.tensor.data = _with(taken(one.tensor, source), source, self._value(weight, one))
+
+    def _value(self, weight: torch.Tensor, one: Found) -> float:
+        return self._fresh.get(weight, {}).get(one.path, 0.0)
 
 
-def take_(tensor: torch.Tensor, source: torch.Tensor) -> None:
-    """tensor[q] = old tensor[source[q]], or 0 where source[q] is -1; in place, 1-D."""
-    tensor.copy_(taken(tensor, source))
+def take_(tensor: torch.Tensor, source: torch.Tensor, fresh: float = 0.0) -> None:
+    """tensor[q] = old tensor[source[q]], or `fresh` where source[q] is -1; in place, 1-D."""
+    tensor.copy_(_with(taken(tensor, source), source, fresh))
 
 
-def move_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, source: torch.Tensor) -> None:
-    """Moves the weight, its gradient and its optimizer state along the slot map; what is new is 0."""
-    tensors = [weight.data, *state_tensors(optimizer, weight)]
-    if weight.grad is not None:
-        tensors.append(weight.grad)
-    for tensor in tensors:
-        take_(tensor, source)
-
-
-def state_tensors(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter) -> list[torch.Tensor]:
-    """The state tensors of the weight's shape; ValueError if a tensor of another shape belongs to it too."""
-    found = []
-    for name, value in optimizer.state.get(weight, {}).items():
-        if not isinstance(value, torch.Tensor) or value.dim() == 0:
-            continue
-        if value.shape != weight.shape:
-            raise ValueError(
-                f"{type(optimizer).__name__}: expected optimizer state of the weight's shape {tuple(weight.shape)}, got "
-                f"{name!r} of shape {tuple(value.shape)}; a topology update can only move state that has one value per weight"
-            )
-        found.append(value)
-    return found
-
-
-def resize_state_(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, source: torch.Tensor, length: int) -> None:
-    """Moves state tensors to a resized weight; length: its old length, source: the slot map. New elements are 0."""
-    for name, value in optimizer.state.get(weight, {}).items():
-        if isinstance(value, torch.Tensor) and value.shape == (length,):
-            optimizer.state[weight][name] = taken(value, source)
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer, layers: Mapping[str, SparseLayer]) -> None:
-    """ValueError unless the optimizer holds every layer's trainable weight, with one value each; warns about decay groups."""
-    kind = type(optimizer).__name__
-    if any(name in kind.lower() for name in _NOT_ELEMENTWISE):
-        raise ValueError(
-            f"expected an optimizer whose state has one value per weight (SGD, AdamW, ...), got {kind}: its factored or matrix "
-            "state cannot follow a changing pattern"
-        )
-    held = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    missing = [name for name, layer in layers.items() if id(layer.weight) not in held]
-    if missing:
-        raise ValueError(
-            f"expected an optimizer that holds the weight of every sparse layer, got {kind} without "
-            f"{', '.join(missing)}; build it from model.parameters() after sparsify_"
-        )
-    if untrainable := [name for name, layer in layers.items() if layer.weight.is_inference()]:
-        raise ValueError(
-            f"expected weights that can be trained, got inference tensors in {', '.join(untrainable)}: build, copy or load the "
-            "model outside of inference mode"
-        )
-    for name, layer in layers.items():
-        state_tensors(optimizer, layer.weight)
-        twin = next(other for other, module in layers.items() if module.weight is layer.weight)
-        if twin != name:
-            raise ValueError(f"expected a weight of its own for every sparse layer, got one shared by {twin!r} and {name!r}")
-    decays = any(group.get("weight_decay", 0) for group in optimizer.param_groups)
-    undecayed = [name for name, layer in layers.items() if not held[id(layer.weight)].get("weight_decay", 0)]
-    if decays and undecayed:
-        warnings.warn(
-            f"no weight decay for the sparse weights of {', '.join(undecayed)}, though other parameters decay: they are 1-D, "
-            "and recipes that test `ndim < 2` put them among biases and norms",
-            stacklevel=3,
-        )
+def _with(moved: torch.Tensor, source: torch.Tensor, fresh: float) -> torch.Tensor:
+    """The moved values, in place with this one where there is no source."""
+    return moved.masked_fill_(source.to(moved.device) < 0, fresh) if fresh else moved

@@ -101,6 +101,10 @@ class History:
         self._flips: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
 
+    def parts(self) -> list[Any]:
+        """The objects whose attributes an update changes."""
+        return [self, *self._coverage.values()]
+
     def begin_update(self, step: int) -> None:
         """Starts an update at this step; `add` then records its layers."""
         self._last = dict.fromkeys(self._last, 0)

@@ -18,13 +18,15 @@ from .loop import Loop
 from .managed import ManagedLayer
 from .names import named_layers
 from .observation import Observation
-from .optimizer_state import check_optimizer, state_tensors
+from .optimizer_check import check_layers
+from .optimizer_state import OptimizerState
 from .report import History, Report
 from .resumable import Group, Resumable, live, numbers_of
 from .sampling import offsets_of, sample
 from .state import methods_by_name
-from .steps import parameters_of
 from .uncompiled import uncompiled
+from .undo import Undo
+from .wrappers import parameters_of, sequence
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -41,7 +43,7 @@ class Sparsifier(Resumable):
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
-        optimizer: holds their weights; its state must have one value per weight (not Adafactor, Muon, Shampoo).
+        optimizer: holds their weights, or several that do. A trial on a small weight has to show that its state can follow.
         method: such as `RigL()`; or {name pattern: method}, where the first pattern that matches a layer's name counts, such as
             `{"blocks.*.mlp.*": RigL(), "*": Static()}`.
         total_steps: length of the run in training steps; schedules are shares of it.
@@ -50,6 +52,8 @@ class Sparsifier(Resumable):
         seed: of random growth; the same on all ranks.
         process_group: the ranks that train one model together (None: all), also as a DeviceMesh of one dimension. They sum
             gradients and compare pattern hashes.
+        trust_optimizer: takes an optimizer that failed the trial, or cannot be tried out: state of the weight's shape follows
+            the pattern, and all other state is left alone.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
@@ -63,13 +67,14 @@ class Sparsifier(Resumable):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         method: Method | Mapping[str, Method],
         *,
         total_steps: int,
         replace_step: bool = False,
         seed: int = 0,
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
+        trust_optimizer: bool = False,
     ) -> None:
         everyone = named_layers(model)
         layers = {name: layer for name, layer in everyone.items() if layer.weight.requires_grad}
@@ -77,13 +82,15 @@ class Sparsifier(Resumable):
             raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
-        check_optimizer(optimizer, layers)
-        self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
-        self.replace_step, self.seed = replace_step, seed
         self._process_group = distributed.group_of(process_group)
         methods = methods_by_name(method, list(everyone), everyone.keys() - layers)
+        self._state = OptimizerState(sequence(optimizer), trust_optimizer)
+        distributed.refuse_local_steps(self._state.optimizers, list(methods.values()), self._process_group)
+        check_layers(self._state, layers, methods)
+        self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
+        self.replace_step, self.seed = replace_step, seed
         self._layers = [
-            ManagedLayer(name, everyone[name], one, optimizer, Observation(everyone[name], one, self._process_group))
+            ManagedLayer(name, everyone[name], one, self._state, Observation(everyone[name], one, self._process_group))
             for name, one in methods.items()
         ]
         self._groups: list[tuple[Method, Group]] = [
@@ -93,17 +100,11 @@ class Sparsifier(Resumable):
         self._step = self._updates = 0
         self._postponed_to = [0] * len(self._groups)
         self._stamps = {}
-        for one in self._optimizers:
-            distributed.refuse_local_steps(one, list(methods.values()), self._process_group)
         wrappers = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
         self._admit(live(self._layers), wrappers)
         self._history = History({managed.name: managed.layer for managed in self._layers})
         self._follow({}, wrappers)
         self._arm()
-
-    @property
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return list(self.optimizer) if isinstance(self.optimizer, list | tuple) else [self.optimizer]
 
     def _admit(self, layers: Group, wrappers: Sequence[nn.Module]) -> None:
         """Gives layers what their methods need from now on; ValueError, before any has changed, where that is impossible."""
@@ -119,7 +120,7 @@ class Sparsifier(Resumable):
     def _follow(self, offsets: dict[str, int], wrappers: Sequence[nn.Module] = ()) -> None:
         """Gives the layers their rng, continued from `offsets`, and registers the hooks."""
         self._sample(offsets)
-        self._loop = Loop(self._layers, self._optimizers, wrappers, not self.replace_step, self)
+        self._loop = Loop(self._layers, self._state.optimizers, wrappers, not self.replace_step, self)
         if self._attached:
             self._attached = False
             self.attach()
@@ -138,6 +139,13 @@ class Sparsifier(Resumable):
         self.__dict__.update(state)
         self._follow(offsets)
         self._arm()
+
+    def _review(self) -> None:
+        """Notes which layers are frozen now. Those that no longer are get what those that train got at construction."""
+        held = {id(p) for optimizer in self._state.optimizers for p in parameters_of(optimizer)}
+        if thawed := [managed for managed in self._layers if managed.review(held)]:
+            check_layers(self._state, {m.name: m.layer for m in thawed}, {m.name: m.method for m in thawed})
+            self._admit(thawed, self._loop.wrappers)
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 
@@ -189,12 +197,14 @@ class Sparsifier(Resumable):
         self._loop.check(self._step + 1)
         self._compare_stamps()
         self._step += 1
-        for managed in self._layers:
-            managed.observation.end()
-        held = parameters_of(self._optimizers)
-        if thawed := [managed for managed in self._layers if managed.review(held)]:
-            self._admit(thawed, self._loop.wrappers)
-        changed = self._update()
+        try:
+            for managed in self._layers:
+                managed.observation.end()
+            self._review()
+            changed = self._update()
+        except BaseException:
+            self._step -= 1  # the next call makes up for it
+            raise
         self._arm()
         return changed
 
@@ -228,16 +238,20 @@ class Sparsifier(Resumable):
     # ---- updates --------------------------------------------------------------------------------------------------------
 
     def _update(self) -> bool:
-        """Carries out what the methods order at this step; True if anything changed."""
-        orders: list[tuple[ManagedLayer, Action]] = []
-        for number, (method, group) in enumerate(self._groups):
-            if self._step == self._postponed_to[number] or method.is_update(self._time()):
-                distributed.refuse_shards(group, method)  # anew: fully_shard may have come after us
-                orders += self._orders(number, method, group)
+        """Carries out what the methods order at this step, all of it or nothing; True if anything changed."""
+        due = [i for i, at in enumerate(self._postponed_to) if at == self._step or self._groups[i][0].is_update(self._time())]
+        if not due:
+            return False
+        with Undo() as undo:
+            undo.keep_attributes(self, *self._history.parts(), *(part for m in self._layers for part in m.observation.parts()))
+            return self._carry_out([order for i in due for order in self._orders(i, *self._groups[i])], undo)
+
+    def _carry_out(self, orders: list[tuple[ManagedLayer, Action]], undo: Undo) -> bool:
+        """Carries out these orders, after what they change was kept; True if there are any."""
         if not orders:
             return False
-        for managed, _ in orders:
-            state_tensors(self.optimizer, managed.layer.weight)  # refuses before anything has changed
+        for managed, action in orders:
+            managed.keep(undo, action)
         self._history.begin_update(self._step)
         for managed, action in orders:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
@@ -247,11 +261,14 @@ class Sparsifier(Resumable):
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
             distributed.verify_agreement(self._layers, self._step, self._process_group)
         if self.replace_step:
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in sequence(self.optimizer):
+                optimizer.zero_grad(set_to_none=True)
         return True
 
     def _orders(self, number: int, method: Method, group: Group) -> list[tuple[ManagedLayer, Action]]:
         """The method's actions for its layers now; none, and the update is postponed, if a signal it needs is unusable."""
+        # Anew: fully_shard may have come after us. It gives layers other Parameters, which no optimizer holds yet.
+        distributed.refuse_shards([managed for managed in group if managed.layer.weight.requires_grad], method)
         group = live(group)
         actions = method.plan(numbers_of(group), self._time()) if group else {}
         orders, usable = [], True
@@ -264,6 +281,7 @@ class Sparsifier(Resumable):
                     self._loop.check_sight(managed.observation.blind)
                     continue
                 usable &= managed.observation.is_usable(action)
+            managed.check(action)
             orders.append((managed, action))
         self._postponed_to[number] = 0 if usable else self._step + method.observed_steps()
         if usable:

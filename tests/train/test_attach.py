@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from torch import nn
 from training import CHANGING, OPTIMIZERS, assert_same, backward, everything, method_named, mlp, patterns, run
 
 import sparse_ext as sx
@@ -231,3 +232,34 @@ def test_a_compiled_step():
         compiled()
         optimizer.zero_grad()
     assert_same(outcome(model, optimizer, sparsifier), by_hand(7, optimizer="sgd"))
+
+
+@pytest.mark.parametrize("order", ["gd", "dg", "dgd"])
+def test_of_several_optimizers_the_first_counts(order):
+    """A GAN whose discriminator is frozen while its generator trains; `step()` by hand comes behind the generator's step."""
+
+    def gan(attached):
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"g": sx.SparseLinear(4, 12, sparsity=0.6), "d": sx.SparseLinear(12, 20)})
+        optimizers = {name: torch.optim.AdamW(part.parameters(), lr=0.01) for name, part in model.items()}
+        sparsifier = sx.Sparsifier(model, list(optimizers.values()), method_named("rigl", **CHOICES), total_steps=STEPS)
+        if attached:
+            sparsifier.attach()
+        for step in range(STEPS):
+            for turn in order:
+                model["d"].requires_grad_(turn == "d")
+                z = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+                (model["d"](model["g"](z)).tanh().mean() * (1 if turn == "g" else -1)).backward()
+                optimizers[turn].step()
+                if turn == "g" and not attached:
+                    sparsifier.step()
+                for optimizer in optimizers.values():
+                    optimizer.zero_grad()
+        report = sparsifier.report()
+        assert report.step == STEPS
+        assert all(row.replaced > 0 for row in report.layers)
+        state = optimizers["g"].state_dict()
+        assert ("sparse_ext" in state) == attached
+        return dict(model.state_dict()) | {"report": str(report)}
+
+    assert_same(gan(True), gan(False))
