@@ -16,20 +16,20 @@ from sparse_ext.ops.pattern import taken
 
 from .found_state import find, obstacle
 from .optimizer_state import Fresh, OptimizerState
-from .twin import twin_of
-from .wrappers import group_of, with_inner, without_delegates
+from .twin import described, twin_of
+from .wrappers import group_of, without_delegates
 
 SHAPE, SMALL = (4, 6), 24  # of the first weight on which an optimizer is tried out
 STEPS = 6  # before an update of the pattern, and after it: so many that Lookahead, or the correction of RAdam, comes to act
-_WEIGHT = ("weight",)
-QUANTIZED = 4096  # from this length on, optimizers may keep state in blocks of fewer bits; blocks divide it
+QUANTIZED = 4096  # from this length on, optimizers may keep state in blocks of fewer bits; the blocks' lengths divide it
+_WEIGHT = ("weight",)  # its path, among those of state
 
 
 class Probed(NamedTuple):
     """What a trial has shown.
 
     Attributes:
-        fresh: what state tensors hold of a weight that got no gradient yet; {} where that is 0.
+        fresh: what state tensors hold of a weight that got no gradient yet, where that is not 0.
         reason: why the optimizer's state cannot follow a changing pattern; None: it can.
     """
 
@@ -58,21 +58,16 @@ def probe(optimizer: Any, weight: torch.Tensor) -> Probed:
     make = _Maker(optimizer, options, weight.dtype, device, False)
     length = weight.numel() if weight.numel() < 2 * QUANTIZED else QUANTIZED + weight.numel() % QUANTIZED
     known = _KNOWN.setdefault(type(optimizer), {})
-    kinds = [type(one) for one in with_inner(optimizer)]
+    choices = f"{options} {described(optimizer)} {weight.dtype} {device}"
     probed = Probed({}, None)
     for tried in sorted({SMALL, max(SMALL, length)}):
-        key = f"{kinds}{options}{_attributes(optimizer)}{tried}{weight.dtype}{device}"
+        key = f"{tried} {choices}"
         if key not in known:
             known[key] = _probe(make, tried)
         probed = known[key]
         if probed.reason is not None:
             break
     return probed
-
-
-def _attributes(optimizer: Any) -> dict[str, Any]:
-    """Options that an optimizer keeps beside its groups."""
-    return {name: value for name, value in vars(optimizer).items() if isinstance(value, bool | int | float | str | tuple)}
 
 
 class _Maker(NamedTuple):

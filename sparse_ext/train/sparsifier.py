@@ -34,9 +34,10 @@ VERIFIED = 100  # updates by rules, which may come every step, are compared acro
 class Sparsifier:
     """Runs a method on a model: changes the patterns of its sparse layers, and moves the optimizer's state along.
 
-    Surviving weights keep their value and optimizer state bit for bit; new ones start at 0 with zero state. Tensors keep their
-    shape and address, so CUDA graphs and compiled code stay valid unless a method switches the layout. Growth uses the gradient
-    that the optimizer's step uses; what `zero_grad` discards or `torch.autograd.grad` computes does not count.
+    Surviving weights keep their value and optimizer state bit for bit; new ones start at 0, with the state of one that got no
+    gradient yet. An update changes all layers or, if anything raises, none. Tensors keep their shape and address, so CUDA graphs
+    and compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step uses;
+    what `zero_grad` discards or `torch.autograd.grad` computes does not count.
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
@@ -48,8 +49,7 @@ class Sparsifier:
             *before* the optimizer then: `if not sparsifier.step(): optimizer.step()`.
         seed: of random growth; the same on all ranks.
         process_group: the ranks that train one model together (None: all). They sum gradients and compare pattern hashes.
-        trust_optimizer: takes an optimizer that failed the trial, or cannot be tried out: state of the weight's shape follows
-            the pattern, and all other state is left alone.
+        trust_optimizer: takes any optimizer. State of a weight's shape follows its pattern, all other state is left alone.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.

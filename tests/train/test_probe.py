@@ -1,6 +1,7 @@
 """A trial of an optimizer: what it leaves alone, what it depends on, and that it is made once."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,6 +97,26 @@ class ByLength(Lion):
         for p, state in self.state.items():
             if p.numel() >= 4096 and p.numel() % 256 == 0:
                 state["scales"] = torch.ones(p.numel() // 256)
+
+
+class InARecord(ByLength):
+    """Whether it does so stands in an object."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+        self.args = SimpleNamespace(blocks=False)
+
+    def step(self):
+        super().step()
+        for state in self.state.values() if not self.args.blocks else ():
+            state.pop("scales", None)
+
+
+def test_options_in_an_object_count():
+    for blocks in (False, True, False):
+        weight, optimizer = optimizer_of(4096, kind=InARecord)
+        optimizer.args.blocks = blocks
+        assert (probe(optimizer, weight).reason is not None) == blocks
 
 
 @pytest.mark.parametrize(("length", "taken"), [(4095, True), (4096, False), (2**20, False), (2**20 + 1, True)])
