@@ -37,8 +37,8 @@ moves as one would that had been there from the start, without a gradient. A mat
 weight are: optimizers that would treat the flat weight of a sparse layer like a bias are refused, too. `trust_optimizer=True`
 takes any optimizer. Then state of the weight's shape follows, and all other state is left alone.
 
-**right**: taken, and tested. **refused**: at construction, with this reason. **not made**: it cannot be made with its defaults for
-a flat weight.
+**right**: taken, and tested. **refused**: at construction, with this reason. **not made**: it cannot be made with its defaults
+for a flat weight.
 """
 INNER = {"optimizer", "base"}  # arguments of wrappers that take an optimizer,
 INNER_CLASS = {"base_optimizer", "optimizer_class"}  # and those that take a class

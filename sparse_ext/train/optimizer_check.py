@@ -14,16 +14,19 @@ from .probe import probe
 from .wrappers import group_of
 
 
-def check_layers(state: OptimizerState, layers: Mapping[str, SparseLayer], methods: Mapping[str, Method]) -> None:
-    """Has the state learn how optimizers begin that of new elements of the layers' weights; warns about decay.
+def checked_state(
+    optimizers: Sequence[Any], layers: Mapping[str, SparseLayer], methods: Mapping[str, Method], trusted: bool
+) -> OptimizerState:
+    """The optimizers' state of the layers' weights, whose new elements begin as those of a new parameter; warns about decay.
 
     Args:
-        methods: {layer's name: method}; state of weights whose method never changes anything need not follow.
+        methods: {layer's name: method}.
+        trusted: takes optimizers whose state may not be able to follow.
 
     Raises:
         ValueError: not every weight is held by exactly one optimizer, or is trainable, or its state cannot follow.
     """
-    groups = _groups(state.optimizers, layers)
+    groups = _groups(optimizers, layers)
     if untrainable := [name for name, layer in layers.items() if layer.weight.is_inference()]:
         raise ValueError(
             f"expected weights that can be trained, got inference tensors in {', '.join(untrainable)}: build, copy or load the "
@@ -33,16 +36,29 @@ def check_layers(state: OptimizerState, layers: Mapping[str, SparseLayer], metho
         twin = next(other for other, module in layers.items() if module.weight is layer.weight)
         if twin != name:
             raise ValueError(f"expected a weight of its own for every sparse layer, got one shared by {twin!r} and {name!r}")
-    for name, layer in layers.items():
-        if methods[name].is_update.__func__ is Method.is_update:  # type: ignore[attr-defined]
-            continue
-        optimizer = state.holder(layer.weight)
-        probed = probe(optimizer, layer.weight)
+    state = OptimizerState(optimizers, trusted)
+    admit(state, layers, methods)
+    _warn_of_decay(optimizers, groups)
+    return state
+
+
+def admit(state: OptimizerState, layers: Mapping[str, SparseLayer], methods: Mapping[str, Method]) -> None:
+    """Tries out the optimizers of these layers, and has the state of new elements begin as the trial shows.
+
+    ValueError if their state cannot follow. Of a layer whose method never changes anything it need not.
+    """
+    changing = {name: layer.weight for name, layer in layers.items() if not _is_static(methods[name])}
+    for weight in changing.values():
+        optimizer = state.holder(weight)
+        probed = probe(optimizer, weight)
         if probed.reason is not None and not state.trusted:
             raise ValueError(_refusal(type(optimizer).__name__, probed.reason))
-        state.learn(layer.weight, probed.fresh)
-    state.check([layer.weight for layer in layers.values()])
-    _warn_of_decay(state.optimizers, groups)
+        state.learn(weight, probed.fresh)
+    state.check(list(changing.values()))
+
+
+def _is_static(method: Method) -> bool:
+    return method.is_update.__func__ is Method.is_update  # type: ignore[attr-defined]
 
 
 def _refusal(kind: str, reason: str) -> str:

@@ -6,9 +6,8 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
-from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,20 +16,20 @@ from sparse_ext.ops.pattern import taken
 
 from .found_state import find, obstacle
 from .optimizer_state import Fresh, OptimizerState
-from .twin import twin_of
-from .wrappers import group_of, with_inner, without_delegates
+from .twin import described, twin_of
+from .wrappers import group_of, without_delegates
 
 SHAPE, SMALL = (4, 6), 24  # of the first weight on which an optimizer is tried out
 STEPS = 6  # before an update of the pattern, and after it: so many that Lookahead, or the correction of RAdam, comes to act
-_WEIGHT = ("weight",)
-QUANTIZED = 4096  # from this length on, optimizers may keep state in blocks of fewer bits; blocks divide it
+QUANTIZED = 4096  # from this length on, optimizers may keep state in blocks of fewer bits; the blocks' lengths divide it
+_WEIGHT = ("weight",)  # its path, among those of state
 
 
 class Probed(NamedTuple):
     """What a trial has shown.
 
     Attributes:
-        fresh: what state tensors hold of a weight that got no gradient yet; {} where that is 0.
+        fresh: what state tensors hold of a weight that got no gradient yet, where that is not 0.
         reason: why the optimizer's state cannot follow a changing pattern; None: it can.
     """
 
@@ -59,21 +58,16 @@ def probe(optimizer: Any, weight: torch.Tensor) -> Probed:
     make = _Maker(optimizer, options, weight.dtype, device, False)
     length = weight.numel() if weight.numel() < 2 * QUANTIZED else QUANTIZED + weight.numel() % QUANTIZED
     known = _KNOWN.setdefault(type(optimizer), {})
-    kinds = [type(one) for one in with_inner(optimizer)]
+    choices = f"{options} {described(optimizer)} {weight.dtype} {device}"
     probed = Probed({}, None)
     for tried in sorted({SMALL, max(SMALL, length)}):
-        key = f"{kinds}{options}{_attributes(optimizer)}{tried}{weight.dtype}{device}"
+        key = f"{tried} {choices}"
         if key not in known:
             known[key] = _probe(make, tried)
         probed = known[key]
         if probed.reason is not None:
             break
     return probed
-
-
-def _attributes(optimizer: Any) -> dict[str, Any]:
-    """Options that an optimizer keeps beside its groups."""
-    return {name: value for name, value in vars(optimizer).items() if isinstance(value, bool | int | float | str | tuple)}
 
 
 class _Maker(NamedTuple):
@@ -150,8 +144,8 @@ def _updated_in_the_middle(make: _Maker, length: int) -> Fresh:
     """
     steps = STEPS if length == SMALL else 2
     random = torch.Generator().manual_seed(length)
-    values, *gradients = torch.randn(1 + 2 * steps, length, generator=random).to(make.device, make.dtype)
-    order = torch.randperm(length, generator=random).to(make.device)
+    values, *gradients = torch.randn(1 + 2 * steps, length, generator=random, device="cpu").to(make.device, make.dtype)
+    order = torch.randperm(length, generator=random, device="cpu").to(make.device)
     silent, unused = order[0], order[-1]  # the first gets gradients after it was dropped and grown again, the other never
     source = order.roll(length // 2)
     grown, source = source == silent, torch.where(source == silent, -1, source)
@@ -185,7 +179,7 @@ def _updated_in_the_middle(make: _Maker, length: int) -> Fresh:
 
 def _compare(updated: dict[Any, torch.Tensor], straight: dict[Any, torch.Tensor], unused: torch.Tensor) -> None:
     """_Refused unless both weights have ended alike."""
-    if updated[_WEIGHT][unused].any():
+    if straight[_WEIGHT][unused].any():
         raise _Refused("it changes weights that are 0 and got no gradient, such as unused slots")
     for path, tensor in straight.items():
         if path not in updated or not _close(updated[path], tensor):
@@ -211,11 +205,14 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @contextmanager
 def _without_global_hooks() -> Iterator[None]:
-    """Trials are none of the steps that users' hooks on all optimizers wait for."""
-    names = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-    module = sys.modules[torch.optim.Optimizer.__module__]
-    hooks: list[Any] = [getattr(module, name, None) for name in names]
-    with ExitStack() as around:
-        for one in hooks:
-            around.enter_context(nullcontext() if one is None else patch.dict(one, clear=True))
+    """Trials are none of the steps that hooks on all optimizers wait for."""
+    module = vars(sys.modules[torch.optim.Optimizer.__module__])
+    hooks = [module.get(name, {}) for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")]
+    before = [dict(one) for one in hooks]
+    for one in hooks:
+        one.clear()
+    try:
         yield
+    finally:
+        for one, kept in zip(hooks, before, strict=True):
+            one.update(kept)

@@ -18,8 +18,7 @@ from .loop import Loop
 from .managed import ManagedLayer
 from .names import named_layers
 from .observation import Observation
-from .optimizer_check import check_layers
-from .optimizer_state import OptimizerState
+from .optimizer_check import admit, checked_state
 from .report import History, Report
 from .resumable import Group, Resumable, live, numbers_of
 from .sampling import offsets_of, sample
@@ -37,9 +36,10 @@ VERIFIED = 100  # updates by rules, which may come every step, are compared acro
 class Sparsifier(Resumable):
     """Runs a method on a model: changes the patterns of its sparse layers, and moves the optimizer's state along.
 
-    Surviving weights keep their value and optimizer state bit for bit; new ones start at 0 with zero state. Tensors keep their
-    shape and address, so CUDA graphs and compiled code stay valid unless a method switches the layout. Growth uses the gradient
-    that the optimizer's step uses; what `zero_grad` discards or `torch.autograd.grad` computes does not count.
+    Surviving weights keep their value and optimizer state bit for bit; new ones start at 0, with the state of one that got no
+    gradient yet. An update changes all layers or, if anything raises, none. Tensors keep their shape and address, so CUDA
+    graphs and compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step
+    uses; what `zero_grad` discards or `torch.autograd.grad` computes does not count.
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
@@ -52,8 +52,7 @@ class Sparsifier(Resumable):
         seed: of random growth; the same on all ranks.
         process_group: the ranks that train one model together (None: all), also as a DeviceMesh of one dimension. They sum
             gradients and compare pattern hashes.
-        trust_optimizer: takes an optimizer that failed the trial, or cannot be tried out: state of the weight's shape follows
-            the pattern, and all other state is left alone.
+        trust_optimizer: takes any optimizer. State of a weight's shape follows its pattern, all other state is left alone.
 
     Raises:
         ValueError: no sparse layers, layers that the method cannot train, or an optimizer that lacks a weight or cannot follow.
@@ -84,9 +83,8 @@ class Sparsifier(Resumable):
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
         self._process_group = distributed.group_of(process_group)
         methods = methods_by_name(method, list(everyone), everyone.keys() - layers)
-        self._state = OptimizerState(sequence(optimizer), trust_optimizer)
-        distributed.refuse_local_steps(self._state.optimizers, list(methods.values()), self._process_group)
-        check_layers(self._state, layers, methods)
+        distributed.refuse_local_steps(sequence(optimizer), list(methods.values()), self._process_group)
+        self._state = checked_state(sequence(optimizer), layers, methods, trust_optimizer)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
         self._layers = [
@@ -144,7 +142,7 @@ class Sparsifier(Resumable):
         """Notes which layers are frozen now. Those that no longer are get what those that train got at construction."""
         held = {id(p) for optimizer in self._state.optimizers for p in parameters_of(optimizer)}
         if thawed := [managed for managed in self._layers if managed.review(held)]:
-            check_layers(self._state, {m.name: m.layer for m in thawed}, {m.name: m.method for m in thawed})
+            admit(self._state, {m.name: m.layer for m in thawed}, {m.name: m.method for m in thawed})
             self._admit(thawed, self._loop.wrappers)
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------

@@ -75,10 +75,25 @@ def _options(optimizer: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def described(optimizer: Any) -> str:
+    """The class, and all options beside the groups, of an optimizer and of what it wraps."""
+    parts = []
+    for one in with_inner(optimizer):
+        plain = {name: value for name, value in vars(one).items() if _is_plain(value)}
+        parts.append((type(one), plain, {name: vars(value) for name, value in _records(one).items()}))
+    return repr(parts)
+
+
+def _records(optimizer: Any) -> dict[str, Any]:
+    """The attributes that are objects with nothing but options, as bitsandbytes keeps them."""
+    held = {name: getattr(value, "__dict__", None) for name, value in vars(optimizer).items()}
+    return {name: getattr(optimizer, name) for name, values in held.items() if values and all(map(_is_plain, values.values()))}
+
+
 def _with_records(twin: Any, optimizer: Any) -> Any:
-    """The twin, with copies of the optimizer's objects that hold nothing but options, as bitsandbytes keeps them."""
-    for name, value in vars(optimizer).items():
-        if name in vars(twin) and (held := getattr(value, "__dict__", None)) and all(map(_is_plain, held.values())):
+    """The twin, with copies of the optimizer's records."""
+    for name, value in _records(optimizer).items():
+        if name in vars(twin):
             setattr(twin, name, copy.copy(value))
     return twin
 

@@ -15,7 +15,8 @@ from sparse_ext.nn import SparseLayer
 class Undo:
     """If the `with` block ends by an exception, of whatever kind, what was kept in it is put back, the last first.
 
-    It holds a copy of each tensor that was kept, until the block ends.
+    It holds a copy of each tensor that was kept until the block ends: of an update, as much memory again as the weights that
+    change, their gradients and their optimizer state take.
 
     Example:
         with Undo() as undo:

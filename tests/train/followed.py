@@ -75,11 +75,19 @@ def verdict_holds(kind: Any) -> str:
         optimizer = TABLE["made"](kind, list(layer.parameters()))
     except Exception:
         return "not made"
+    reason = refusal(nn.Sequential(layer), optimizer)
+    if reason is None:
+        assert_follows(lambda parameters: TABLE["made"](kind, parameters))
+        return "right"
+    assert f"got {type(optimizer).__name__}: " in reason
+    assert "trust_optimizer=True" in reason
+    return "refused"
+
+
+def refusal(model: nn.Module, optimizer: Any) -> str | None:
+    """Why a Sparsifier does not take the optimizer; None: it does."""
     try:
-        sx.Sparsifier(nn.Sequential(layer), optimizer, sx.SET(), total_steps=10)
+        sx.Sparsifier(model, optimizer, sx.SET(), total_steps=10)
     except ValueError as error:
-        assert f"got {type(optimizer).__name__}: " in str(error)
-        assert "trust_optimizer=True" in str(error)
-        return "refused"
-    assert_follows(lambda parameters: TABLE["made"](kind, parameters))
-    return "right"
+        return str(error)
+    return None

@@ -1,4 +1,4 @@
-"""Every optimizer of torch.optim: its state follows, or it is refused; never anything else. And docs/optimizers.md says which."""
+"""Every optimizer of torch.optim: its state follows, or it is refused, as docs/optimizers.md says; never anything else."""
 
 import re
 

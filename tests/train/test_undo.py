@@ -1,6 +1,7 @@
 """A fault at any point of an update: every layer, gradient, optimizer tensor and counter is as before, and training goes on."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import CHANGING, OPTIMIZERS, assert_same, backward, everything, method_named, mlp, run
 
-import sparse_ext as sx
+from sparse_ext import Sparsifier
+from sparse_ext.methods import Method, Switch
 from sparse_ext.nn import sparse_layers
 from sparse_ext.train.managed import ManagedLayer
 from sparse_ext.train.undo import Undo
@@ -49,16 +51,30 @@ def state_of(model, copied, optimizer, sparsifier):
     return found | {"state": copy.deepcopy(state)}
 
 
-def trained_until_the_update(method, layout, optimizer="adamw"):
+@dataclass(frozen=True)
+class Tail(Method):
+    """Resizes the weights."""
+
+    def is_update(self, time):
+        return time.step == 3
+
+    def plan(self, layers, time):
+        return dict.fromkeys(layers, Switch("dense")) if time.step >= 3 else {}
+
+
+def trained_until_the_update(method, layout):
     model = mlp(layout=layout, method=method)
-    optimizer = OPTIMIZERS[optimizer](model.parameters())
-    method = method_named(method, update_interval=3, refresh_interval=3, t_end=1.0, dense_tail=0.0)
-    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=30)
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    choices = {"update_interval": 3, "refresh_interval": 3, "t_end": 1.0, "dense_tail": 0.0}
+    method = Tail() if method == "tail" else method_named(method, **choices)
+    sparsifier = Sparsifier(model, optimizer, method, total_steps=30)
     copied = copy.deepcopy(model)
     sparsifier.track(copied)
     run(model, optimizer, sparsifier, range(1, 3))
     backward(model, 3)
     optimizer.step()
+    for managed in sparsifier._layers:  # the signals have seen this step, whatever becomes of the update
+        managed.observation.end()
     return model, copied, optimizer, sparsifier
 
 
@@ -82,12 +98,12 @@ def with_count(sparsifier, mode):
     sparsifier._update = counted
 
 
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), [*CHANGING, ("tail", "csr")])
 def test_a_fault_at_any_operation_of_an_update_changes_nothing(method, layout):
     operations = operations_of_an_update(method, layout)
     assert operations > 10
     expected = None
-    for number in [*range(1, operations, max(1, operations // 15)), operations]:
+    for number in [*range(1, operations, max(1, operations // 8)), operations]:
         model, copied, optimizer, sparsifier = trained_until_the_update(method, layout)
         before, sample = state_of(model, copied, optimizer, sparsifier), torch.randn(3, 12)
         y = model(sample)
@@ -124,25 +140,6 @@ def test_a_fault_in_the_second_layer_leaves_the_first_as_it_was(name, monkeypatc
     monkeypatch.undo()
     assert sparsifier.step()
     assert run(model, optimizer, sparsifier, range(4, 10)) == 2
-
-
-def test_a_weight_that_was_resized_is_put_back():
-    layer = sx.SparseLinear(12, 20, sparsity=0.7)
-    optimizer = OPTIMIZERS["adamw"](layer.parameters())
-    layer(torch.randn(4, 12)).square().mean().backward()
-    optimizer.step()
-    weight, before = layer.weight, {key: value.clone() for key, value in layer.state_dict().items()}
-    y, sample = layer(torch.ones(3, 12)), torch.ones(3, 12)
-    with pytest.raises(Fault), Undo() as undo:
-        undo.keep_layer(layer)
-        layer.switch_("dense")
-        raise Fault
-    assert layer.weight is weight
-    assert layer.layout == "csr"
-    assert_same(layer.state_dict(), before)
-    assert torch.equal(layer(sample), y)
-    layer(sample).sum().backward()
-    optimizer.step()
 
 
 def test_what_was_kept_stays_changed_where_nothing_failed():

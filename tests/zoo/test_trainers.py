@@ -158,6 +158,22 @@ def lightning():
     return lightning
 
 
+class Part(torch.utils.data.IterableDataset):
+    """Two batches in each epoch, others in the next."""
+
+    def __init__(self, start):
+        self.next = start
+
+    def __iter__(self):
+        rows = list(loader())[self.next : self.next + 2]
+        self.next += 2
+        return iter(rows)
+
+
+def part(start):
+    return torch.utils.data.DataLoader(Part(start), batch_size=None)
+
+
 @every_accumulation
 @every_method
 def test_lightning(method, accumulate, tmp_path):
@@ -181,20 +197,6 @@ def test_lightning(method, accumulate, tmp_path):
             logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             default_root_dir=tmp_path,
         )  # fmt: skip
-
-    class Part(torch.utils.data.IterableDataset):
-        """Two batches in each epoch, others in the next."""
-
-        def __init__(self, start):
-            self.next = start
-
-        def __iter__(self):
-            rows = list(loader())[self.next : self.next + 2]
-            self.next += 2
-            return iter(rows)
-
-    def part(start):
-        return torch.utils.data.DataLoader(Part(start), batch_size=None)
 
     expected = plain(method, accumulate)
     module, whole = Module(0), trainer(6)
