@@ -140,6 +140,14 @@ class Loop:
                 "growth sees no gradient, and updates are left out; call it right after optimizer.step(), or use attach()"
             )
 
+    def check_parameters(self, names: Sequence[str]) -> None:
+        """Called with the layers whose weights are other Parameters than at first, and held by no optimizer."""
+        if names:
+            self.say(
+                f"expected the weights that the optimizer holds, got other Parameters in {', '.join(names)}, as by "
+                "load_state_dict(assign=True): these layers no longer train; build optimizer and Sparsifier after that"
+            )
+
     def say(self, sentence: str) -> None:
         """Warns, unless it did."""
         if sentence not in self._said:

@@ -41,6 +41,7 @@ class ManagedLayer:
         self.observation = observation
         self.copies: list[SparseLayer] = []
         self.home = layer.layout
+        self._weight = layer.weight
         self.frozen = not layer.weight.requires_grad
         self.trained: bool | None = None
         self.state_loaded = False
@@ -67,6 +68,11 @@ class ManagedLayer:
         if self.frozen and not before:
             self.observation.clear()
         return before and not self.frozen
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the layer has another Parameter than at first, and one that is to be trained."""
+        return self.layer.weight is not self._weight and self.layer.weight.requires_grad
 
     def make_room(self, wrappers: Sequence[nn.Module]) -> None:
         """Gives the weight the capacity that the method needs; ValueError inside DDP, whose buckets have the old length.

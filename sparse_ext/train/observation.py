@@ -66,9 +66,10 @@ class Observation:
 
     def end(self) -> None:
         """Ends the step: keeps its candidates, or lets the signals observe its gradient."""
-        watch = self.layer.unwatch()
-        if watch is None:
+        if self.layer.watched is None:
             return
+        watch = self.layer.unwatch()
+        assert watch is not None
         self.passes = max(self.passes, watch.passes)
         stayed = watch.token is not None and watch.token.device == self.layer.weight.device  # otherwise no call was wrong
         self.blind |= watch.missed and not watch.passes and stayed

@@ -144,6 +144,7 @@ class Sparsifier(Resumable):
         if thawed := [managed for managed in self._layers if managed.review(held)]:
             admit(self._state, {m.name: m.layer for m in thawed}, {m.name: m.method for m in thawed})
             self._admit(thawed, self._loop.wrappers)
+        self._loop.check_parameters([managed.name for managed in self._layers if managed.frozen and managed.is_replaced])
 
     # ---- the training loop's side ---------------------------------------------------------------------------------------
 

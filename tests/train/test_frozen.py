@@ -142,3 +142,14 @@ def test_masked_decay_leaves_a_frozen_weight():
     optimizer.step()
     assert torch.equal(model[0].weight.grad, grad)
     sparsifier.step()
+
+
+def test_other_parameters_than_the_optimizers_are_noticed():
+    model, optimizer, sparsifier = build("set", "csr")
+    run(model, optimizer, sparsifier, range(1, 4))
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    before = stored(model[0])
+    with pytest.warns(UserWarning, match="got other Parameters in 0, 2, as by load_state_dict") as caught:
+        run(model, optimizer, sparsifier, range(4, 9))
+    assert len(caught) == 1
+    assert same(model[0], before)
