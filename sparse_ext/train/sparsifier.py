@@ -35,9 +35,9 @@ class Sparsifier:
     """Runs a method on a model: changes the patterns of its sparse layers, and moves the optimizer's state along.
 
     Surviving weights keep their value and optimizer state bit for bit; new ones start at 0, with the state of one that got no
-    gradient yet. An update changes all layers or, if anything raises, none. Tensors keep their shape and address, so CUDA graphs
-    and compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step uses;
-    what `zero_grad` discards or `torch.autograd.grad` computes does not count.
+    gradient yet. An update changes all layers or, if it fails, none. Tensors keep their shape and address, so CUDA graphs and
+    compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step uses; what
+    `zero_grad` discards or `torch.autograd.grad` computes does not count.
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
