@@ -181,7 +181,7 @@ class Sparsifier:
         due = [i for i, at in enumerate(self._postponed_to) if at == self._step or self._groups[i][0].is_update(self._time())]
         if not due:
             return False
-        with Undo() as undo:
+        with Undo() as undo, self._layers[0].state.remembered():
             undo.keep_attributes(self, *self._history.parts(), *(part for m in self._layers for part in m.observation.parts()))
             return self._carry_out([order for i in due for order in self._orders(i, *self._groups[i])], undo)
 
