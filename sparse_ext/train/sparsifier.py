@@ -37,9 +37,9 @@ class Sparsifier(Resumable):
     """Runs a method on a model: changes the patterns of its sparse layers, and moves the optimizer's state along.
 
     Surviving weights keep their value and optimizer state bit for bit; new ones start at 0, with the state of one that got no
-    gradient yet. An update changes all layers or, if anything raises, none. Tensors keep their shape and address, so CUDA
-    graphs and compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step
-    uses; what `zero_grad` discards or `torch.autograd.grad` computes does not count.
+    gradient yet. An update changes all layers or, if it fails, none. Tensors keep their shape and address, so CUDA graphs and
+    compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step uses; what
+    `zero_grad` discards or `torch.autograd.grad` computes does not count.
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
@@ -241,7 +241,7 @@ class Sparsifier(Resumable):
         due = [i for i, at in enumerate(self._postponed_to) if at == self._step or self._groups[i][0].is_update(self._time())]
         if not due:
             return False
-        with Undo() as undo:
+        with Undo() as undo, self._layers[0].state.remembered():
             undo.keep_attributes(self, *self._history.parts(), *(part for m in self._layers for part in m.observation.parts()))
             return self._carry_out([order for i in due for order in self._orders(i, *self._groups[i])], undo)
 
