@@ -113,8 +113,8 @@ class Sparsifier:
     def _sample(self, offsets: dict[str, int]) -> None:
         """Has layers sample their output gradients, if the method wants that and the layout can."""
         # This text determines the seed: do not change it, or resumed runs of earlier versions get other numbers.
-        draw = f"draw/{distributed.rank(self._process_group)}"
-        sample_gradients(self._layers, lambda name: self._stream(f"{draw}/{name}"), offsets)
+        group = self._process_group
+        sample_gradients(self._layers, lambda name: self._stream(f"draw/{distributed.rank(group)}/{name}"), offsets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "offsets": self._offsets()}
