@@ -272,9 +272,12 @@ def test_the_innermost_optimizer_is_found():
     assert innermost(first) is first
     assert innermost(Lookahead(first)) is first
     assert [innermost(chain, layer.weight) for layer in (model[0], model[2])] == [first, second]
+    first.wrapper = chain  # which knows where it is
+    assert innermost(chain, model[0].weight) is first
+    assert refusal(model, [second, chain]) is not None
     stranger = Lion([nn.Parameter(torch.ones(3))])
-    first.other = stranger  # trains something else
-    assert innermost(first) is first
+    second.other = stranger  # trains something else
+    assert innermost(second) is second
 
 
 def test_state_that_appears_later_is_refused_before_anything_changes():
