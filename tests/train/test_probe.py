@@ -125,6 +125,31 @@ def test_long_weights_are_tried_out_at_a_length_of_their_kind(length, taken):
     assert (probe(optimizer, weight).reason is None) == taken
 
 
+class Elsewhere(Lion):
+    """Trains long weights in copies, as offloading optimizers do, by gradients that only a backward pass would bring there."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+
+    def step(self):
+        self.param_groups[0]["params"] = [p for p in self.param_groups[0]["params"] if p.numel() < 4096]
+        super().step()
+
+
+def test_a_trial_that_changes_nothing_shows_nothing():
+    weight, optimizer = optimizer_of(4096, kind=Elsewhere)
+    assert probe(optimizer, weight).reason == "its steps change no weight of a trial"
+    weight, optimizer = optimizer_of(4095, kind=Elsewhere)
+    assert probe(optimizer, weight).reason is None
+
+
+@pytest.mark.parametrize("length", [100, 5000])
+def test_an_optimizer_may_begin_late(length):
+    """RAdam's first steps are too uncertain to be adaptive: some leave them out."""
+    weight, optimizer = optimizer_of(length, kind=torch.optim.RAdam)
+    assert probe(optimizer, weight).reason is None
+
+
 def test_a_rate_of_0_is_that_of_a_schedule():
     weight, optimizer = optimizer_of(kind=torch.optim.Rprop)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
