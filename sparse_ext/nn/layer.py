@@ -271,7 +271,7 @@ class SparseLayer(MovableWeight):
         """
         self.unwatch()
         self._watch = Watch(self._handle, self.weight, self.product, sink)
-        self._token = torch.zeros(1, dtype=torch.int64, device=self.weight.device)
+        self._token = self._watch.token = torch.zeros(1, dtype=torch.int64, device=self.weight.device)
         return self._watch
 
     def unwatch(self) -> Watch | None:

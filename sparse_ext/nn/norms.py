@@ -32,9 +32,9 @@ def product_with(layer: SparseLayer, weight: torch.Tensor, vector: torch.Tensor,
         operands = layer._kind.operands(*(tensor.clone() for tensor in layer._operands_in_graph()))
     how: dict[str, Any] = {"handle": layer._handle, "token": layer._token if observed else None, "pattern": bound.pattern}
     if not isinstance(product, Conv2d):
-        return multiply(layer._kind, product, vector[None], weight, None, operands, layer.chosen_by, **how)[0]
+        return multiply(layer._kind, product, vector[None], weight, None, operands, bound.rule, **how)[0]
     x, (row, column) = images_seen_once(product, vector.expand(1, product.groups, -1))
-    y = multiply(layer._kind, Conv2d(*product), x, weight, None, operands, layer.chosen_by, **how)
+    y = multiply(layer._kind, Conv2d(*product), x, weight, None, operands, bound.rule, **how)
     return y[0, :, row, column]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -55,12 +56,17 @@ class Watch:
 
     Attributes:
         passes: number of accumulations so far, without discarded ones.
+        missed: whether a gradient came that it could not see: its forward pass came before the watch, or the optimizer's step
+            before it.
         sink: receives their gradients; None: they are only counted.
+        token: of the forward passes that began under this watch; None: all count.
     """
 
     def __init__(self, handle: int, weight: torch.nn.Parameter, product: Product, sink: Sink | None) -> None:
         self.passes = 0
+        self.missed = False
         self.sink = sink
+        self.token: torch.Tensor | None = None
         self._product = product
         self._closed = False
         self._weight = weakref.ref(weight)
@@ -68,7 +74,7 @@ class Watch:
         self._version, self._any = 0, torch.ones((), dtype=torch.bool, device="cpu")
         # By backward call: calls nest under reentrant activation checkpointing.
         self._pending: dict[int, list[Pair]] = {}
-        self._hook = weight.register_post_accumulate_grad_hook(self._accumulated)
+        self._hook = _hooked(weight, self._accumulated)
         self._handle = handle
         WATCHES[handle] = self
 
@@ -107,6 +113,7 @@ class Watch:
     def _accumulated(self, weight: torch.Tensor) -> None:
         pairs = self._pending.pop(torch._C._current_graph_task_id(), None)
         if pairs is None:
+            self.missed = True
             return
         self.passes += 1
         if self.sink is not None:
@@ -127,6 +134,17 @@ class Watch:
                 self.sink.clear_()
 
 
+def _hooked(weight: torch.nn.Parameter, hook: Callable[[torch.Tensor], None]) -> Any:
+    """Registers a hook on the weight's accumulations. The weight may be frozen for a moment, as a GAN's discriminator is."""
+    if weight.requires_grad:
+        return weight.register_post_accumulate_grad_hook(hook)
+    weight.requires_grad_(True)
+    try:
+        return weight.register_post_accumulate_grad_hook(hook)
+    finally:
+        weight.requires_grad_(False)
+
+
 def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> None:
     """Reports a backward pass with output gradient dy and input x to the watch with this handle, if there is one.
 
@@ -135,7 +153,7 @@ def observe(handle: int, token: torch.Tensor, dy: torch.Tensor, x: torch.Tensor)
     """
     if torch.compiler.is_compiling():
         observe_dense_grad_(token, handle, dy, x)
-    elif (watch := WATCHES.get(handle)) is not None:
+    elif (watch := WATCHES.get(handle)) is not None and (watch.token is None or watch.token is token):
         watch.passed(dy, x)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,11 @@ import torch
 from sparse_ext.methods import Action, Choose, Method
 from sparse_ext.ops import LAYOUTS
 
+from .distributed import changes_patterns
 from .managed import ManagedLayer
+from .stamps import is_current
+from .steps import changes_nothing
+from .uncompiled import uncompiled
 
 
 def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Action], replace_step: bool) -> None:
@@ -22,7 +26,7 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
     kind = type(method).__name__
     if not method.dense_weight:
         dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
-        if dense and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
+        if dense and changes_patterns(method):
             raise ValueError(f"{kind} regrows packed weights, got layers that hold a dense weight: {', '.join(dense)}")
         return
     if replace_step:
@@ -42,17 +46,25 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
         )
 
 
-def decay_with(optimizer: torch.optim.Optimizer, layers: Sequence[ManagedLayer], owner: object) -> None:
-    """Adds masked decay to the gradients right before every optimizer step, until the owner is freed.
+def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[ManagedLayer]], owner: object) -> None:
+    """Adds masked decay to the gradients right before every step of this innermost optimizer, until the owner is freed.
 
-    Not in the backward pass: the decay must be added once for all micro-batches, after clipping and unscaling.
+    Not in the backward pass: the decay must be added once for all micro-batches, after clipping and unscaling. If a later
+    Sparsifier trains a layer, that one's hook alone adds it.
+
+    layers: () -> those that the optimizer trains.
     """
 
+    @uncompiled
     def decay() -> None:
+        if changes_nothing(optimizer):
+            return
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves unscaling to fused optimizers
-        for managed in layers:
+        for managed in layers():
             layer, factor = managed.layer, managed.method.masked_decay
-            if factor and layer.weight.grad is not None and layer.chosen_by is not None:
+            if not factor or layer.chosen_by is None or not is_current(managed):
+                continue
+            if layer.weight.requires_grad and layer.weight.grad is not None:
                 rest = layer.weight.detach().masked_fill(layer.pattern.mask().view(-1), 0)
                 layer.weight.grad.add_(rest if scale is None else rest * scale, alpha=factor)
 

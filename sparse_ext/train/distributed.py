@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from sparse_ext.methods import Method
 from sparse_ext.nn import SparseLayer
 
 if TYPE_CHECKING:
     from .managed import ManagedLayer
+
+
+def group_of(given: Any) -> dist.ProcessGroup | None:
+    """The group of ranks that a user named, by itself or by a DeviceMesh; ValueError for a mesh of several dimensions."""
+    if not hasattr(given, "get_group"):
+        return given
+    if given.ndim != 1:
+        raise ValueError(
+            f"process_group: expected the ranks that train one model together, got a DeviceMesh of {given.ndim} dimensions; "
+            "give one of them, such as mesh['dp']"
+        )
+    return given.get_group()
 
 
 def world_size(group: dist.ProcessGroup | None) -> int:
@@ -56,10 +69,38 @@ def verify_agreement(layers: Sequence[ManagedLayer], step: int, group: dist.Proc
             )
 
 
+def refuse_join(wrappers: Sequence[nn.Module], methods: Sequence[Method], group: dist.ProcessGroup | None) -> None:
+    """RuntimeError in DDP's `join()`, where ranks that have run out of inputs send nothing for an update."""
+    for wrapper in wrappers:
+        config: Any = wrapper._join_config
+        joins = config.enable and not config.throw_on_early_termination
+        if joins and world_size(group) > 1 and any(changes_patterns(method) for method in methods):
+            raise RuntimeError(
+                "step(): expected ranks that take equally many steps, got a model in join(): ranks that have run out of inputs "
+                "take no part in changes of the pattern; give each rank as many batches, or use "
+                "join(throw_on_early_termination=True) or Static()"
+            )
+
+
+def refuse_local_steps(optimizers: Sequence[Any], methods: Sequence[Method], group: dist.ProcessGroup | None) -> None:
+    """ValueError for post-local SGD: between two averages the ranks' weights differ, and so would their patterns."""
+    local = any(kind.__name__ == "PostLocalSGDOptimizer" for optimizer in optimizers for kind in type(optimizer).__mro__)
+    if local and world_size(group) > 1 and any(changes_patterns(method) for method in methods):
+        raise ValueError(
+            "expected an optimizer that gives all ranks the same weights at every step, got PostLocalSGDOptimizer: ranks would "
+            "choose different patterns, and their weights could not be averaged; use the optimizer that it wraps, or Static()"
+        )
+
+
+def changes_patterns(method: Method) -> bool:
+    """Whether the method ever changes a pattern."""
+    return method.is_update.__func__ is not Method.is_update  # type: ignore[attr-defined]
+
+
 def refuse_shards(layers: Sequence[ManagedLayer], method: Method) -> None:
     """ValueError for FSDP2-sharded weights, unless the method never changes patterns: a shard alone cannot be regrown."""
     sharded = [managed.name for managed in layers if type(managed.layer.weight.data).__name__ == "DTensor"]
-    if sharded and method.is_update.__func__ is not Method.is_update:  # type: ignore[attr-defined]
+    if sharded and changes_patterns(method):
         raise ValueError(
             f"expected unsharded weights for {type(method).__name__}, got FSDP-sharded ones in {', '.join(sharded)}; a shard "
             "cannot be regrown: use Static() here, or DistributedDataParallel"

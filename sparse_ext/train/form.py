@@ -21,6 +21,7 @@ FORM: dict[str, Any] = {
     "seed": int,
     "method": {str: object},
     "shapes": {str: [int]},
+    "stamps": {str: str},
     "signals": {str: {str: {str: torch.Tensor}}},
     "observed": _COUNTS,
     "spoiled": [str],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch
 from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import layout_named
+from sparse_ext.ops import layout_named, slot_map
 from sparse_ext.ops.pattern import count_bits
 
 from .distributed import digest
@@ -27,18 +27,25 @@ class ManagedLayer:
         name: its name in the model, without the prefixes of DDP and `torch.compile`.
         method: the method that trains it.
         state: of all optimizers; moves along with the weight.
-        optimizer: the one that holds the weight.
         observation: of its dense gradient.
         copies: the same layer in tracked copies of the model.
         home: the layout it was built with, to return to after a `Switch`.
+        frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
+        trained: whether its weight needed a gradient when its optimizer last stepped; None: it has not since `review`. A GAN's
+            discriminator is frozen while the generator trains, yet trained.
+        state_loaded: whether its optimizer has loaded a state and not stepped since.
     """
 
     def __init__(self, name: str, layer: SparseLayer, method: Method, state: OptimizerState, observation: Observation) -> None:
         self.name, self.layer, self.method, self.state = name, layer, method, state
-        self.optimizer = state.holder(layer.weight)
         self.observation = observation
         self.copies: list[SparseLayer] = []
         self.home = layer.layout
+        self._weight = layer.weight
+        self.frozen = not layer.weight.requires_grad
+        self.trained: bool | None = None
+        self.state_loaded = False
+        self._slots: torch.Tensor | None = None  # while the layer loads
 
     def numbers(self) -> LayerNumbers:
         """What the method sees of it."""
@@ -53,14 +60,31 @@ class ManagedLayer:
             total=self.observation.total,
         )
 
-    def make_room(self, model: nn.Module) -> None:
-        """Gives the weight the capacity that the method needs; ValueError inside DDP, whose buckets have the old length."""
+    def review(self, held: set[int]) -> bool:
+        """Notes whether the layer is frozen now; whether it no longer is. held: the ids of what the optimizers hold."""
+        weight, before = self.layer.weight, self.frozen
+        trained = weight.requires_grad if self.trained is None else self.trained
+        self.frozen, self.trained = not (trained and id(weight) in held), None
+        if self.frozen and not before:
+            self.observation.clear()
+        return before and not self.frozen
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the layer has another Parameter than at first, and one that is to be trained."""
+        return self.layer.weight is not self._weight and self.layer.weight.requires_grad
+
+    def make_room(self, wrappers: Sequence[nn.Module]) -> None:
+        """Gives the weight the capacity that the method needs; ValueError inside DDP, whose buckets have the old length.
+
+        wrappers: the model's instances of DDP.
+        """
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         needed = positions if makes_dense else round(self.method.max_density(layer.density) * positions)
         if needed <= layer.capacity and not makes_dense:
             return
-        if any(isinstance(m, nn.parallel.DistributedDataParallel) and layer in set(m.modules()) for m in model.modules()):
+        if any(layer in set(wrapper.modules()) for wrapper in wrappers):
             raise ValueError(
                 f"{self.name}: expected capacity for {needed} entries before the model is wrapped, got {layer.capacity}; "
                 "pass method=... to sparsify_"
@@ -121,6 +145,28 @@ class ManagedLayer:
             self._choose(action.rule)
         now = self.layer.pattern.bits()
         return count_bits(now & ~before), count_bits(before & ~now)
+
+    def before_load(self) -> None:
+        """A checkpoint is about to be loaded into the layer."""
+        self._slots = self.layer.slots()
+
+    def after_load(self) -> None:
+        """It is loaded: what else has values by position follows, if the pattern is another one.
+
+        A state that the optimizer has loaded is that of the checkpoint, whichever of the two was loaded first.
+        """
+        before, self._slots = self._slots, None
+        if before is None or torch.equal(before, now := self.layer.slots()):
+            return
+        weight, source = self.layer.weight, slot_map(before.to(now.device), now)
+        for copy in self.copies:
+            if torch.equal(copy.slots(), before):
+                copy.write_pattern_(self.layer.pattern, self.layer.chosen_by)
+                take_(copy.weight.data, source)
+        if weight.grad is not None:
+            take_(weight.grad, source)
+        if not self.state_loaded:
+            self.state.move_state_(weight, source)
 
     def _regrow(self, action: Regrow, seed: int) -> torch.Tensor:
         """How many positions are new, int64 []."""

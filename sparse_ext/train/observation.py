@@ -26,13 +26,14 @@ class Observation:
         passes: the largest number of accumulations in a step; 0: unknown.
         observed: how many steps the signals have observed since the last update.
         spoiled: whether a gradient since then was not finite, or could not be kept.
+        blind: whether gradients since then came where none could be seen.
     """
 
     def __init__(self, layer: SparseLayer, method: Method, group: dist.ProcessGroup | None) -> None:
         self.layer = layer
         self.signals: dict[str, Signal] = {}
         self.passes = self.observed = 0
-        self.spoiled = False
+        self.spoiled = self.blind = False
         self._method = method
         self._kinds = signal_classes(method.signals)
         self._group = group
@@ -65,10 +66,13 @@ class Observation:
 
     def end(self) -> None:
         """Ends the step: keeps its candidates, or lets the signals observe its gradient."""
-        watch = self.layer.unwatch()
-        if watch is None:
+        if self.layer.watched is None:
             return
+        watch = self.layer.unwatch()
+        assert watch is not None
         self.passes = max(self.passes, watch.passes)
+        stayed = watch.token is not None and watch.token.device == self.layer.weight.device  # otherwise no call was wrong
+        self.blind |= watch.missed and not watch.passes and stayed
         sink = watch.sink
         if isinstance(sink, GradientTotal):
             passes = distributed.sum_(torch.tensor([watch.passes], device=sink.total.device), self._group)
@@ -99,12 +103,16 @@ class Observation:
     # ---- an update ------------------------------------------------------------------------------------------------------
 
     def score(self, name: str) -> Any:
-        """What ranks positions by this signal: dense [rows, cols], or what a growth sink kept."""
+        """What ranks positions by this signal: dense [rows, cols], or what a growth sink kept.
+
+        As the weight is now: `double()` or `to(...)` may have come since the signal began.
+        """
         if self._streamed is not None:
             return self._streamed
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
-        return self.signals[name].score()
+        weight = self.layer.weight
+        return self.signals[name].score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
     def total(self, name: str) -> float:
         """The sum of the magnitudes of a signal's scores; 0 where it has observed nothing."""
@@ -131,7 +139,8 @@ class Observation:
     def clear(self) -> None:
         """Discards what was observed: after an update, or when one is postponed."""
         self._streamed = None
-        self.spoiled, self.observed = False, 0
+        self.spoiled = self.blind = False
+        self.observed = 0
         for signal in self.signals.values():
             signal.updated()
 
@@ -161,5 +170,5 @@ class Observation:
     def restore(self, signals: dict[str, Signal], observed: int, spoiled: bool) -> None:
         """Goes on with `restored` signals; all others begin anew."""
         self.signals, self._streamed = signals, None
-        self.observed, self.spoiled = observed, spoiled
+        self.observed, self.spoiled, self.blind = observed, spoiled, False
         self.layer.unwatch()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class OptimizerState:
     def __init__(self, optimizers: Sequence[Any], trusted: bool = False) -> None:
         self.optimizers, self.trusted = tuple(optimizers), trusted
         self._fresh: dict[torch.Tensor, Fresh] = {}
+        self._remembered: dict[torch.Tensor, list[Found]] | None = None
 
     def learn(self, weight: torch.Tensor, fresh: Fresh) -> None:
         """Begins the state of new elements of this weight with these values; what is not named begins with 0."""
@@ -37,15 +39,33 @@ class OptimizerState:
 
     def check(self, weights: Sequence[torch.Tensor]) -> None:
         """ValueError unless all that the optimizers keep of these weights can be moved."""
-        problem = None if self.trusted else obstacle(find(self.optimizers, weights), weights)
-        if problem is not None:
+        problem = obstacle([one for weight in weights for one in self._find(weight)], weights)
+        if problem is not None and not self.trusted:
             kind, sentence = problem
             raise ValueError(f"{kind}: {sentence}; a topology update can only move state that has one value per weight")
 
     def of(self, weight: torch.Tensor) -> list[Found]:
         """The tensors that have one value for each element of the weight."""
-        found = find(self.optimizers, [weight])
-        return [one for one in found if one.owner is weight and one.tensor.shape == weight.shape]
+        return [one for one in self._find(weight) if one.owner is weight and one.tensor.shape == weight.shape]
+
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Within this, one search serves all weights, as in an update: no optimizer may step."""
+        found = find(self.optimizers, self._fresh)
+        self._remembered = {weight: [one for one in found if one.owner is None] for weight in self._fresh}
+        for one in found:
+            if one.owner is not None:
+                self._remembered[one.owner].append(one)
+        try:
+            yield
+        finally:
+            self._remembered = None
+
+    def _find(self, weight: torch.Tensor) -> list[Found]:
+        """What belongs to this weight, or to nobody."""
+        if self._remembered is not None and weight in self._remembered:
+            return self._remembered[weight]
+        return find(self.optimizers, [weight])
 
     def move_(self, weight: torch.nn.Parameter, source: torch.Tensor) -> None:
         """Moves the weight, its gradient and its state along the slot map, in place."""

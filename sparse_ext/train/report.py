@@ -29,6 +29,7 @@ class LayerReport:
         coverage: share of all positions that were ever in use: R_s of Liu et al. 2021, "In-Time Over-Parameterization".
         flip_rate: share of the mask's bits that the last update changed, divided by the steps since the one before (Hu et al.
             2024, https://arxiv.org/abs/2404.01847); None before the first update.
+        frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LayerReport:
     replaced_last: float
     coverage: float
     flip_rate: float | None
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Report:
             lines.append(
                 f"{layer.name:<{width}}  {shape:>13}  {layer.nnz:>9}  {layer.density:>7.2%}  {layer.replaced:>8.2f}"
                 f"  {layer.replaced_last:>11.2%}  {layer.coverage:>8.2%}  {layer.layout} ({layer.reason})"
+                + (", frozen" if layer.frozen else "")
             )
         total = f"step {self.step}, {self.updates} updates, density {self.density:.2%}, coverage {self.coverage:.2%}"
         return "\n".join([*lines, total])
@@ -138,7 +141,7 @@ class History:
         for name, coverage in self._coverage.items():
             coverage.load(state_dict["coverage"][name])
 
-    def of(self, name: str, layer: SparseLayer) -> LayerReport:
+    def of(self, name: str, layer: SparseLayer, frozen: bool) -> LayerReport:
         """The layer's row of the report."""
         pattern, nnz = layer.pattern, layer.nnz
         positions = pattern.rows * pattern.cols
@@ -155,4 +158,5 @@ class History:
             replaced_last=int(self._last[name]) / max(1, nnz),
             coverage=self._coverage[name].count() / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
+            frozen=frozen,
         )

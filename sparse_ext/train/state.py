@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,14 +10,18 @@ from typing import Any
 from sparse_ext.methods import Method
 
 from .coverage import check_coverage
-from .form import check_numbers, same_choices
+from .form import check_form, check_numbers, same_choices
 from .names import shortened
 
 VERSION = 3  # of a Sparsifier's state
 
 
-def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> dict[str, Method]:
+def methods_by_name(method: Method | Mapping[str, Method], names: list[str], frozen: Collection[str] = ()) -> dict[str, Method]:
     """{name: method} of layers; of a mapping from name patterns the first that matches counts.
+
+    Args:
+        names: of the layers.
+        frozen: those among them that need no method.
 
     Raises:
         ValueError: no pattern matches a layer, or a pattern matches none.
@@ -25,7 +29,7 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str]) -> 
     if isinstance(method, Method):
         return dict.fromkeys(names, method)
     found = {name: next((p for p in method if fnmatchcase(name, p)), None) for name in names}
-    if lost := [name for name, pattern in found.items() if pattern is None]:
+    if lost := [name for name, pattern in found.items() if pattern is None and name not in frozen]:
         raise ValueError(f"expected a method for every sparse layer, got none for {', '.join(lost)}; add '*': Static()")
     if idle := [pattern for pattern in method if pattern not in found.values()]:
         raise ValueError(f"expected patterns that match sparse layers, got {', '.join(map(repr, idle))}, which match none")
@@ -57,9 +61,19 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
         state["offsets"] = state.pop("draws")
     state.setdefault("observed", dict.fromkeys(state.get("signals", {}), 1))
     state.setdefault("spoiled", [])
+    state.setdefault("stamps", {})
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
     return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})
+
+
+def with_frozen(state: dict[str, Any], own: Mapping[str, Any], frozen: Collection[str]) -> dict[str, Any]:
+    """The state, in which layers that are frozen now may be missing, as earlier versions left them out."""
+    if missing := [name for name in frozen if name not in state.get("shapes", frozen)]:
+        for key in ("shapes", "replaced", "replaced_last", "flips", "coverage"):
+            if isinstance(state.get(key), Mapping):
+                state[key] = state[key] | {name: own[key][name] for name in missing}
+    return state
 
 
 def _renamed(state: dict[str, Any], today: Mapping[str, str]) -> dict[str, Any]:
@@ -71,6 +85,19 @@ def _renamed(state: dict[str, Any], today: Mapping[str, str]) -> dict[str, Any]:
     by_name = {key: value for key, value in state.items() if isinstance(value, Mapping) and key != "method"}
     renamed = {key: {name(old): value for old, value in values.items()} for key, values in by_name.items()}
     return {**state, **renamed, "spoiled": [name(old) for old in state["spoiled"]]}
+
+
+def read(state: Any, own: Mapping[str, Any], frozen: Collection[str]) -> dict[str, Any]:
+    """The state in today's form, if it is one of a Sparsifier with this `own` state, of which some layers are frozen.
+
+    Raises:
+        ValueError: it belongs to other layers or another method, is corrupt, or of a later version.
+        TypeError: an entry is of another type.
+    """
+    check_form(state)
+    state = with_frozen(upgraded(state, list(own["shapes"])), own, frozen)
+    check_state(state, own)
+    return state
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

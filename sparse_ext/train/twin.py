@@ -28,7 +28,7 @@ def twin_of(optimizer: Any, group: Mapping[str, Any], parameters: list[torch.nn.
     try:  # as Lookahead(optimizer, k=5)
         twin = _of_instance(kind, options, lambda: twin_of(inner[0], group, parameters))
     except Exception:  # as SAM(parameters, AdamW, rho=0.05, lr=1e-3)
-        twin = _of_class(kind, inner[0], options, group, parameters)
+        twin = _of_class(optimizer, inner[0], options, group, parameters)
     if (got := _kinds(twin)) != (expected := _kinds(optimizer)):
         raise TypeError(f"{kind.__name__} holds {expected[1:]}, and a new one {got[1:]}")
     return twin
@@ -40,13 +40,16 @@ def _of_instance(kind: type, options: dict[str, Any], make: Callable[[], Any]) -
 
 
 def _of_class(
-    kind: type, inner: Any, options: dict[str, Any], group: Mapping[str, Any], parameters: list[torch.nn.Parameter]
+    optimizer: Any, inner: Any, options: dict[str, Any], group: Mapping[str, Any], parameters: list[torch.nn.Parameter]
 ) -> Any:
+    kind, own = type(optimizer), vars(optimizer)
     arguments = list(inspect.signature(kind).parameters.values())[1:]
     missing = [one.name for one in arguments if _is_required(one) and one.name not in options]
     if any(one.kind is one.VAR_KEYWORD for one in arguments):
         options = {**_options(inner, group), **options}
-    return kind(list(parameters), **dict.fromkeys(missing, type(inner)), **options)
+    # An argument of the name under which it holds the optimizer inside is that one, as in Wrapper(parameters, base).
+    given = {name: twin_of(inner, group, parameters) if own.get(name) is inner else type(inner) for name in missing}
+    return kind(list(parameters), **given, **options)
 
 
 def _kinds(optimizer: Any) -> list[str]:
@@ -75,10 +78,25 @@ def _options(optimizer: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def described(optimizer: Any) -> str:
+    """The class, and all options beside the groups, of an optimizer and of what it wraps."""
+    parts = []
+    for one in with_inner(optimizer):
+        plain = {name: value for name, value in vars(one).items() if _is_plain(value)}
+        parts.append((type(one), plain, {name: vars(value) for name, value in _records(one).items()}))
+    return repr(parts)
+
+
+def _records(optimizer: Any) -> dict[str, Any]:
+    """The attributes that are objects with nothing but options, as bitsandbytes keeps them."""
+    held = {name: getattr(value, "__dict__", None) for name, value in vars(optimizer).items()}
+    return {name: getattr(optimizer, name) for name, values in held.items() if values and all(map(_is_plain, values.values()))}
+
+
 def _with_records(twin: Any, optimizer: Any) -> Any:
-    """The twin, with copies of the optimizer's objects that hold nothing but options, as bitsandbytes keeps them."""
-    for name, value in vars(optimizer).items():
-        if name in vars(twin) and (held := getattr(value, "__dict__", None)) and all(map(_is_plain, held.values())):
+    """The twin, with copies of the optimizer's records."""
+    for name, value in _records(optimizer).items():
+        if name in vars(twin):
             setattr(twin, name, copy.copy(value))
     return twin
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,8 @@ from sparse_ext.nn import SparseLayer
 class Undo:
     """If the `with` block ends by an exception, of whatever kind, what was kept in it is put back, the last first.
 
-    It holds a copy of each tensor that was kept, until the block ends.
+    It holds a copy of each tensor that was kept until the block ends: of an update, as much memory again as the weights that
+    change, their gradients and their optimizer state take.
 
     Example:
         with Undo() as undo:
@@ -25,34 +27,33 @@ class Undo:
     """
 
     def __init__(self) -> None:
-        self._steps: list[Callable[[], None]] = []
+        self._steps = ExitStack()
 
     def __enter__(self) -> Undo:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        steps = self._steps.pop_all()
         if kind is not None:
-            for step in reversed(self._steps):
-                step()
-        self._steps.clear()
+            steps.close()  # all of them, also if one raises
 
     def keep_attributes(self, *objects: Any) -> None:
         """Keeps which attributes the objects have, and what lies in those that are dicts and lists."""
         for one in objects:
-            self._steps.append(_attributes(one))
+            self._steps.callback(_attributes(one))
 
     def keep_tensor(self, tensor: torch.Tensor) -> None:
         """Keeps the tensor's memory and values; for one without memory of its own, nothing."""
         if not tensor.is_meta:
-            self._steps.append(_tensor(tensor))
+            self._steps.callback(_tensor(tensor))
 
     def keep_layer(self, layer: SparseLayer, values: bool = True) -> None:
         """Keeps the layer's layout, pattern and rule; values: also its weight and gradient."""
-        self._steps.append(layer.sync)  # the last: what kernels read follows from the buffers
+        self._steps.callback(layer.sync)  # the last: what kernels read follows from the buffers
         for buffer in layer.buffers(recurse=False):
             self.keep_tensor(buffer)
         if values:
-            self._steps.append(_gradient(layer.weight))
+            self._steps.callback(_gradient(layer.weight))
             if layer.weight.grad is not None:
                 self.keep_tensor(layer.weight.grad)
             self.keep_tensor(layer.weight)
@@ -64,7 +65,7 @@ def _attributes(one: Any) -> Callable[[], None]:
 
     def restore() -> None:
         for value, contents in before.values():
-            if isinstance(value, dict) and value != contents:
+            if isinstance(value, dict):
                 value.clear()
                 value.update(contents)
             elif isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Optimizers that hold other optimizers: which ones they are, and which one steps."""
+"""Optimizers that hold other optimizers: which ones they are, and which ones step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,31 +18,37 @@ def parameters_of(optimizer: Any) -> list[torch.Tensor]:
 
 def inner_optimizers(optimizer: Any) -> list[Any]:
     """The optimizers in its attributes, under whatever name, that train some of the same parameters."""
-    mine = {id(p) for p in parameters_of(optimizer)}
-    values = [one for value in vars(optimizer).values() for one in (value if isinstance(value, list | tuple) else [value])]
-    held = dict.fromkeys(one for one in values if isinstance(one, torch.optim.Optimizer) and one is not optimizer)
-    return [one for one in held if mine & {id(p) for p in parameters_of(one)}]
+    mine, held = {id(p) for p in parameters_of(optimizer)}, {}
+    for value in vars(optimizer).values():
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, torch.optim.Optimizer) and one is not optimizer:
+                held[one] = not mine.isdisjoint(id(p) for p in parameters_of(one))
+    return [one for one, shares in held.items() if shares]
 
 
-def with_inner(optimizer: Any) -> Iterator[Any]:
+def with_inner(optimizer: Any) -> list[Any]:
     """The optimizer, and all that it holds, from the outside in."""
-    yield optimizer
-    for inner in inner_optimizers(optimizer):
-        yield from with_inner(inner)
+    found: dict[Any, None] = {}
+    left = [optimizer]
+    while left:
+        found[left[0]] = None
+        left = [one for one in [*inner_optimizers(left[0]), *left[1:]] if one not in found]  # they may know their wrapper
+    return list(found)
 
 
-def innermost(optimizer: Any, weight: torch.Tensor | None = None) -> Any:
-    """The optimizer that steps, under all wrappers; weight: of several that are held, the one that trains this weight."""
-    while inner := inner_optimizers(optimizer):
-        holders = [one for one in inner if any(p is weight for p in parameters_of(one))]
-        optimizer = (holders or inner)[0]
-    return optimizer
+def leaves(optimizer: Any) -> list[Any]:
+    """The optimizers that step in the end, under all wrappers: this one, or the innermost of those that it holds."""
+    found = with_inner(optimizer)
+    # One that knows its wrapper holds nothing further inside.
+    return [one for at, one in enumerate(found) if all(inner in found[:at] for inner in inner_optimizers(one))]
 
 
 def without_delegates(optimizer: Any) -> Any:
     """The optimizer without wrappers that only pass calls on."""
-    while not _DELEGATES.isdisjoint(kind.__name__ for kind in type(optimizer).__mro__) and inner_optimizers(optimizer):
-        optimizer = inner_optimizers(optimizer)[0]
+    while not _DELEGATES.isdisjoint(kind.__name__ for kind in type(optimizer).__mro__) and (
+        inner := inner_optimizers(optimizer)
+    ):
+        optimizer = inner[0]
     return optimizer
 
 

@@ -14,6 +14,7 @@ import children
 import sharded
 import torch
 import torch.distributed as dist
+import uneven
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from training import DENSE_WEIGHT, KINDS, OPTIMIZERS, backward, batch, chosen_layer, method_named, mlp, patterns, push, trainer
@@ -236,7 +237,7 @@ SCENARIOS = {
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
         convolutions_with_batchnorm, two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds,
         different_seeds, no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, compiled_before_ddp,
-        *sharded.SCENARIOS,
+        *sharded.SCENARIOS, *uneven.SCENARIOS,
     )
 }  # fmt: skip
 

@@ -153,3 +153,27 @@ def test_a_sharded_layer_from_meta_has_one_pattern(outcomes):
         assert torch.equal(mask, other)
         assert torch.equal(y, its)
         assert y.std() > 0
+
+
+@pytest.mark.parametrize("scenario", ["join_with_growth", "join_with_random_growth"])
+def test_join_is_refused(outcomes, scenario):
+    """Before any rank waits for one that has run out of inputs."""
+    refused(outcomes, scenario, "RuntimeError", "got a model in join()", "give each rank as many batches")
+
+
+def test_join_without_changes(outcomes):
+    assert values(outcomes, "join_with_a_static_pattern") == [5, 4]
+
+
+def test_join_that_ends_all_ranks_together(outcomes):
+    taken, _ = equal(outcomes, "join_that_ends_together")
+    assert taken == 4
+
+
+def test_a_mesh_names_the_ranks(outcomes):
+    equal(outcomes, "a_mesh_names_the_ranks")
+    refused(outcomes, "a_mesh_of_two_dimensions", "ValueError", "got a DeviceMesh of 2 dimensions")
+
+
+def test_post_local_sgd_is_refused(outcomes):
+    refused(outcomes, "post_local_sgd", "ValueError", "got PostLocalSGDOptimizer", "or Static()")

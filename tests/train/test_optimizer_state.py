@@ -13,7 +13,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from training import Lion, assert_same, everything, masks, mlp, run
 
 import sparse_ext as sx
-from sparse_ext.train.wrappers import innermost
+from sparse_ext.train.wrappers import leaves
 
 
 class SAM(torch.optim.Optimizer):
@@ -264,17 +264,20 @@ def test_a_copy_and_a_pickle_go_on_with_fresh_state():
         torch.testing.assert_close(sizes[grown], torch.full_like(sizes[grown], 0.05))
 
 
-def test_the_innermost_optimizer_is_found():
+def test_the_innermost_optimizers_are_found():
     model = mlp()
     first, second = (torch.optim.SGD(part, lr=0.1) for part in parts_of(model))
     chain = Lion(model.parameters())
     chain.optimizers = [first, second]
-    assert innermost(first) is first
-    assert innermost(Lookahead(first)) is first
-    assert [innermost(chain, layer.weight) for layer in (model[0], model[2])] == [first, second]
+    assert leaves(first) == [first]
+    assert leaves(Lookahead(first)) == [first]
+    assert leaves(chain) == [first, second]
+    first.wrapper = chain  # which knows where it is
+    assert leaves(chain) == [first, second]
+    assert refusal(model, [second, chain]) is not None
     stranger = Lion([nn.Parameter(torch.ones(3))])
-    first.other = stranger  # trains something else
-    assert innermost(first) is first
+    second.other = stranger  # trains something else
+    assert leaves(second) == [second]
 
 
 def test_state_that_appears_later_is_refused_before_anything_changes():

@@ -1,6 +1,7 @@
 """A trial of an optimizer: what it leaves alone, what it depends on, and that it is made once."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,10 +99,55 @@ class ByLength(Lion):
                 state["scales"] = torch.ones(p.numel() // 256)
 
 
+class InARecord(ByLength):
+    """Whether it does so stands in an object."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+        self.args = SimpleNamespace(blocks=False)
+
+    def step(self):
+        super().step()
+        for state in self.state.values() if not self.args.blocks else ():
+            state.pop("scales", None)
+
+
+def test_options_in_an_object_count():
+    for blocks in (False, True, False):
+        weight, optimizer = optimizer_of(4096, kind=InARecord)
+        optimizer.args.blocks = blocks
+        assert (probe(optimizer, weight).reason is not None) == blocks
+
+
 @pytest.mark.parametrize(("length", "taken"), [(4095, True), (4096, False), (2**20, False), (2**20 + 1, True)])
 def test_long_weights_are_tried_out_at_a_length_of_their_kind(length, taken):
     weight, optimizer = optimizer_of(length, kind=ByLength)
     assert (probe(optimizer, weight).reason is None) == taken
+
+
+class Elsewhere(Lion):
+    """Trains long weights in copies, as offloading optimizers do, by gradients that only a backward pass would bring there."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+
+    def step(self):
+        self.param_groups[0]["params"] = [p for p in self.param_groups[0]["params"] if p.numel() < 4096]
+        super().step()
+
+
+def test_a_trial_that_changes_nothing_shows_nothing():
+    weight, optimizer = optimizer_of(4096, kind=Elsewhere)
+    assert probe(optimizer, weight).reason == "its steps change no weight of a trial"
+    weight, optimizer = optimizer_of(4095, kind=Elsewhere)
+    assert probe(optimizer, weight).reason is None
+
+
+@pytest.mark.parametrize("length", [100, 5000])
+def test_an_optimizer_may_begin_late(length):
+    """RAdam's first steps are too uncertain to be adaptive: some leave them out."""
+    weight, optimizer = optimizer_of(length, kind=torch.optim.RAdam)
+    assert probe(optimizer, weight).reason is None
 
 
 def test_a_rate_of_0_is_that_of_a_schedule():

@@ -151,3 +151,21 @@ def test_what_was_kept_stays_changed_where_nothing_failed():
         values.add_(1)
         holder.numbers.append(2)
     assert (values.tolist(), holder.numbers) == ([1, 1, 1], [1, 2])
+
+
+def test_all_is_put_back_though_something_cannot_be():
+    values, holder = torch.zeros(3), nn.Module()
+    holder.one, holder.other = torch.zeros(2), {"a": torch.zeros(2)}
+
+    def failing():
+        with Undo() as undo:
+            undo.keep_tensor(values)
+            undo.keep_attributes(holder)
+            undo._steps.callback(lambda: 1 / 0)
+            values.add_(1)
+            holder.other["a"] = torch.ones(2)
+            raise Fault
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert (values.tolist(), holder.other["a"].tolist()) == ([0, 0, 0], [0, 0])

@@ -1,0 +1,140 @@
+"""`Resumable`: what of a Sparsifier goes into checkpoints, and what it does where one is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from sparse_ext.methods import Method, Time
+from sparse_ext.ops import lasting
+
+from .loop import Loop
+from .managed import ManagedLayer
+from .report import History
+from .sampling import offsets_of
+from .stamps import stamp
+from .state import VERSION, described, read
+
+Group = list[ManagedLayer]  # the layers that one method trains
+
+
+class Resumable:
+    """The part of a `Sparsifier` that resumes a run."""
+
+    method: Method | Mapping[str, Method]
+    total_steps: int
+    seed: int
+    _layers: Group
+    _groups: list[tuple[Method, Group]]
+    _history: History
+    _loop: Loop
+    _step: int
+    _updates: int
+    _postponed_to: list[int]  # by group: the step of an update that a non-finite gradient put off; 0: none
+    _stamps: dict[str, str]  # of a state that was loaded, until the next step
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs in addition to the model's and optimizer's state: plain values and tensors, for `torch.save`."""
+        observations = {managed.name: managed.observation for managed in self._layers}
+        return {
+            "version": VERSION,
+            "step": self._step,
+            "updates": self._updates,
+            "postponed_to": list(self._postponed_to),
+            "total_steps": self.total_steps,
+            "seed": self.seed,
+            "method": described(self.method),
+            "shapes": {m.name: [m.layer.product.rows, m.layer.product.cols] for m in self._layers},
+            "signals": {name: state for name, one in observations.items() if (state := one.state_dict())},
+            "observed": {name: one.observed for name, one in observations.items()},
+            "spoiled": [name for name, one in observations.items() if one.spoiled],
+            "offsets": offsets_of(self._layers),
+            "stamps": {managed.name: stamp(managed.layer) for managed in self._layers},
+            **self._history.state_dict(),
+        }
+
+    @lasting
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resumes from a `state_dict()`. Load the model's and the optimizer's state too.
+
+        The number of steps, the seed and what was observed are the state's; `total_steps` is this Sparsifier's, with a warning
+        if the state has another.
+
+        Raises:
+            ValueError: the state belongs to other layers or another method, or is corrupt; nothing has changed.
+            TypeError: an entry of the state is of another type; nothing has changed.
+        """
+        state = self.check_state(state_dict)
+        signals = {
+            m.name: m.observation.restored(state["signals"].get(m.name, {}), state["observed"].get(m.name, 0))
+            for m in self._layers
+        }
+        if state["total_steps"] != self.total_steps:
+            self._loop.say(
+                f"total_steps: the loaded state was saved with {state['total_steps']}, this Sparsifier was made with "
+                f"{self.total_steps}, which counts from now on: schedules go on as of step {state['step']} of so many"
+            )
+        self._step, self._updates, self.seed = state["step"], state["updates"], state["seed"]
+        self._postponed_to, self._stamps = list(state["postponed_to"]), dict(state["stamps"])
+        self._loop.loaded = True
+        self._history.load_state_dict(state)
+        self._settle(live(self._layers))
+        self._sample(state["offsets"])
+        for managed in self._layers:
+            name = managed.name
+            managed.observation.restore(signals[name], state["observed"].get(name, 0), name in state["spoiled"])
+        self._arm()
+
+    def check_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state in today's form, if `load_state_dict` would take it; it raises the same errors, and changes nothing."""
+        return read(state_dict, self.state_dict(), [managed.name for managed in self._layers if managed.frozen])
+
+    def _compare_stamps(self) -> None:
+        """Warns if a state was loaded, but not the patterns that belong to it."""
+        stamps, self._stamps = self._stamps, {}
+        if other := [m.name for m in self._layers if m.name in stamps and stamps[m.name] != stamp(m.layer)]:
+            self._loop.say(
+                "expected the positions of the weights with which the loaded state was saved, got others in "
+                f"{', '.join(other)}: optimizer state and signals belong to other weights; load the model's state too"
+            )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no later Sparsifier trains one of the layers."""
+        return self._loop.is_current
+
+    # ---- what resuming needs --------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        raise NotImplementedError
+
+    def _sample(self, offsets: dict[str, int]) -> None:
+        raise NotImplementedError
+
+    def _time(self, later: int = 0) -> Time:
+        return Time(self._step + later, self.total_steps)
+
+    def _settle(self, layers: Group) -> None:
+        """Gives layers the layout and rule that their methods want at this step."""
+        for method, every in self._groups:
+            group = [managed for managed in every if managed in layers]
+            actions = method.plan(numbers_of(group), self._time()) if group else {}
+            for managed in group:
+                if managed.name in actions:
+                    managed.settle(actions[managed.name])
+
+    def _stream(self, use: str) -> int:
+        """The seed of the random stream for this use: the same on every rank and after a resume."""
+        text = f"{self.seed}/{use}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def numbers_of(group: Group) -> dict[str, Any]:
+    """What a method sees of its layers."""
+    return {managed.name: managed.numbers() for managed in group}
+
+
+def live(group: Group) -> Group:
+    """The layers that are not frozen."""
+    return [managed for managed in group if not managed.frozen]
