@@ -52,7 +52,7 @@ class Loop:
         self.first = self._leaves[0]
         self._steps = 0  # of `first` since the last call of `Sparsifier.step()`
         self._without = 0  # calls without such a step, though gradients waited for one
-        self._resumed = any(leaf.state.get(managed.layer.weight) for leaf in self._leaves for managed in layers)
+        self._resumed = any(_has_state(leaf, managed) for leaf in self._leaves for managed in layers)
         self._hears_steps = hears_steps and hasattr(self.first, "_optimizer_step_post_hooks")  # some wrappers lack it
         self._said: set[str] = set()
         for managed in layers:
@@ -98,7 +98,7 @@ class Loop:
     def _loaded_state(self, optimizer: torch.optim.Optimizer) -> None:
         for managed in self._held_by(optimizer):
             managed.state_loaded = True
-            self._resumed |= bool(optimizer.state.get(managed.layer.weight))
+            self._resumed |= _has_state(optimizer, managed)
 
     @property
     def is_current(self) -> bool:
@@ -153,3 +153,8 @@ class Loop:
         if sentence not in self._said:
             self._said.add(sentence)
             warnings.warn(sentence, stacklevel=4)
+
+
+def _has_state(optimizer: Any, managed: ManagedLayer) -> bool:
+    """Whether the optimizer keeps something of the layer's weight; one that is none of torch.optim's may keep it elsewhere."""
+    return bool(getattr(optimizer, "state", {}).get(managed.layer.weight))

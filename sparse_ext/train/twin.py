@@ -28,7 +28,7 @@ def twin_of(optimizer: Any, group: Mapping[str, Any], parameters: list[torch.nn.
     try:  # as Lookahead(optimizer, k=5)
         twin = _of_instance(kind, options, lambda: twin_of(inner[0], group, parameters))
     except Exception:  # as SAM(parameters, AdamW, rho=0.05, lr=1e-3)
-        twin = _of_class(optimizer, inner[0], options, group, parameters)
+        twin = _of_class(kind, inner[0], options, group, parameters)
     if (got := _kinds(twin)) != (expected := _kinds(optimizer)):
         raise TypeError(f"{kind.__name__} holds {expected[1:]}, and a new one {got[1:]}")
     return twin
@@ -40,16 +40,16 @@ def _of_instance(kind: type, options: dict[str, Any], make: Callable[[], Any]) -
 
 
 def _of_class(
-    optimizer: Any, inner: Any, options: dict[str, Any], group: Mapping[str, Any], parameters: list[torch.nn.Parameter]
+    kind: type, inner: Any, options: dict[str, Any], group: Mapping[str, Any], parameters: list[torch.nn.Parameter]
 ) -> Any:
-    kind, own = type(optimizer), vars(optimizer)
     arguments = list(inspect.signature(kind).parameters.values())[1:]
     missing = [one.name for one in arguments if _is_required(one) and one.name not in options]
     if any(one.kind is one.VAR_KEYWORD for one in arguments):
         options = {**_options(inner, group), **options}
-    # An argument of the name under which it holds the optimizer inside is that one, as in Wrapper(parameters, base).
-    given = {name: twin_of(inner, group, parameters) if own.get(name) is inner else type(inner) for name in missing}
-    return kind(list(parameters), **given, **options)
+    try:
+        return kind(list(parameters), **dict.fromkeys(missing, type(inner)), **options)
+    except Exception:  # as Wrapper(parameters, AdamW(parameters))
+        return kind(list(parameters), **dict.fromkeys(missing, twin_of(inner, group, parameters)), **options)
 
 
 def _kinds(optimizer: Any) -> list[str]:

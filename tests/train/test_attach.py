@@ -129,8 +129,8 @@ def test_a_closure_counts_once():
 class Wrapper(torch.optim.Optimizer):
     """Steps the one that it holds, as SAM's second step does, and has its state and groups."""
 
-    def __init__(self, base):
-        super().__init__(base.param_groups, {})
+    def __init__(self, params, base):
+        super().__init__(params, {})
         self.base_optimizer, self.param_groups, self.state = base, base.param_groups, base.state
 
     def second_step(self):
@@ -145,7 +145,7 @@ class Wrapper(torch.optim.Optimizer):
 def test_a_wrapper_steps_once(method, layout, name):
     """Masked decay, too, comes once."""
     model = mlp(layout=layout, method=method)
-    optimizer = Wrapper(OPTIMIZERS["adamw"](model.parameters()))
+    optimizer = Wrapper(model.parameters(), OPTIMIZERS["adamw"](model.parameters()))
     chosen = method_named(method, **CHOICES)
     sparsifier = sx.Sparsifier(model, optimizer, chosen, total_steps=STEPS).attach()
     for step in range(1, STEPS + 1):
