@@ -95,6 +95,8 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
 
 def _check_together(given: Entries, prefix: str, layer: SparseWeight) -> None:
     """ValueError if packed values, or a part of their pattern, would be put to what the layer has of the rest."""
+    if "weight" not in layer._parameters:
+        return  # it is computed from entries of other names
     own = {"weight": layer.weight, **layer._stored()}
     missing = [name for name in own if name not in given]
     others = [name for name in own if name in given and (name == "weight" or not _is_same(given[name], own[name]))]
@@ -102,7 +104,7 @@ def _check_together(given: Entries, prefix: str, layer: SparseWeight) -> None:
         raise ValueError(
             f"{prefix}weight: expected packed values together with their pattern ({', '.join(own)}), which says where they "
             f"belong, got {', '.join(others)} without {', '.join(missing)}; save state_dict() with its buffers, or add the "
-            "layer's own if they are these values': {**model.state_dict(), **entries}"
+            "layer's own if they are these values: {**model.state_dict(), **entries}"
         )
 
 

@@ -1,5 +1,7 @@
 """Ways to exchange a layer's tensors behind its back, and what is compared afterwards."""
 
+import weakref
+
 import torch
 from cases import TOLERANCE
 from torch import nn
@@ -43,7 +45,9 @@ def put_inside(layer, name, tensor):
 
 def swap(layer, name, tensor):
     held = getattr(layer, name)
-    torch.utils.swap_tensors(held, nn.Parameter(tensor) if isinstance(held, nn.Parameter) else tensor)
+    if weakref.getweakrefs(held):  # as a program has: PyTorch refuses
+        return put(layer, name, tensor)
+    return torch.utils.swap_tensors(held, nn.Parameter(tensor) if isinstance(held, nn.Parameter) else tensor)
 
 
 SEEN = {
