@@ -1,12 +1,14 @@
 """torch.compile, torch.export, torch.func: the eager result, one graph, and no compilation per batch size."""
 
+import copy
+
 import pytest
 import torch
 from cases import TOLERANCE
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from sparse_ext import SparseLinear, count_flops
+from sparse_ext import RigL, SparseLinear, Sparsifier, count_flops, sparsify_
 from sparse_ext import functional as SF
 from sparse_ext.ops import LAYOUTS, CandidateSink, GradientTotal, auto
 
@@ -252,3 +254,34 @@ def test_auto_chooses_while_compiling(monkeypatch, density):
         flops = count_flops(lambda x=x: layer(x))
         assert flops == 2 * tokens * (24 * 16 if density == 0.1 else layer.nnz)
         torch.testing.assert_close(compiled(x), layer(x))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+
+@pytest.mark.parametrize("layout", ["csr", "2:4"])
+def test_one_program_serves_all_blocks_of_a_model(layout):
+    """As PyTorch compiles large models, block by block; more programs than a limit of its own it refuses."""
+    model = sparsify_(nn.Sequential(*(Block() for _ in range(12))), layout=layout, distribution="uniform")
+    x, counter = torch.randn(4, 16), CompileCounterWithBackend("aot_eager")
+    expected = model(x)
+    for block in model:
+        block.compile(backend=counter, fullgraph=True)
+    assert torch.equal(model(x), expected)
+    assert counter.frame_count == 2  # as of dense layers: the first block's input needs no gradient
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, RigL(update_interval=2, t_end=1.0), total_steps=20)
+    for _ in range(4):
+        model(x).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+    assert counter.frame_count == 4  # with and without the observation of the dense gradient
+    for block, plain in zip(model, copy.deepcopy(model), strict=True):
+        torch.testing.assert_close(block(x), plain.forward(x), **CLOSE)

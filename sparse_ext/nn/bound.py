@@ -106,6 +106,8 @@ class BoundWeight(nn.Module):
         """Derives everything from the buffers, which are the layer's own from now on; ValueError if they are not valid."""
         self._buffers.update({name: countable(tensor) for name, tensor in self._stored().items()})
         self._home = self._derived(self._stored())
+        # Its size is the handle: compiled code takes so large a size for a variable, and one program serves all layers.
+        self._mark = torch.empty(self._handle, 0, dtype=torch.uint8, device=self.weight.device)
         self._settle()
 
     def _check_buffers(self) -> None:
@@ -242,17 +244,18 @@ class BoundWeight(nn.Module):
         bound.pattern = pattern
         bound.look(stored)
 
-    def _operands_in_graph(self) -> Any:
-        """The operands for a program that is being compiled, exported or traced, and how it keeps them in step.
+    def _in_graph(self) -> tuple[Any, int]:
+        """Operands and handle for a program that is being compiled, exported or traced, and how it keeps them in step.
 
         torch.compile's has an operator for that. The others compute them from the program's own buffers in every call, so that
         a state dict that is loaded into the program has its pattern multiplied.
         """
         stored = self._stored()
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+            handle = self._mark.shape[0]
             if stored and len(self._active.operands):
-                follow_.call(list(stored.values()), list(self._active.operands), self._handle)
-            return self._active.operands
+                follow_.call(list(stored.values()), list(self._active.operands), handle)
+            return self._active.operands, handle
         if self._active.text is not None:
             if torch.jit.is_tracing():  # TorchScript removes assertions as dead code
                 raise RuntimeError(UNTRACED)
@@ -260,7 +263,7 @@ class BoundWeight(nn.Module):
         pattern = self._kind.pattern.of_buffers(self.product.rows, self.product.cols, stored, self.weight.device)
         operands = self._kind.allocate(pattern)
         self._kind.prepare_(operands, pattern)
-        return operands
+        return operands, self._handle
 
     @torch.no_grad()
     def write_pattern_(self, pattern: Pattern, rule: Rule | None = None) -> None:

@@ -70,14 +70,14 @@ class SparseLayer(MovableWeight):
             return as_leaf(self, x)
         active, buffers = self._active, self._buffers
         if torch.compiler.is_compiling() or tracing() is not None or recording() is not None:
-            operands = self._operands_in_graph()
+            operands, handle = self._in_graph()
         else:
             # Compared here, not in `_followed`: the call would cost 2 % of a tiny product.
             for name, tensor, version, address in active.seen:
                 if buffers[name] is not tensor or tensor.data_ptr() != address or tensor._version != version:
                     active = self._followed()
                     break
-            operands = active.operands
+            operands, handle = active.operands, self._handle
         # `self.weight` goes by way of Module.__getattr__, which a tiny product would notice.
         parameters: dict[str, Any] = self._parameters
         if "weight" in parameters and "bias" in parameters:
@@ -87,7 +87,7 @@ class SparseLayer(MovableWeight):
             weight, bias = self.weight, self.bias
         return multiply(
             self._kind, self.product, x, weight, bias, operands,
-            active.rule, self._rng, self._handle, self._token, None, active.pattern,
+            active.rule, self._rng, handle, self._token, None, active.pattern,
         )  # fmt: skip
 
     # ---- values ---------------------------------------------------------------------------------------------------------

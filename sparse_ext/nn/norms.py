@@ -27,10 +27,11 @@ def product_with(layer: SparseLayer, weight: torch.Tensor, vector: torch.Tensor,
     """
     product, compiles = layer.product, torch.compiler.is_compiling()
     bound = layer._active if compiles else layer._followed()
-    operands = bound.operands
-    if compiles:  # the layer itself follows once more
-        operands = layer._kind.operands(*(tensor.clone() for tensor in layer._operands_in_graph()))
-    how: dict[str, Any] = {"handle": layer._handle, "token": layer._token if observed else None, "pattern": bound.pattern}
+    operands, handle = bound.operands, layer._handle
+    if compiles:
+        operands, handle = layer._in_graph()
+        operands = layer._kind.operands(*(tensor.clone() for tensor in operands))  # the layer itself follows once more
+    how: dict[str, Any] = {"handle": handle, "token": layer._token if observed else None, "pattern": bound.pattern}
     if not isinstance(product, Conv2d):
         return multiply(layer._kind, product, vector[None], weight, None, operands, bound.rule, **how)[0]
     x, (row, column) = images_seen_once(product, vector.expand(1, product.groups, -1))

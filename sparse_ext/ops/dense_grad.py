@@ -42,7 +42,7 @@ class Sink(Protocol):
         """The `grow` argument for `Pattern.regrown`."""
 
 
-_handles = itertools.count(1)
+_handles = itertools.count(1 << 40)  # the size of no other tensor
 WATCHES: weakref.WeakValueDictionary[int, Watch] = weakref.WeakValueDictionary()
 
 
@@ -194,7 +194,7 @@ def images_seen_once(product: Conv2d, seen: torch.Tensor) -> tuple[torch.Tensor,
     return x, (pixel[0], pixel[1])
 
 
-@define("observe_dense_grad_(Tensor(a!) token, int handle, Tensor dy, Tensor x) -> ()")
+@define("observe_dense_grad_(Tensor(a!) token, SymInt handle, Tensor dy, Tensor x) -> ()")
 def observe_dense_grad_(token: torch.Tensor, handle: int, dy: torch.Tensor, x: torch.Tensor) -> None:
     """`observe` for compiled code. Adds 1 to token. The watch gets copies, as compiled code may reuse dy's and x's memory."""
     token += 1

@@ -40,7 +40,7 @@ FOLLOWERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 # A replayed CUDA graph would not compare: torch.compile keeps the operator out of those that it captures.
-@define("follow_(Tensor[] buffers, Tensor(a!)[] operands, int handle) -> ()", tags=("cudagraph_unsafe",))
+@define("follow_(Tensor[] buffers, Tensor(a!)[] operands, SymInt handle) -> ()", tags=("cudagraph_unsafe",))
 def follow_(buffers: Sequence[torch.Tensor], operands: Sequence[torch.Tensor], handle: int) -> None:
     """Brings the operands in step with the buffers, for the layer with this handle. Without one, does nothing."""
     if (layer := FOLLOWERS.get(handle)) is not None:
