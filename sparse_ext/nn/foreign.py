@@ -32,6 +32,11 @@ def check_entrywise(layer: Any) -> None:
             )
 
 
+def is_computed(layer: Any) -> bool:
+    """Whether a forward pass takes for weight what is computed from other tensors: by a parametrization, pruning or a norm."""
+    return "weight" not in layer._parameters
+
+
 _SKIPS_PROXIES: set[Callable[..., Any]] = set()
 
 

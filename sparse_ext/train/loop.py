@@ -14,6 +14,7 @@ from torch import nn
 from . import stamps
 from .dense_weights import decay_with
 from .managed import ManagedLayer
+from .observation import Observation
 from .steps import changes_nothing, gradients_wait, was_skipped
 from .uncompiled import uncompiled
 from .wrappers import leaves, parameters_of
@@ -132,12 +133,18 @@ class Loop:
                 )
         self._steps = 0
 
-    def check_sight(self, blind: bool) -> None:
-        """Called for a layer that saw no gradient before an update was due; blind: though there was one."""
-        if blind:
+    def check_sight(self, idle: Observation) -> None:
+        """Called for a layer that saw no gradient before an update was due; warns if there was one."""
+        if idle.blind:
             self.say(
                 "step(): expected a call after the optimizer's step and before the next forward pass, got one elsewhere: "
                 "growth sees no gradient, and updates are left out; call it right after optimizer.step(), or use attach()"
+            )
+        elif idle.unseen:
+            self.say(
+                "expected gradients that a backward pass accumulates, got some that were put into weight.grad, as from "
+                "torch.func.grad or torch.autograd.grad: growth sees no dense gradient, and updates are left out; call "
+                "loss.backward(), or use SET()"
             )
 
     def check_parameters(self, names: Sequence[str]) -> None:

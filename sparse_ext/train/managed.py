@@ -33,7 +33,8 @@ class ManagedLayer:
         frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
         trained: whether its weight needed a gradient when its optimizer last stepped; None: it has not since `review`. A GAN's
             discriminator is frozen while the generator trains, yet trained.
-        state_loaded: whether its optimizer has loaded a state and not stepped since.
+        state_loaded: whether its optimizer has loaded a state and not stepped since, so that weights of that state may follow.
+        state_stamp: of the positions that a loaded state of the Sparsifier belongs to, until its next step; None: unknown.
     """
 
     def __init__(self, name: str, layer: SparseLayer, method: Method, state: OptimizerState, observation: Observation) -> None:
@@ -45,6 +46,7 @@ class ManagedLayer:
         self.frozen = not layer.weight.requires_grad
         self.trained: bool | None = None
         self.state_loaded = False
+        self.state_stamp: str | None = None
         self._slots: torch.Tensor | None = None  # while the layer loads
 
     def numbers(self) -> LayerNumbers:

@@ -27,13 +27,14 @@ class Observation:
         observed: how many steps the signals have observed since the last update.
         spoiled: whether a gradient since then was not finite, or could not be kept.
         blind: whether gradients since then came where none could be seen.
+        unseen: whether the optimizer has used a gradient since then that no backward pass accumulated.
     """
 
     def __init__(self, layer: SparseLayer, method: Method, group: dist.ProcessGroup | None) -> None:
         self.layer = layer
         self.signals: dict[str, Signal] = {}
         self.passes = self.observed = 0
-        self.spoiled = self.blind = False
+        self.spoiled = self.blind = self.unseen = False
         self._method = method
         self._kinds = signal_classes(method.signals)
         self._group = group
@@ -133,13 +134,17 @@ class Observation:
 
     def close(self) -> None:
         """The optimizer has stepped: what comes until `end` does not belong to this step."""
-        if self.layer.watched is not None:
-            self.layer.watched.close()
+        watch, gradient = self.layer.watched, self.layer.weight.grad
+        if watch is None:
+            return
+        watch.close()
+        if not (watch.passes or watch.missed or gradient is None):
+            self.unseen |= bool(gradient.any())
 
     def clear(self) -> None:
         """Discards what was observed: after an update, or when one is postponed."""
         self._streamed = None
-        self.spoiled = self.blind = False
+        self.spoiled = self.blind = self.unseen = False
         self.observed = 0
         for signal in self.signals.values():
             signal.updated()
@@ -170,5 +175,6 @@ class Observation:
     def restore(self, signals: dict[str, Signal], observed: int, spoiled: bool) -> None:
         """Goes on with `restored` signals; all others begin anew."""
         self.signals, self._streamed = signals, None
-        self.observed, self.spoiled, self.blind = observed, spoiled, False
+        self.observed, self.spoiled = observed, spoiled
+        self.blind = self.unseen = False
         self.layer.unwatch()

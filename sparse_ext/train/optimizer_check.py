@@ -8,10 +8,39 @@ from typing import Any
 
 from sparse_ext.methods import Method
 from sparse_ext.nn import SparseLayer
+from sparse_ext.nn.foreign import is_computed
 
+from .managed import ManagedLayer
 from .optimizer_state import OptimizerState
 from .probe import probe
 from .wrappers import group_of
+
+_COMPUTED = (
+    "expected sparse weights that are Parameters, got computed ones in {} (by a parametrization, pruning or a norm of "
+    "torch.nn.utils), whose patterns cannot change; remove that (remove_parametrizations(layer, 'weight'), prune.remove), use "
+    "sparse_ext.utils.weight_norm or spectral_norm, or give these, beside layers that change, the method Static()"
+)
+
+
+def trainable(everyone: Mapping[str, SparseLayer]) -> dict[str, SparseLayer]:
+    """The layers whose weight is a Parameter that needs a gradient; ValueError if there is none."""
+    layers = {name: layer for name, layer in everyone.items() if not is_computed(layer) and layer.weight.requires_grad}
+    if not layers and (computed := [name for name, layer in everyone.items() if _computes_trained(layer)]):
+        raise ValueError(_COMPUTED.format(", ".join(computed)))
+    if not layers:
+        raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
+    return layers
+
+
+def refuse_computed(layers: Sequence[ManagedLayer]) -> None:
+    """ValueError for a weight that is trained by way of other Parameters: no change of its pattern would reach these."""
+    changing = [managed for managed in layers if not _is_static(managed.method)]
+    if computed := [managed.name for managed in changing if _computes_trained(managed.layer)]:
+        raise ValueError(_COMPUTED.format(", ".join(computed)))
+
+
+def _computes_trained(layer: SparseLayer) -> bool:
+    return is_computed(layer) and any(p.requires_grad for name, p in layer.named_parameters() if name != "bias")
 
 
 def checked_state(

@@ -13,7 +13,7 @@ from .loop import Loop
 from .managed import ManagedLayer
 from .report import History
 from .sampling import offsets_of
-from .stamps import stamp
+from .stamps import recognise, stamp
 from .state import VERSION, described, read
 
 Group = list[ManagedLayer]  # the layers that one method trains
@@ -32,7 +32,6 @@ class Resumable:
     _step: int
     _updates: int
     _postponed_to: list[int]  # by group: the step of an update that a non-finite gradient put off; 0: none
-    _stamps: dict[str, str]  # of a state that was loaded, until the next step
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs in addition to the model's and optimizer's state: plain values and tensors, for `torch.save`."""
@@ -76,7 +75,7 @@ class Resumable:
                 f"{self.total_steps}, which counts from now on: schedules go on as of step {state['step']} of so many"
             )
         self._step, self._updates, self.seed = state["step"], state["updates"], state["seed"]
-        self._postponed_to, self._stamps = list(state["postponed_to"]), dict(state["stamps"])
+        self._postponed_to = list(state["postponed_to"])
         self._loop.loaded = True
         self._history.load_state_dict(state)
         self._settle(live(self._layers))
@@ -84,6 +83,8 @@ class Resumable:
         for managed in self._layers:
             name = managed.name
             managed.observation.restore(signals[name], state["observed"].get(name, 0), name in state["spoiled"])
+            managed.state_stamp = state["stamps"].get(name)
+            recognise(managed)
         self._arm()
 
     def check_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +93,11 @@ class Resumable:
 
     def _compare_stamps(self) -> None:
         """Warns if a state was loaded, but not the patterns that belong to it."""
-        stamps, self._stamps = self._stamps, {}
-        if other := [m.name for m in self._layers if m.name in stamps and stamps[m.name] != stamp(m.layer)]:
+        stamped = [managed for managed in self._layers if managed.state_stamp is not None]
+        other = [managed.name for managed in stamped if managed.state_stamp != stamp(managed.layer)]
+        for managed in stamped:
+            managed.state_stamp = None
+        if other:
             self._loop.say(
                 "expected the positions of the weights with which the loaded state was saved, got others in "
                 f"{', '.join(other)}: optimizer state and signals belong to other weights; load the model's state too"

@@ -18,7 +18,7 @@ from .loop import Loop
 from .managed import ManagedLayer
 from .names import named_layers
 from .observation import Observation
-from .optimizer_check import admit, checked_state
+from .optimizer_check import admit, checked_state, refuse_computed, trainable
 from .report import History, Report
 from .resumable import Group, Resumable, live, numbers_of
 from .sampling import offsets_of, sample
@@ -76,9 +76,7 @@ class Sparsifier(Resumable):
         trust_optimizer: bool = False,
     ) -> None:
         everyone = named_layers(model)
-        layers = {name: layer for name, layer in everyone.items() if layer.weight.requires_grad}
-        if not layers:
-            raise ValueError("expected a model with trainable sparse layers, got none; call sparsify_(model, ...) first")
+        layers = trainable(everyone)
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
         self._process_group = distributed.group_of(process_group)
@@ -91,13 +89,13 @@ class Sparsifier(Resumable):
             ManagedLayer(name, everyone[name], one, self._state, Observation(everyone[name], one, self._process_group))
             for name, one in methods.items()
         ]
+        refuse_computed(self._layers)
         self._groups: list[tuple[Method, Group]] = [
             (one, [managed for managed in self._layers if managed.method == one]) for one in dict.fromkeys(methods.values())
         ]
         self._attached = False
         self._step = self._updates = 0
         self._postponed_to = [0] * len(self._groups)
-        self._stamps = {}
         wrappers = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
         self._admit(live(self._layers), wrappers)
         self._history = History({managed.name: managed.layer for managed in self._layers})
@@ -140,6 +138,7 @@ class Sparsifier(Resumable):
 
     def _review(self) -> None:
         """Notes which layers are frozen now. Those that no longer are get what those that train got at construction."""
+        refuse_computed(self._layers)
         held = {id(p) for optimizer in self._state.optimizers for p in parameters_of(optimizer)}
         if thawed := [managed for managed in self._layers if managed.review(held)]:
             admit(self._state, {m.name: m.layer for m in thawed}, {m.name: m.method for m in thawed})
@@ -277,7 +276,7 @@ class Sparsifier(Resumable):
                 continue
             if isinstance(action, Regrow) and managed.observation.needs(action):
                 if managed.observation.idle:
-                    self._loop.check_sight(managed.observation.blind)
+                    self._loop.check_sight(managed.observation)
                     continue
                 usable &= managed.observation.is_usable(action)
             managed.check(action)

@@ -42,6 +42,12 @@ def stamp(layer: SparseLayer) -> str:
     return hashlib.sha256(at[at >= 0].sort().values.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
+def recognise(managed: ManagedLayer) -> None:
+    """If the layer has the positions of the loaded state, that load is complete: weights loaded later are another's."""
+    if managed.state_loaded and managed.state_stamp is not None and managed.state_stamp == stamp(managed.layer):
+        managed.state_loaded, managed.state_stamp = False, None
+
+
 def _managed(layer: SparseLayer) -> ManagedLayer | None:
     return reference() if (reference := _MANAGED.get(layer)) is not None else None
 
@@ -56,3 +62,4 @@ def _before_load(layer: SparseLayer, *_: Any) -> None:
 def _after_load(layer: SparseLayer, _: Any) -> None:
     if (managed := _managed(layer)) is not None:
         managed.after_load()
+        recognise(managed)

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 from training import OPTIMIZERS, Lion, assert_same, everything, mlp, run
 
 import sparse_ext as sx
@@ -57,6 +58,35 @@ def test_a_model_without_sparse_layers_is_refused(method):
     frozen[4].requires_grad_(True)
     with pytest.raises(ValueError, match="trainable sparse layers"):
         build(frozen, sx.METHODS[method]())
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+COMPUTED = {
+    "parametrization": lambda layer: parametrize.register_parametrization(layer, "weight", Doubled()),
+    "norm": lambda layer: nn.utils.weight_norm(layer, dim=None),
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("how", COMPUTED)
+@pytest.mark.parametrize("method", [sx.SET(), sx.RigL()])
+def test_a_weight_that_is_computed_is_refused(method, how):
+    """Beside others and alone, at first and later. One whose pattern stays trains, and so does one that is frozen."""
+    model = mlp()
+    sparsifier = build(model, method)[2]
+    COMPUTED[how](model[0])
+    sentence = "expected sparse weights that are Parameters, got computed ones in 0 "
+    for again in (sparsifier.step, lambda: build(model, method), lambda: build(model[:2], method)):
+        with pytest.raises(ValueError, match=sentence):
+            again()
+    build(model, {"0": sx.Static(), "*": method})
+    model[0].requires_grad_(False)
+    build(model, method)
 
 
 @pytest.mark.parametrize("total_steps", [0, -3])

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from training import OPTIMIZERS, backward, masks, mlp, run, trainer
 
 import sparse_ext as sx
@@ -67,6 +68,52 @@ def test_places_where_growth_sees_no_gradient(place):
     (sentence,), changed = loop_with([place])
     assert ELSEWHERE in sentence
     assert not changed
+
+
+def assigned(model, optimizer, sparsifier, inner):
+    """A loop in which gradients of no backward pass are put into `grad`."""
+    parameters = dict(model.named_parameters())
+    for _ in range(8):
+        x = torch.randn(4, 12)
+        if inner:  # torch.func's
+            gradients = torch.func.grad(lambda given, x=x: functional_call(model, given, (x,)).square().mean())(parameters)
+        else:
+            loss = model(x).square().mean()
+            gradients = dict(zip(parameters, torch.autograd.grad(loss, parameters.values()), strict=True))
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("inner", [True, False])
+@pytest.mark.parametrize("gradient_steps", [1, 2])
+def test_gradients_that_no_backward_pass_accumulates(gradient_steps, inner):
+    model = mlp()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    method = sx.RigL(update_interval=2, t_end=1.0, gradient_steps=gradient_steps)
+    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=100)
+    (sentence,) = said(lambda: assigned(model, optimizer, sparsifier, inner))
+    assert "expected gradients that a backward pass accumulates, got some that were put into weight.grad" in sentence
+    optimizer, sparsifier = trainer(mlp(), "set")
+    assert said(lambda: assigned(model, optimizer, sparsifier, inner)) == []
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_layer_that_takes_no_part_is_no_such_case(set_to_none):
+    model = nn.ModuleDict({"used": sx.SparseLinear(12, 8), "idle": sx.SparseLinear(12, 8)})
+    optimizer, sparsifier = trainer(model, kind="sgd")
+
+    def loop():
+        for step in range(8):
+            part = model["idle" if step == 0 else "used"]
+            part(torch.randn(4, 12)).square().mean().backward()
+            optimizer.step()
+            sparsifier.step()
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    assert said(loop) == []
 
 
 def test_random_growth_needs_none():

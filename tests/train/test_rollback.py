@@ -1,6 +1,7 @@
 """Weights that are loaded in the middle of a run, with another pattern: what belongs to a position stays that position's."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -69,6 +70,32 @@ def test_a_rollback_of_both_is_the_past(layout, model_first):
     straight = past_and_present(layout, "adamw")
     for key, value in everything(*straight[:2]).items():
         assert torch.equal(torch.as_tensor(everything(model, optimizer)[key]), torch.as_tensor(value))
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("model_first", [True, False])
+@pytest.mark.parametrize("layout", PATTERNS)
+def test_a_rollback_right_after_a_resume(layout, model_first, attached):
+    """The loaded moments belong to the weights that the run was saved with, not to those that are loaded after these."""
+    model, optimizer, sparsifier, (earlier, *_) = past_and_present(layout, "adamw")
+    if attached:
+        sparsifier.attach()
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), sparsifier.state_dict()))
+    model, optimizer, sparsifier = build(layout, "adamw", seed=1)
+    if attached:
+        sparsifier.attach()
+    for part, loaded in list(zip((model, optimizer), saved, strict=False))[:: 1 if model_first else -1]:
+        part.load_state_dict(loaded)
+    if not attached:
+        sparsifier.load_state_dict(saved[2])
+    before = spreads(model, optimizer)
+    model.load_state_dict(earlier)
+    for layer, then, now in zip(sparse_layers(model).values(), before, spreads(model, optimizer), strict=True):
+        for name, values in now.items():
+            assert torch.equal(values, then[name] * layer.mask().view(-1)), name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model, optimizer, None if attached else sparsifier, range(12, 15))
 
 
 @pytest.mark.parametrize("average_too", [True, False])
