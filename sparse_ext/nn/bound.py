@@ -256,6 +256,8 @@ class BoundWeight(nn.Module):
             if stored and len(self._active.operands):
                 follow_.call(list(stored.values()), list(self._active.operands), handle)
             return self._active.operands, handle
+        if torch.onnx.is_in_onnx_export():  # which gets the weight written out
+            return self._active.operands, self._handle
         if self._active.text is not None:
             if torch.jit.is_tracing():  # TorchScript removes assertions as dead code
                 raise RuntimeError(UNTRACED)
