@@ -112,6 +112,11 @@ class Method:
     def samples_gradient(self) -> bool:
         return False
 
+    @property
+    def changes_patterns(self) -> bool:
+        """Whether there are steps at which a pattern may change."""
+        return type(self).is_update is not Method.is_update
+
     def is_update(self, time: Time) -> bool:
         """Whether the pattern may change at this step."""
         return False

@@ -14,11 +14,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from sparse_ext.ops import layout_named
+from sparse_ext.ops import FLOATING, layout_named
 
+from .foreign import is_computed
 from .layer import SparseLayer
 from .readers import readers
-from .replacement import DTYPES, has_own_forward
+from .replacement import has_own_forward
 from .table import nearest, replacement_of
 
 # Why a conversion left a module dense, where nobody could tell afterwards.
@@ -78,13 +79,13 @@ def _of_weight(module: Any) -> str | None:
     """Why there is no sparse weight for that of the layer."""
     if parametrize.is_parametrized(module):
         return "its weight is parametrized"
-    if "weight" not in module._parameters:
+    if is_computed(module):
         return "its weight is computed by a hook"
     if is_lazy(module.weight):
         return "it has no weight before its first batch: run one through the model"
     if is_traceable_wrapper_subclass(module.weight):
         return f"its weight is of class {type(module.weight).__name__}"
-    if module.weight.dtype not in DTYPES:
+    if module.weight.dtype not in FLOATING:
         return f"there are no kernels for {module.weight.dtype}"
     return None
 

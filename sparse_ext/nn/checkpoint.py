@@ -10,6 +10,8 @@ import torch
 from sparse_ext.ops import LAYOUTS, Layout, Pattern, Product, Rule, layout_named, slot_map
 from sparse_ext.ops.pattern import taken
 
+from .foreign import is_computed
+
 if TYPE_CHECKING:
     from .weight import SparseWeight
 
@@ -95,8 +97,8 @@ def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]
 
 def _check_together(given: Entries, prefix: str, layer: SparseWeight) -> None:
     """ValueError if packed values, or a part of their pattern, would be put to what the layer has of the rest."""
-    if "weight" not in layer._parameters:
-        return  # it is computed from entries of other names
+    if is_computed(layer):
+        return  # from entries of other names
     own = {"weight": layer.weight, **layer._stored()}
     missing = [name for name in own if name not in given]
     others = [name for name in own if name in given and (name == "weight" or not _is_same(given[name], own[name]))]

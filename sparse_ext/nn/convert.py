@@ -114,7 +114,7 @@ def sparsify_(
         warnings.warn(sentence, stacklevel=2)
     for name, layer in sparse.items():
         model.set_submodule(name, layer)
-    _use_slow_paths(model)
+    use_slow_paths(model)
     return model
 
 
@@ -253,7 +253,7 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, SparseLayer)}
 
 
-def _use_slow_paths(model: nn.Module) -> None:
+def use_slow_paths(model: nn.Module) -> None:
     """Switches off fused inference code that would read a sparse weight as a dense matrix."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and sparse_layers(module):

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparse_ext.ops import Product, Rule, kernels_of, layout_named
 
-from .convert import _use_slow_paths
+from .convert import use_slow_paths
 from .layer import SparseLayer
 from .table import replacement_of
 
@@ -92,4 +92,4 @@ def give_forms_(model: nn.Module, forms: dict[str, Form]) -> None:
     for name, module in list(model.named_modules(remove_duplicate=False)):  # a layer may have two names
         if module in after:
             model.set_submodule(name, after[module])
-    _use_slow_paths(model)
+    use_slow_paths(model)

@@ -66,10 +66,10 @@ class SparseGraphLinear(SparseLinear):
         bias_initializer: str | None = None,
         **storage: Any,
     ) -> None:
+        # In front: the constructor initialises by them.
+        self.weight_initializer, self.bias_initializer = weight_initializer, bias_initializer
         super().__init__(in_channels, out_channels, bias, **storage)
         self.in_channels, self.out_channels = self.in_features, self.out_features
-        self.weight_initializer, self.bias_initializer = weight_initializer, bias_initializer
-        self.reset_parameters()
 
     @classmethod
     def product_of(cls, dense: Any) -> Linear:
@@ -77,10 +77,11 @@ class SparseGraphLinear(SparseLinear):
 
     def reset_parameters(self) -> None:
         """A new random pattern and new values, at the scale that the initializers give a dense layer."""
-        super().reset_parameters()
-        if self.weight.is_meta or not hasattr(self, "bias_initializer"):  # the base class's constructor has called
+        if self.weight.is_meta:
             return
-        if self.weight_initializer == "glorot":  # the others give that of nn.Linear
-            self.reset_weight_(2.0 / max(1, self.in_channels + self.out_channels))
+        if self.weight_initializer == "glorot":
+            self.reset_weight_(2.0 / max(1, self.in_features + self.out_features))
+        else:  # at that of nn.Linear
+            super().reset_parameters()
         if self.bias_initializer == "zeros" and self.bias is not None:
             nn.init.zeros_(self.bias)

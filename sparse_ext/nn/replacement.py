@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from sparse_ext.ops import Product, layout_named
+from sparse_ext.ops import FLOATING, Product, layout_named
 
 from .arguments import check_sparsity, storage
 from .effective import effective
@@ -19,9 +19,6 @@ from .layer import SparseLayer
 from .norms import norm_of
 
 R = TypeVar("R", bound="Replacement")
-
-# Of kernels.
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Replacement(SparseLayer):
@@ -87,8 +84,8 @@ class Replacement(SparseLayer):
         """
         cls._check_class(dense)
         weight, bias = effective(dense, "weight"), effective(dense, "bias")
-        if weight.dtype not in DTYPES or is_traceable_wrapper_subclass(weight):
-            names, got = ", ".join(map(str, DTYPES)), f"{type(weight).__name__} of {weight.dtype}"
+        if weight.dtype not in FLOATING or is_traceable_wrapper_subclass(weight):
+            names, got = ", ".join(sorted(map(str, FLOATING))), f"{type(weight).__name__} of {weight.dtype}"
             raise TypeError(f"{cls.__name__}.from_dense: expected a plain weight of dtype {names}, got a {got}")
         if mask is not None:
             mask = _boolean(mask, weight)

@@ -11,7 +11,6 @@ import torch
 from sparse_ext.methods import Action, Choose, Method
 from sparse_ext.ops import LAYOUTS
 
-from .distributed import changes_patterns
 from .managed import ManagedLayer
 from .stamps import is_current
 from .steps import changes_nothing
@@ -26,7 +25,7 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
     kind = type(method).__name__
     if not method.dense_weight:
         dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
-        if dense and changes_patterns(method):
+        if dense and method.changes_patterns:
             raise ValueError(f"{kind} regrows packed weights, got layers that hold a dense weight: {', '.join(dense)}")
         return
     if replace_step:

@@ -74,7 +74,7 @@ def refuse_join(wrappers: Sequence[nn.Module], methods: Sequence[Method], group:
     for wrapper in wrappers:
         config: Any = wrapper._join_config
         joins = config.enable and not config.throw_on_early_termination
-        if joins and world_size(group) > 1 and any(changes_patterns(method) for method in methods):
+        if joins and world_size(group) > 1 and any(method.changes_patterns for method in methods):
             raise RuntimeError(
                 "step(): expected ranks that take equally many steps, got a model in join(): ranks that have run out of inputs "
                 "take no part in changes of the pattern; give each rank as many batches, or use "
@@ -85,22 +85,17 @@ def refuse_join(wrappers: Sequence[nn.Module], methods: Sequence[Method], group:
 def refuse_local_steps(optimizers: Sequence[Any], methods: Sequence[Method], group: dist.ProcessGroup | None) -> None:
     """ValueError for post-local SGD: between two averages the ranks' weights differ, and so would their patterns."""
     local = any(kind.__name__ == "PostLocalSGDOptimizer" for optimizer in optimizers for kind in type(optimizer).__mro__)
-    if local and world_size(group) > 1 and any(changes_patterns(method) for method in methods):
+    if local and world_size(group) > 1 and any(method.changes_patterns for method in methods):
         raise ValueError(
             "expected an optimizer that gives all ranks the same weights at every step, got PostLocalSGDOptimizer: ranks would "
             "choose different patterns, and their weights could not be averaged; use the optimizer that it wraps, or Static()"
         )
 
 
-def changes_patterns(method: Method) -> bool:
-    """Whether the method ever changes a pattern."""
-    return method.is_update.__func__ is not Method.is_update  # type: ignore[attr-defined]
-
-
 def refuse_shards(layers: Sequence[ManagedLayer], method: Method) -> None:
     """ValueError for FSDP2-sharded weights, unless the method never changes patterns: a shard alone cannot be regrown."""
     sharded = [managed.name for managed in layers if type(managed.layer.weight.data).__name__ == "DTensor"]
-    if sharded and changes_patterns(method):
+    if sharded and method.changes_patterns:
         raise ValueError(
             f"expected unsharded weights for {type(method).__name__}, got FSDP-sharded ones in {', '.join(sharded)}; a shard "
             "cannot be regrown: use Static() here, or DistributedDataParallel"

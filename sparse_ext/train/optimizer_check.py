@@ -34,7 +34,7 @@ def trainable(everyone: Mapping[str, SparseLayer]) -> dict[str, SparseLayer]:
 
 def refuse_computed(layers: Sequence[ManagedLayer]) -> None:
     """ValueError for a weight that is trained by way of other Parameters: no change of its pattern would reach these."""
-    changing = [managed for managed in layers if not _is_static(managed.method)]
+    changing = [managed for managed in layers if managed.method.changes_patterns]
     if computed := [managed.name for managed in changing if _computes_trained(managed.layer)]:
         raise ValueError(_COMPUTED.format(", ".join(computed)))
 
@@ -76,7 +76,7 @@ def admit(state: OptimizerState, layers: Mapping[str, SparseLayer], methods: Map
 
     ValueError if their state cannot follow. Of a layer whose method never changes anything it need not.
     """
-    changing = {name: layer.weight for name, layer in layers.items() if not _is_static(methods[name])}
+    changing = {name: layer.weight for name, layer in layers.items() if methods[name].changes_patterns}
     for weight in changing.values():
         optimizer = state.holder(weight)
         probed = probe(optimizer, weight)
@@ -84,10 +84,6 @@ def admit(state: OptimizerState, layers: Mapping[str, SparseLayer], methods: Map
             raise ValueError(_refusal(type(optimizer).__name__, probed.reason))
         state.learn(weight, probed.fresh)
     state.check(list(changing.values()))
-
-
-def _is_static(method: Method) -> bool:
-    return method.is_update.__func__ is Method.is_update  # type: ignore[attr-defined]
 
 
 def _refusal(kind: str, reason: str) -> str:

@@ -3,8 +3,6 @@
 
 #include <omp.h>
 
-#include <algorithm>
-
 #include "cpu/simd/isa.h"
 
 namespace spx::cpu::SPX_ISA::masked {
@@ -18,11 +16,11 @@ template <class T>
 Status masked_select(DenseView<T> out, DenseView<const T> in, const uint8_t* bits, int64_t first_row, int64_t first_col,
                      Threads threads) {
   // Rows in pieces: a whole matrix may come as one row.
-  const int64_t pieces = (out.cols + kPiece - 1) / kPiece;
+  const int64_t pieces = ceil_div(out.cols, kPiece);
 #pragma omp parallel for num_threads(threads) schedule(static) if (out.rows * out.cols > 1 << 16)
   for (int64_t i = 0; i < out.rows * pieces; ++i) {
     const int64_t r = i / pieces, row = first_row + r, from = i % pieces * kPiece, col = first_col + from;
-    select_row(out.row(r) + from, in.row(row) + col, bits, row * in.cols + col, std::min(kPiece, out.cols - from));
+    select_row(out.row(r) + from, in.row(row) + col, bits, row * in.cols + col, min(kPiece, out.cols - from));
   }
   return kOk;
 }
