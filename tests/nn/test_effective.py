@@ -119,7 +119,7 @@ class Own(nn.Linear):
         (
             lambda: nn.Linear(4, 3, dtype=torch.complex64),
             TypeError,
-            "expected a plain weight of dtype torch.float32,.*complex64",
+            "expected a plain weight of dtype torch.bfloat16, torch.float16, torch.float32, torch.float64, got a .*complex64",
         ),
         (lambda: Own(4, 3), TypeError, "expected a Linear, got Own with a forward pass of its own"),
     ],
