@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .base import Action, Choose, DropAndGrow, LayerNumbers, Method, Regrow, Switch, Time
+from .actions import Action, Choose, Regrow, Switch
+from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
@@ -61,11 +62,13 @@ __all__ = [
     "SET",
     "SRSTE",
     "SSTE",
+    "About",
     "Action",
     "Choose",
     "DenseWeight",
     "DropAndGrow",
     "LayerNumbers",
+    "Layers",
     "Method",
     "Regrow",
     "RigL",

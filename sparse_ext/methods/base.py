@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from .actions import Action, Regrow
 from .schedules import SCHEDULES
 
 
@@ -31,6 +32,9 @@ class LayerNumbers:
         dense_weight: whether the layer stores a dense weight, of which products use a part.
         count: () -> nnz. May synchronise with the device.
         total: signal name -> sum of the signal's |score|. May synchronise with the device.
+        shape: of the dense layer's weight; (): as (rows, cols).
+        target: nnz that the layer was made for; None: as now. A method that changes densities ends with it.
+        total_in_use: as `total`, of the positions in use alone.
     """
 
     rows: int
@@ -40,47 +44,55 @@ class LayerNumbers:
     dense_weight: bool
     count: Callable[[], int]
     total: Callable[[str], float]
+    shape: tuple[int, ...] = ()
+    target: int | None = None
+    total_in_use: Callable[[str], float] = lambda signal: 0.0
 
     @property
     def nnz(self) -> int:
         """Number of positions that products use. May synchronise with the device."""
         return self.count()
 
+    @property
+    def positions(self) -> int:
+        """rows * cols."""
+        return self.rows * self.cols
 
-# ---- actions: what a method can order for a layer -------------------------------------------------------------------------
+    @property
+    def end(self) -> int:
+        """The nnz that the layer was made for."""
+        return self.nnz if self.target is None else self.target
 
 
-@dataclass(frozen=True)
-class Regrow:
-    """Drop the lowest-ranked stored positions, then grow the highest-ranked of the others.
+class Layers(dict[str, LayerNumbers]):
+    """{name: numbers} of a method's layers, and what is known of all of them together.
 
     Attributes:
-        drop, grow: how many positions to drop and to grow.
-        keep_by: ranks the stored positions: "magnitude" (of the weight), or one of the method's signals.
-        grow_by: ranks the other positions: "random", or one of the method's signals.
+        smallest: (count) -> {name: how many of the `count` smallest magnitudes of all layers are this one's}. Ties go to later
+            layers, and to the higher position. Synchronises with the device.
     """
 
-    drop: int
-    grow: int
-    keep_by: str = "magnitude"
-    grow_by: str = "random"
+    def __init__(self, numbers: Mapping[str, LayerNumbers], smallest: Callable[[int], dict[str, int]]) -> None:
+        super().__init__(numbers)
+        self.smallest = smallest
 
 
-@dataclass(frozen=True)
-class Choose:
-    """Prune a dense weight again: choose by this rule which of its positions products use."""
+class About(NamedTuple):
+    """What the table of methods in the docs says of one; costs are shares of a dense layer's.
 
-    rule: str
+    Attributes:
+        source: the paper, with a link.
+        forward, grad_input, grad_weight: which part of each product is computed. d: density; D: number of positions.
+        optimizer_memory: length of weight, gradient and optimizer state.
+        good_for: when to choose it.
+    """
 
-
-@dataclass(frozen=True)
-class Switch:
-    """Store the weight in this layout from now on. Does nothing if it already is."""
-
-    layout: str
-
-
-Action = Regrow | Choose | Switch
+    source: str
+    forward: str = "d"
+    grad_input: str = "d"
+    grad_weight: str = "d"
+    optimizer_memory: str = "d"
+    good_for: str = ""
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------------
@@ -98,11 +110,15 @@ class Method:
         dense_weight: whether the method trains a dense weight, of which products use a part. Packed layers are converted.
         masked_decay: lambda_W of SR-STE. Before every optimizer step, masked_decay * w is added to the gradient of each weight
             w that products leave out.
+        changes_density: whether layers do not keep their nnz.
+        about: for the table of methods in the docs; None: the method is not in it.
         samples_gradient: whether the weight gradient is estimated from a random sample of the output gradient.
     """
 
     signals: ClassVar[tuple[str | type[Any], ...]] = ()
     dense_weight: ClassVar[bool] = False
+    changes_density: ClassVar[bool] = False
+    about: ClassVar[About | None] = None
 
     @property
     def masked_decay(self) -> float:
@@ -128,7 +144,7 @@ class Method:
         then; only `Choose` and `Switch` count there.
 
         Args:
-            layers: {name: numbers} of the layers that this method trains.
+            layers: {name: numbers} of the layers that this method trains; from a `Sparsifier`, a `Layers`.
             time: the present step.
 
         Returns:
@@ -143,6 +159,10 @@ class Method:
     def observes(self, time: Time) -> bool:
         """Whether the signals observe the dense gradient of this step."""
         return any(self.is_update(Time(time.step + later, time.total_steps)) for later in range(self.observed_steps()))
+
+    def initial_density(self, density: float) -> float:
+        """The density with which a layer begins that is made for this one, so that `sparsify_` makes it so."""
+        return density
 
     def max_density(self, density: float) -> float:
         """The largest density that a layer, now of this density, will reach: it needs that capacity."""

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .base import Action, Choose, LayerNumbers, Method, Switch, Time
+from .actions import Action, Choose, Switch
+from .base import LayerNumbers, Method, Time
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def sparsify_(
         distribution: how the sparsity is divided among the layers, see `layer_densities`. A layer that gets density 1 stays
             dense. Layouts with a fixed sparsity ignore it.
         layout: see `SparseLinear`.
-        method: the method that will train the model, if known: layers get the capacity, or the dense weight, that it needs.
+        method: the method that will train the model, if known: layers get the capacity, or the dense weight, that it needs, and
+            the density with which it begins. `sparsity` is then what it ends with.
         init: "variance": new random values, scaled for the sparse fan-in, so that outputs are as large as with the present
             weight: a layer that begins with zeros still does. "masked": the model's own values at a random mask. "magnitude":
             the largest of them, for a model that was trained. With the last two a dense weight takes all values. A warning says
@@ -192,11 +193,12 @@ def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method:
 @torch.no_grad()
 def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
-    capacity = None if method is None else max(density, method.max_density(density))
-    if method is not None and method.dense_weight:
-        capacity = None
+    first = density if method is None or method.dense_weight else max(density, method.initial_density(density))
+    capacity = None if method is None or method.dense_weight else max(first, method.max_density(density))
     kind: Any = replacement_of(layer)
-    twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - density, layout=layout, capacity=capacity)
+    twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
+    if first > density:
+        twin.aim_at_(density)
     if method is not None and method.dense_weight:
         twin.store_dense_()
     if layer.weight.is_meta:

@@ -141,6 +141,10 @@ class SparseLayer(MovableWeight):
             bound = 1.0 / math.sqrt(cols) if cols else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
 
+    def aim_at_(self, density: float) -> None:
+        """Says for which density the layer is made, if it begins with another: a method may lead it there."""
+        self._target_nnz = round(density * self.product.rows * self.product.cols)
+
     # ---- changes of what is stored; each returns the slot map, by which optimizer state follows ------------------------------
 
     def enlarge_(self, capacity: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ class SparseWeight(BoundWeight):
     bias: nn.Parameter | None
     layout_reason: str  # why it has this layout
     _initial_nnz: int
+    _target_nnz: int | None = None  # what it was made for, if it begins with another number
 
     # ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -46,6 +47,11 @@ class SparseWeight(BoundWeight):
     def nnz(self) -> int:
         """Number of positions that products use. Synchronises on CUDA."""
         return self._initial_nnz if self.weight.is_meta else self._pattern.nnz
+
+    @property
+    def target_nnz(self) -> int:
+        """The number of positions that it was made for: a method may have it begin with more, and end with so many."""
+        return self._initial_nnz if self._target_nnz is None else self._target_nnz
 
     @property
     def density(self) -> float:

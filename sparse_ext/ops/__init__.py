@@ -19,6 +19,7 @@ from .nm24.pattern import Nm24Pattern
 from .pattern import Pattern, Sizes, slot_map
 from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
+from .regrow.sampler import drawn
 from .rule import Rule
 
 for _layout in (Csr, Auto, Masked, Nm24, Dense):
@@ -46,6 +47,7 @@ __all__ = [
     "Rule",
     "Sizes",
     "Watch",
+    "drawn",
     "follow_",
     "keep_operands",
     "kernels_of",

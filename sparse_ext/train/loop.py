@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from . import stamps
-from .dense_weights import decay_with
 from .managed import ManagedLayer
+from .masked_decay import decay_with
 from .observation import Observation
 from .steps import changes_nothing, gradients_wait, was_skipped
 from .uncompiled import uncompiled

@@ -9,15 +9,13 @@ from torch import nn
 
 from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch
 from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import layout_named, slot_map
-from sparse_ext.ops.pattern import count_bits
+from sparse_ext.ops import slot_map
 
+from .changes import CHANGES, Change
 from .distributed import digest
 from .observation import Observation
 from .optimizer_state import OptimizerState, take_
 from .undo import Undo
-
-Change = tuple[torch.Tensor, torch.Tensor]  # how many positions are new, and how many left
 
 
 class ManagedLayer:
@@ -60,6 +58,9 @@ class ManagedLayer:
             dense_weight=layer.chosen_by is not None,
             count=lambda: layer.nnz,
             total=self.observation.total,
+            shape=layer.product.weight_shape,
+            target=layer.target_nnz,
+            total_in_use=lambda name: self.observation.total(name, layer.pattern.mask()),
         )
 
     def review(self, held: set[int]) -> bool:
@@ -91,7 +92,7 @@ class ManagedLayer:
                 f"{self.name}: expected capacity for {needed} entries before the model is wrapped, got {layer.capacity}; "
                 "pass method=... to sparsify_"
             )
-        self._resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
+        self.resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
 
     def check_copy(self, copies: Mapping[str, SparseLayer]) -> None:
         """ValueError unless a copy of the model, with these layers, has this one with the same pattern, and writable."""
@@ -136,17 +137,8 @@ class ManagedLayer:
         self.carry_out(action, 0)
 
     def carry_out(self, action: Action, seed: int) -> Change:
-        """Changes the layer, its copies and the optimizer's state; seed: of random growth."""
-        if isinstance(action, Regrow):
-            new = self._regrow(action, seed)
-            return new, new + action.drop - action.grow
-        before = self.layer.pattern.bits()
-        if isinstance(action, Switch):
-            self._resize(lambda one: one.switch_(action.layout))
-        else:
-            self._choose(action.rule)
-        now = self.layer.pattern.bits()
-        return count_bits(now & ~before), count_bits(before & ~now)
+        """Changes the layer, its copies and the optimizer's state; seed: of random choices."""
+        return CHANGES[type(action)](self, action, seed)
 
     def before_load(self) -> None:
         """A checkpoint is about to be loaded into the layer."""
@@ -170,35 +162,7 @@ class ManagedLayer:
         if not self.state_loaded:
             self.state.move_state_(weight, source)
 
-    def _regrow(self, action: Regrow, seed: int) -> torch.Tensor:
-        """How many positions are new, int64 []."""
-        layer = self.layer
-        keep = layer.weight.detach()
-        if action.keep_by != "magnitude":
-            score = self.observation.score(action.keep_by)
-            assert isinstance(score, torch.Tensor)
-            keep = layout_named(layer.layout).pack(score, layer.pattern)
-        grow = seed if action.grow_by == "random" else self.observation.score(action.grow_by)
-        pattern, source = layer.pattern.regrown(keep, grow, action.drop, action.grow)
-        layer.write_pattern_(pattern)
-        self.state.move_(layer.weight, source)
-        for copy in self.copies:
-            copy.write_pattern_(pattern)
-            take_(copy.weight.data, source)
-        self.observation.clear()
-        grown = source < 0
-        if layer.pattern.nnz < layer.pattern.capacity:  # unused slots have no source either
-            grown &= layer.pattern.positions() >= 0
-        return grown.sum()
-
-    def _choose(self, rule: str) -> None:
-        if self.layer.chosen_by is None:  # back from another layout
-            self._resize(lambda one: one.store_dense_(self.home))
-        self.layer.choose_(rule)
-        for copy in self.copies:
-            copy.write_pattern_(self.layer.pattern, self.layer.chosen_by)
-
-    def _resize(self, change: Callable[[SparseLayer], torch.Tensor]) -> None:
+    def resize(self, change: Callable[[SparseLayer], torch.Tensor]) -> None:
         """Carries out a change of the weight's form, which returns its slot map."""
         state = self.state.of(self.layer.weight)
         self.state.resize_(self.layer.weight, state, change(self.layer))

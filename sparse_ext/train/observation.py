@@ -13,6 +13,7 @@ from sparse_ext.ops import GradientTotal
 
 from . import distributed
 from .signals import Signal, signal_classes
+from .view import LayerView
 
 
 class Observation:
@@ -51,7 +52,7 @@ class Observation:
             may_stream: whether the update uses this step's gradient alone.
         """
         layer = self.layer
-        may_stream = may_stream and all(kind.STREAMS for kind in self._kinds.values())
+        may_stream = may_stream and all(kind.STREAMS or not kind.OBSERVES for kind in self._kinds.values())
         if may_stream and not isinstance(action, Regrow):
             return  # the update would leave this layer as it is
         sink = None
@@ -90,7 +91,8 @@ class Observation:
             self.spoiled = True
             return
         self.observed += 1
-        for number, (name, kind) in enumerate(self._kinds.items()):
+        observing = [(name, kind) for name, kind in self._kinds.items() if kind.OBSERVES]
+        for number, (name, kind) in enumerate(observing):
             if name not in self.signals:
                 self.signals[name] = self._new(kind, sink.total)
             total = sink.total if number == 0 else sink.total.clone()
@@ -99,7 +101,9 @@ class Observation:
     def _new(self, kind: type[Signal], like: torch.Tensor) -> Signal:
         """A signal that has observed nothing, for gradients like this one."""
         product = self.layer.product
-        return kind(product.rows, product.cols, torch.promote_types(like.dtype, torch.float32), like.device, self._method)
+        signal = kind(product.rows, product.cols, torch.promote_types(like.dtype, torch.float32), like.device, self._method)
+        signal.layer = LayerView(self.layer)
+        return signal
 
     # ---- an update ------------------------------------------------------------------------------------------------------
 
@@ -113,15 +117,32 @@ class Observation:
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
         weight = self.layer.weight
-        return self.signals[name].score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        return self._signal(name).score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
-    def total(self, name: str) -> float:
-        """The sum of the magnitudes of a signal's scores; 0 where it has observed nothing."""
-        return float(self.signals[name].score().abs().sum()) if name in self.signals else 0.0
+    def _signal(self, name: str) -> Signal:
+        """The signal of this name; one that observes nothing begins when it is asked for."""
+        if name not in self.signals and not self._kinds[name].OBSERVES:
+            self.signals[name] = self._new(self._kinds[name], self.layer.weight)
+        return self.signals[name]
+
+    def total(self, name: str, where: torch.Tensor | None = None) -> float:
+        """The sum of the magnitudes of a signal's scores; 0 where it has observed nothing.
+
+        where: bool [rows, cols], to sum there alone.
+        """
+        if name not in self.signals and self._kinds[name].OBSERVES:
+            return 0.0
+        score = self._signal(name).score().abs()
+        return float((score if where is None else score[where]).sum())
 
     def needs(self, action: Regrow) -> bool:
-        """Whether the action ranks positions by a signal."""
-        return action.grow_by in self._kinds or action.keep_by in self._kinds
+        """Whether the action ranks positions by a signal that observes gradients."""
+        return any(name in self._kinds and self._kinds[name].OBSERVES for name in (action.grow_by, action.keep_by))
+
+    def is_ready(self, action: Regrow) -> bool:
+        """Whether the signals that the action ranks by have scores; of those that observe, `is_usable` says it."""
+        names = [name for name in (action.grow_by, action.keep_by) if name in self._kinds and not self._kinds[name].OBSERVES]
+        return all(self._signal(name).is_ready() for name in names)
 
     @property
     def idle(self) -> bool:
@@ -168,7 +189,7 @@ class Observation:
                 raise ValueError(f"expected the state of signals {', '.join(map(repr, self._kinds)) or 'none'}, got {name!r}")
             signals[name] = self._new(self._kinds[name], self.layer.weight)
             signals[name].load_state_dict(tensors)
-        if observed and (missing := [name for name in self._kinds if name not in signals]):
+        if observed and (missing := [name for name, kind in self._kinds.items() if kind.OBSERVES and name not in signals]):
             raise ValueError(f"expected the state of signals that observed {observed} steps, got none of {', '.join(missing)}")
         return signals
 

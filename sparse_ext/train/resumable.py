@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from sparse_ext.methods import Method, Time
+import torch
+
+from sparse_ext.methods import Layers, Method, Time
 from sparse_ext.ops import lasting
+from sparse_ext.ops.pattern import largest
 
 from .loop import Loop
 from .managed import ManagedLayer
@@ -134,9 +137,19 @@ class Resumable:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def numbers_of(group: Group) -> dict[str, Any]:
+def numbers_of(group: Group) -> Layers:
     """What a method sees of its layers."""
-    return {managed.name: managed.numbers() for managed in group}
+    return Layers({managed.name: managed.numbers() for managed in group}, lambda count: smallest(group, count))
+
+
+def smallest(group: Group, count: int) -> dict[str, int]:
+    """How many of the `count` smallest magnitudes of all these layers are each one's."""
+    used = [managed.layer.weight.detach().abs()[managed.layer.pattern.positions() >= 0] for managed in group]
+    sizes = [values.numel() for values in used]
+    if not 0 <= count <= sum(sizes):
+        raise ValueError(f"expected a count between 0 and {sum(sizes)} (positions in use), got {count}")
+    stay = largest(torch.cat([values.to(used[0].device, torch.float64) for values in used]), sum(sizes) - count)
+    return {m.name: size - int(part.sum()) for m, size, part in zip(group, sizes, stay.split(sizes), strict=True)}
 
 
 def live(group: Group) -> Group:

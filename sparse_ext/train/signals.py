@@ -6,9 +6,12 @@ SIGNALS maps the names that methods can use to classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+
+if TYPE_CHECKING:
+    from .view import LayerView
 
 
 class Signal(ABC):
@@ -19,6 +22,8 @@ class Signal(ABC):
     Attributes:
         name: how a method's `grow_by` and `keep_by` refer to it.
         method: the method that uses it; its fields are the hyper-parameters.
+        layer: weight(), mask() and gradient() of the layer as they are now, each [rows, cols], see `LayerView`.
+        OBSERVES: whether it observes dense gradients. One that does not needs no `observe`; its score is asked for at updates.
         STREAMS: whether the score after a single observed step is that step's gradient. Then growth can choose positions while
             the gradient is computed, and nothing dense is kept.
 
@@ -32,6 +37,9 @@ class Signal(ABC):
 
     name: ClassVar[str]
     STREAMS: ClassVar[bool] = False
+    OBSERVES: ClassVar[bool] = True
+
+    layer: LayerView
 
     def __init__(self, rows: int, cols: int, dtype: torch.dtype, device: torch.device, method: Any = None) -> None:
         """A signal for a [rows, cols] weight matrix.
@@ -49,8 +57,7 @@ class Signal(ABC):
     def start(self) -> None:  # noqa: B027
         """Makes the state of a signal that has observed nothing."""
 
-    @abstractmethod
-    def observe(self, tile: torch.Tensor, rows: range) -> None:
+    def observe(self, tile: torch.Tensor, rows: range) -> None:  # noqa: B027
         """Adds one step's gradient to the state. It is finite, and already summed over micro-batches and ranks.
 
         Args:
@@ -61,6 +68,10 @@ class Signal(ABC):
     @abstractmethod
     def score(self) -> torch.Tensor:
         """The score [rows, cols]; its magnitude ranks the positions."""
+
+    def is_ready(self) -> bool:
+        """Whether there is a score now: if not, the layer keeps its pattern at this update."""
+        return True
 
     def updated(self) -> None:  # noqa: B027
         """Called after the layer's update, and when the observed steps are to be discarded."""

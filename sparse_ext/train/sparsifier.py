@@ -12,7 +12,7 @@ from torch import nn
 from sparse_ext.methods import Action, Choose, Method, Regrow
 from sparse_ext.ops import lasting
 
-from . import dense_weights, distributed
+from . import distributed, fit
 from .attach import Attachment
 from .loop import Loop
 from .managed import ManagedLayer
@@ -107,7 +107,7 @@ class Sparsifier(Resumable):
         for method, group in self._groups:
             if new := [managed for managed in group if managed in layers]:
                 distributed.refuse_shards(new, method)
-                dense_weights.check(new, method, method.plan(numbers_of(new), self._time()), self.replace_step)
+                fit.check(new, method, method.plan(numbers_of(new), self._time()), self.replace_step)
         for managed in layers:
             managed.layer.sync()
             managed.make_room(wrappers)
@@ -193,6 +193,9 @@ class Sparsifier(Resumable):
     def _advance(self) -> bool:
         distributed.refuse_join(self._loop.wrappers, [method for method, _ in self._groups], self._process_group)
         self._loop.check(self._step + 1)
+        if not self._step and not self._loop.loaded:
+            for method, group in self._groups:
+                fit.check_start(live(group), method)
         self._compare_stamps()
         self._step += 1
         try:
@@ -273,6 +276,8 @@ class Sparsifier(Resumable):
         for managed in group:
             action = actions.get(managed.name)
             if action is None or (not isinstance(action, Regrow | Choose) and managed.is_so(action)):
+                continue
+            if isinstance(action, Regrow) and not managed.observation.is_ready(action):
                 continue
             if isinstance(action, Regrow) and managed.observation.needs(action):
                 if managed.observation.idle:

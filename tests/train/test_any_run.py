@@ -47,6 +47,7 @@ class Run:
         self.sparsifier = sx.Sparsifier(self.model, self.optimizer, self.method, total_steps=TOTAL, seed=seed)
         if self.attached:
             self.sparsifier.attach()
+        self.trained = self.live  # until the optimizer's first step, or the first call of step(), shows what trains
 
     @property
     def layers(self):
@@ -88,7 +89,8 @@ class Run:
     def changing(self, gradients, micro_batches):
         """The layers that have changed, after it was seen that these are the ones that had to."""
         due = self.method.is_update(Time(self.calls, TOTAL)) or self.postponed
-        candidates = (self.live & self.armed if self.method.signals else self.live) if due else set()
+        live, self.trained = self.live if self.trained is None else self.trained, None
+        candidates = (live & self.armed if self.method.signals else live) if due else set()
         changed = {name for name, layer in self.layers.items() if not torch.equal(layer.mask(), self.reference.masks[name])}
         finite = all(bool(gradient.isfinite().all()) for gradient in gradients.values())
         # More micro-batches than the step before: what was kept of the first one's gradient does not do.
@@ -161,6 +163,7 @@ def step(run, micro_batches=1):
     frozen = stored(run.model[0]) if run.frozen else []
     gradients = run.reference.gradients()
     run.reference.optimizer.step()
+    run.trained = None
     if not run.attached:
         run.optimizer.step()
     run.advance(gradients, micro_batches)

@@ -17,6 +17,6 @@ def philox4x32(seed: int, counter: torch.Tensor, high: int = 0) -> torch.Tensor:
     return torch.stack(c, -1)
 
 
-def random_u32(seed: int, count: int) -> torch.Tensor:
+def random_u32(seed: int, count: int, device: torch.device | str | None = None) -> torch.Tensor:
     """The first `count` elements of the stream `seed`, as int64 [count]."""
-    return philox4x32(seed, torch.arange((count + 3) // 4)).reshape(-1)[:count]
+    return philox4x32(seed, torch.arange((count + 3) // 4, device=device)).reshape(-1)[:count]

@@ -1,48 +1,17 @@
-"""Dense weights of a Sparsifier's layers: whether a method can train them, and masked decay."""
+"""Masked decay: pulls the weights that products leave out towards 0 (Zhou et al. 2021, SR-STE)."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-
-from sparse_ext.methods import Action, Choose, Method
-from sparse_ext.ops import LAYOUTS
 
 from .managed import ManagedLayer
 from .stamps import is_current
 from .steps import changes_nothing
 from .uncompiled import uncompiled
-
-
-def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Action], replace_step: bool) -> None:
-    """ValueError unless the method can train the weights of these layers.
-
-    start: what the method orders at step 0.
-    """
-    kind = type(method).__name__
-    if not method.dense_weight:
-        dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
-        if dense and method.changes_patterns:
-            raise ValueError(f"{kind} regrows packed weights, got layers that hold a dense weight: {', '.join(dense)}")
-        return
-    if replace_step:
-        raise ValueError(f"{kind} changes what products take, between optimizer steps: expected replace_step=False, got True")
-    others = [
-        one.name
-        for one in group
-        if isinstance(action := start.get(one.name), Choose) and action.rule not in one.layer.pattern.RULES
-    ]
-    if others:
-        action = start[others[0]]
-        assert isinstance(action, Choose)
-        known = ", ".join(repr(name) for name, layout in LAYOUTS.items() if action.rule in layout.pattern.RULES)
-        raise ValueError(
-            f"{kind} chooses {action.rule!r} of dense weights: expected layers of layout {known}, got others: "
-            f"{', '.join(others)}"
-        )
 
 
 def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[ManagedLayer]], owner: object) -> None:

@@ -1,0 +1,49 @@
+"""Actions: what a method can order for a layer. `train.changes` carries them out, a function for each class of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a method orders for one layer at one step."""
+
+
+@dataclass(frozen=True)
+class Regrow(Action):
+    """Drop the lowest-ranked stored positions, then grow the highest-ranked of the others.
+
+    Attributes:
+        drop, grow: how many positions to drop and to grow.
+        keep_by: ranks the stored positions: "magnitude" (of the weight), or one of the method's signals.
+        grow_by: ranks the other positions: "random", or one of the method's signals.
+        keep_power: None: the largest stay. A number: those that stay are drawn, without replacement, with chances in proportion
+            to |score| ** keep_power.
+        grow_power: the same of those that grow.
+        unfired_first: positions that were never in use grow before all others.
+        fresh_state: the optimizer's state of all the layer's weights begins anew.
+    """
+
+    drop: int
+    grow: int
+    keep_by: str = "magnitude"
+    grow_by: str = "random"
+    keep_power: float | None = None
+    grow_power: float | None = None
+    unfired_first: bool = False
+    fresh_state: bool = False
+
+
+@dataclass(frozen=True)
+class Choose(Action):
+    """Prune a dense weight again: choose by this rule which of its positions products use."""
+
+    rule: str
+
+
+@dataclass(frozen=True)
+class Switch(Action):
+    """Store the weight in this layout from now on. Does nothing if it already is."""
+
+    layout: str

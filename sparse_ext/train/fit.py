@@ -1,0 +1,59 @@
+"""Whether a method can train layers as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sparse_ext.methods import Action, Choose, Method
+from sparse_ext.nn import SparseLayer
+from sparse_ext.ops import LAYOUTS
+
+from .managed import ManagedLayer
+
+
+def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Action], replace_step: bool) -> None:
+    """ValueError unless the method can train the weights of these layers.
+
+    start: what the method orders at step 0.
+    """
+    kind = type(method).__name__
+    if not method.dense_weight:
+        dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
+        if dense and method.changes_patterns:
+            raise ValueError(f"{kind} regrows packed weights, got layers that hold a dense weight: {', '.join(dense)}")
+        fixed = [one.name for one in group if not one.layer.pattern.VARIABLE]
+        if fixed and method.changes_density:
+            raise ValueError(
+                f"{kind} changes how dense layers are, got layers whose layout has one density only: {', '.join(fixed)}; use "
+                "layout='auto' or 'csr', or a method that keeps nnz, such as RigL()"
+            )
+        return
+    if replace_step:
+        raise ValueError(f"{kind} changes what products take, between optimizer steps: expected replace_step=False, got True")
+    others = [
+        one.name
+        for one in group
+        if isinstance(action := start.get(one.name), Choose) and action.rule not in one.layer.pattern.RULES
+    ]
+    if others:
+        action = start[others[0]]
+        assert isinstance(action, Choose)
+        known = ", ".join(repr(name) for name, layout in LAYOUTS.items() if action.rule in layout.pattern.RULES)
+        raise ValueError(
+            f"{kind} chooses {action.rule!r} of dense weights: expected layers of layout {known}, got others: "
+            f"{', '.join(others)}"
+        )
+
+
+def check_start(group: Sequence[ManagedLayer], method: Method) -> None:
+    """ValueError if the method begins a run with denser layers than these are."""
+    if thin := [one.name for one in group if method.changes_density and not _is_as_dense(one.layer, method)]:
+        raise ValueError(
+            f"{type(method).__name__} begins with denser layers than it ends with, got layers that are not: {', '.join(thin)}; "
+            "pass method=... to sparsify_, or load this Sparsifier's state to resume"
+        )
+
+
+def _is_as_dense(layer: SparseLayer, method: Method) -> bool:
+    positions = max(1, layer.product.rows * layer.product.cols)
+    return layer.nnz >= round(method.initial_density(layer.target_nnz / positions) * positions)
