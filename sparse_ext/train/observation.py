@@ -66,10 +66,10 @@ class Observation:
         if not self.passes:
             self.layer.watch(None)
 
-    def end(self) -> None:
-        """Ends the step: keeps its candidates, or lets the signals observe its gradient."""
+    def end(self) -> bool:
+        """Ends the step: keeps its candidates, or lets the signals observe its gradient. True if that gradient was computed."""
         if self.layer.watched is None:
-            return
+            return False
         watch = self.layer.unwatch()
         assert watch is not None
         self.passes = max(self.passes, watch.passes)
@@ -83,6 +83,7 @@ class Observation:
         elif sink is not None:
             self._streamed = sink.kept()
             self.spoiled |= watch.passes > 0 and not sink.is_finite()
+        return sink is not None and watch.passes > 0
 
     def _show(self, sink: GradientTotal, passes: int) -> None:
         if not passes:
