@@ -51,7 +51,7 @@ def one_each(model: nn.Module) -> Tokens:
     layers = layers_of(model)
     if others := [name for name, layer in layers.items() if not _is_linear(layer)]:
         raise ValueError(
-            f"count_flops: expected inputs=..., a batch, for a model with convolutions ({', '.join(others[:3])}), which says how "
+            f"count_flops: expected inputs=..., a batch, for a model with convolutions ({', '.join(others[:3])}): it tells how "
             "many pixels they multiply; got None"
         )
     return Tokens(layers, dict.fromkeys(layers, 1), 0)
