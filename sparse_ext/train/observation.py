@@ -52,9 +52,11 @@ class Observation:
             may_stream: whether the update uses this step's gradient alone.
         """
         layer = self.layer
+        if not any(kind.OBSERVES for kind in self._kinds.values()):
+            return
         may_stream = may_stream and all(kind.STREAMS or not kind.OBSERVES for kind in self._kinds.values())
-        if may_stream and not isinstance(action, Regrow):
-            return  # the update would leave this layer as it is
+        if may_stream and not (isinstance(action, Regrow) and self.needs(action)):
+            return  # the update would leave this layer as it is, or not ask for the gradient
         sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
         if may_stream and alone and isinstance(action, Regrow) and action.keep_by == "magnitude":

@@ -40,20 +40,25 @@ def planned(method: Method, group: Sequence[ManagedLayer], total_steps: int) -> 
     """
     run = _DryRun(method, group)
     run.carry_out(0, {name: one for name, one in run.plan(Time(0, total_steps)).items() if not isinstance(one, Regrow)})
-    kinds = signal_classes(method.signals).values()
-    streams = method.observed_steps() == 1 and all(kind.STREAMS or not kind.OBSERVES for kind in kinds)
-    watches = any(kind.OBSERVES for kind in kinds)
+    kinds = signal_classes(method.signals)
+    watching = {name for name, kind in kinds.items() if kind.OBSERVES}
+    streams = method.observed_steps() == 1 and all(kinds[name].STREAMS for name in watching)
     for time, due, observed in _steps(method, total_steps):
-        observed &= watches
+        observed &= bool(watching)
         if not (due or observed):
             continue
         actions = run.plan(time) if due or streams else {}
         if observed:
-            run.observe([name for name in run.now if not streams or isinstance(actions.get(name), Regrow)])
+            run.observe([name for name in run.now if not streams or _asks_for(watching, actions.get(name))])
         if due:
             run.carry_out(time.step, actions)
     ends = {name: one.settled(total_steps) for name, one in run.now.items()}
     return {name: Planned(one.sums, one.observed, one.work) for name, one in ends.items()}
+
+
+def _asks_for(signals: set[str], action: Action | None) -> bool:
+    """Whether the action ranks positions by one of these signals."""
+    return isinstance(action, Regrow) and not signals.isdisjoint((action.grow_by, action.keep_by))
 
 
 def _steps(method: Method, total_steps: int) -> Iterator[tuple[Time, bool, bool]]:

@@ -1,31 +1,20 @@
-"""count_flops(model, sparsifier): against numbers worked out by hand, against what real steps execute, and the paper's."""
+"""count_flops(model, sparsifier): against numbers worked out by hand, and against what real steps execute."""
 
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from densities import Smallest, Steps
+from densities import Smallest, Steps, sparsifier_of, two
 from torch import nn
 from training import CHANGING, PACKED, batch, method_named, mlp
 
 import sparse_ext as sx
-from examples.resnet import resnet50
-from sparse_ext.methods import Action, LayerNumbers, Layers, Method
+from sparse_ext import train
+from sparse_ext.methods import Action, Choose, DropAndGrow, LayerNumbers, Layers, Method, Regrow, Switch
+from sparse_ext.ops import Linear
 from sparse_ext.train.changes import CHANGES
 from sparse_ext.train.planned import in_proportion
-from sparse_ext.train.work import EFFECTS
-
-
-def sparsifier_of(model, method, total_steps=20):
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    return optimizer, sx.Sparsifier(model, optimizer, method, total_steps=total_steps)
-
-
-def two(method, total_steps=20, **kwargs):
-    """20 x 10 with 60 weights, then a dense layer 5 x 20."""
-    model = nn.Sequential(sx.SparseLinear(10, 20, sparsity=0.7, **kwargs), nn.ReLU(), nn.Linear(20, 5))
-    return model, *sparsifier_of(model, method, total_steps)
-
+from sparse_ext.train.work import EFFECTS, Work, after
 
 # ---- by hand -------------------------------------------------------------------------------------------------------
 
@@ -50,6 +39,13 @@ def test_without_inputs_each_linear_layer_has_one_token():
     assert [row.training.planned for row in flops.layers] == [6 * 60, 6 * 100]
     assert flops.one_token
     assert "FLOPs of one token for each layer" in str(flops)
+
+
+def test_where_nothing_grows_no_dense_gradient_is_computed():
+    """Of 60 weights 1 % are none: RigL's update leaves the layer out."""
+    method = sx.RigL(update_interval=2, drop_fraction=0.01, t_end=1.0)
+    model, _, sparsifier = two(method)
+    assert sx.count_flops(model, sparsifier).layers[0].training.planned == 6 * 60
 
 
 @pytest.mark.parametrize("interval", [1, 5, 50])
@@ -116,6 +112,49 @@ def test_a_density_that_changes_by_hand():
     assert row.forward == (2 * 3 * 80, 2 * 3 * 65)
 
 
+def test_a_plan_sees_what_it_has_changed():
+    """csr with 0.3, dense from step 3 on, csr again from step 5 on, with all positions, of which one in ten goes."""
+
+    @dataclass(frozen=True)
+    class Phases(Method):
+        changes_density = True
+
+        def is_update(self, time):
+            return time.step in (2, 4, 5)
+
+        def plan(self, layers, time):
+            if time.step == 5:
+                return {name: Regrow(one.nnz // 10, 0) for name, one in layers.items()}
+            now = {one.layout for one in layers.values()}
+            return dict.fromkeys(layers, Switch("dense" if now == {"csr"} else "csr")) if time.step in (2, 4) else {}
+
+    model, optimizer, sparsifier = two(Phases(), total_steps=6)
+    x = torch.randn(3, 10)
+    for _ in range(6):
+        model(x).sum().backward()
+        optimizer.step()
+        sparsifier.step()
+    (row, _) = sx.count_flops(model, sparsifier, x).layers
+    assert row.density.planned == row.density.executed == pytest.approx((2 * 60 + 3 * 200 + 180) / 1200)
+    assert row.training.planned == row.training.executed == 3 * 2 * 3 * (2 * 60 + 3 * 200 + 180) / 6
+
+
+def test_what_actions_change():
+    """A layer 4 x 8 of "csr", and one with a dense weight."""
+    packed, dense = Work(Linear(4, 8), "csr", None, 10), Work(Linear(4, 8), "csr", "largest", 10, home="csr", home_nnz=10)
+    assert after(packed, Regrow(3, 5)) == replace(packed, nnz=12)
+    assert after(packed, Switch("csr")) is packed
+    assert after(packed, Switch("dense")) == replace(packed, layout="dense", nnz=32)
+    assert after(packed, Switch("2:4")) == replace(packed, layout="2:4", nnz=16)
+    assert after(after(packed, Switch("dense")), Switch("csr")) == replace(packed, nnz=32)
+    assert after(dense, Choose("soft")) == replace(dense, rule="soft")
+    assert after(dense, Switch("auto")) == replace(dense, layout="auto", rule=None, nnz=32)
+    assert after(after(dense, Switch("dense")), Choose("largest")) == dense
+    assert after(packed, Action()) is packed
+    assert dense.entries == (10, 10, 32)
+    assert replace(packed, input_share=0.5, weight_share=0.25).entries == (10, 5, 2)
+
+
 def test_what_depends_on_values_is_shared_in_proportion():
     """Of the 9 smallest of 60 + 30 weights, 6 and 3; they are there in the first 4 steps of 10."""
     model = nn.Sequential(sx.SparseLinear(10, 20, sparsity=0.7), sx.SparseLinear(20, 5, sparsity=0.7))
@@ -129,6 +168,32 @@ def test_in_proportion():
     assert in_proportion({"a": 0, "b": 7}, 7) == {"a": 0, "b": 7}
     with pytest.raises(ValueError, match="expected a count between 0 and 7"):
         in_proportion({"a": 7}, 8)
+
+
+def test_signals_that_only_read_the_layer_cost_no_dense_gradient():
+    """Neither as planned nor as executed."""
+
+    class Small(train.Signal):
+        name, OBSERVES = "small", False
+
+        def score(self):
+            return -self.layer.weight().abs()
+
+    @dataclass(frozen=True)
+    class Blind(DropAndGrow):
+        signals = (Small,)
+        grow_by = "small"
+
+    model, optimizer, sparsifier = two(Blind(update_interval=2, t_end=1.0), total_steps=6)
+    x, flops = torch.randn(3, 10, requires_grad=True), 0
+    for _ in range(6):
+        flops += sx.count_flops(lambda: model(x).sum().backward())
+        optimizer.step()
+        sparsifier.step()
+    rows = sx.count_flops(model, sparsifier, x)
+    assert sparsifier.report().updates == 2
+    assert rows.layers[0].training == (3 * 2 * 3 * 60, 3 * 2 * 3 * 60)
+    assert rows.model.training.executed == flops / 6
 
 
 def test_methods_by_name_are_planned_each():
@@ -171,81 +236,6 @@ def test_a_frozen_weights_gradient_does_not_count():
     assert [row.dense_training for row in rows] == [4 * 200, 4 * 100]
 
 
-# ---- tokens --------------------------------------------------------------------------------------------------------
-
-
-class Everything(nn.Module):
-    """Convolutions, one of them used twice, an embedding, attention and dropout."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(7, 8)
-        self.conv = sx.SparseConv2d(4, 8, 3, stride=2, padding=1, groups=2, sparsity=0.5)
-        self.norm, self.drop = nn.BatchNorm2d(8), nn.Dropout(0.5)
-        self.twice = sx.SparseConv1d(8, 8, 3, padding=1, sparsity=0.5)
-        self.up = nn.ConvTranspose1d(8, 4, 2, stride=2)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.unused = nn.Linear(3, 3)
-        self.head = sx.SparseLinear(8, 2, sparsity=0.5)
-
-    def forward(self, image, *, words):
-        x = self.drop(self.norm(self.conv(image))).flatten(2)
-        x = self.twice(self.twice(x))
-        self.up(x)
-        x = x.transpose(1, 2) + self.embedding(words)
-        return self.head(self.attention(x, x, x, need_weights=False)[0])
-
-
-def test_tokens_are_the_pixels_of_the_output():
-    """Images 6 x 10 become 3 x 5 = 15 pixels, of 2 images 30."""
-    model = Everything()
-    _, sparsifier = sparsifier_of(model, sx.Static())
-    inputs = {"image": torch.randn(2, 4, 6, 10), "words": torch.zeros(2, 15, dtype=torch.long)}
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    random, hooks = torch.get_rng_state(), [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-    flops = sx.count_flops(model, sparsifier, inputs)
-    rows = {row.name: row for row in flops.layers}
-    assert {name: row.tokens for name, row in rows.items()} == {
-        "conv": 30, "twice": 60, "up": 30, "head": 30, "other products": None
-    }  # fmt: skip
-    assert rows["conv"].forward.planned == 2 * 30 * model.conv.nnz
-    assert rows["conv"].dense_forward == 2 * 30 * 8 * 2 * 9
-    assert rows["up"].forward.planned == 2 * 30 * 8 * 4 * 2
-    # Attention: four projections of 8 x 8, and q k^T and its product with v, of 15 tokens with 15, 8 wide.
-    assert rows["other products"].forward.planned == 2 * 30 * 4 * 64 + 2 * 2 * 2 * 15 * 15 * 8
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), random)
-    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
-def test_wrappers_do_not_matter():
-    model, _, sparsifier = two(sx.Static())
-    x = torch.randn(4, 10)
-    torch._dynamo.reset()
-    assert sx.count_flops(torch.compile(model, backend="eager"), sparsifier, x) == sx.count_flops(model, sparsifier, x)
-
-
-def test_a_forward_pass_that_fails_leaves_no_hook():
-    model, _, sparsifier = two(sx.Static())
-    with pytest.raises(ValueError, match="expected x with 10 columns"):
-        sx.count_flops(model, sparsifier, torch.randn(4, 11))
-    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model)
-    assert torch.is_grad_enabled()
-
-
-def test_resnet50_as_in_the_paper():
-    """Evci et al. 2020, table 1: with ERK at 90 %, inference costs 0.24 of 8.2 GFLOPs, training 0.25 of three times that."""
-    model = sx.sparsify_(resnet50(), 0.9, layout="csr")
-    _, sparsifier = sparsifier_of(model, sx.RigL(update_interval=100), 3200)
-    flops = sx.count_flops(model, sparsifier, torch.randn(1, 3, 224, 224)).model
-    assert flops.dense_forward == pytest.approx(8.2e9, rel=0.01)
-    assert flops.forward_share.planned == pytest.approx(0.24, abs=0.007)
-    assert flops.training_share.planned == pytest.approx(0.25, abs=0.007)
-
-
 # ---- a method of one's own ------------------------------------------------------------------------------------------
 
 
@@ -280,44 +270,6 @@ def test_an_action_of_ones_own_has_a_row(monkeypatch):
         one.load_state_dict(state)
     row = sx.count_flops(model, sparsifier).layers[0]
     assert row.training == (2 * (4 * 120 + 2 * 60 + 2 * 15) / 4, 2 * (3 * 120 + 2 * 60 + 15) / 3)
-
-
-# ---- the table, and what is refused ---------------------------------------------------------------------------------
-
-
-def test_it_is_a_table():
-    model, _, sparsifier = two(sx.Static())
-    head, names, first, second, sparse, whole, unit = str(sx.count_flops(model, sparsifier, torch.randn(500, 10))).splitlines()
-    assert head.split() == ["density", "forward", "training", "forward/dense", "training/dense"]
-    assert names.split() == ["layer", "tokens"] + 5 * ["planned", "executed"]
-    assert " ".join(first.split()) == "0 500 30.00% - 60 k 60 k 180 k - 30.00% 30.00% 30.00% -"
-    assert " ".join(second.split()) == "2 500 100.00% 100.00% 100 k 100 k 300 k 300 k 100.00% 100.00% 100.00% 100.00%"
-    assert " ".join(sparse.split()).startswith("sparse layers 30.00% - 60 k")
-    assert " ".join(whole.split()).startswith("whole model 53.33% - 160 k")
-    assert unit == "FLOPs of this batch; training: of one step, as planned for 20, as executed in 0"
-
-
-def test_what_is_refused():
-    model, _, sparsifier = two(sx.Static())
-    with pytest.raises(ValueError, match="expected the model that the Sparsifier trains, got one without its 0"):
-        sx.count_flops(two(sx.Static())[0], sparsifier)
-    with pytest.raises(ValueError, match="expected a Sparsifier together with inputs, got none"):
-        sx.count_flops(model, inputs=torch.randn(4, 10))
-    images = nn.Sequential(sx.SparseConv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"expected inputs=..., a batch, for a model with convolutions \(0\)"):
-        sx.count_flops(images, sparsifier_of(images, sx.Static())[1])
-
-    class Aside(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.used, self.unused = nn.Linear(4, 4), sx.SparseLinear(4, 4)
-
-        def forward(self, x):
-            return self.used(x)
-
-    aside = Aside()
-    with pytest.raises(ValueError, match="reaches the sparse layers, got some that reach none"):
-        sx.count_flops(aside, sparsifier_of(aside, sx.Static())[1], torch.randn(2, 4))
 
 
 def test_the_plan_sees_numbers_alone():
