@@ -7,6 +7,7 @@ from torch import nn
 
 import sparse_ext as sx
 from examples.resnet import resnet50
+from sparse_ext.train.planned import in_proportion
 
 
 class Everything(nn.Module):
@@ -117,3 +118,11 @@ def test_what_is_refused():
     aside = Aside()
     with pytest.raises(ValueError, match="reaches the sparse layers, got some that reach none"):
         sx.count_flops(aside, sparsifier_of(aside, sx.Static())[1], torch.randn(2, 4))
+
+
+def test_in_proportion():
+    assert in_proportion({"a": 3, "b": 3, "c": 3}, 4) == {"a": 2, "b": 1, "c": 1}
+    assert in_proportion({"a": 1, "b": 9}, 9) == {"a": 1, "b": 8}
+    assert in_proportion({"a": 0, "b": 7}, 7) == {"a": 0, "b": 7}
+    with pytest.raises(ValueError, match="expected a count between 0 and 7"):
+        in_proportion({"a": 7}, 8)
