@@ -165,7 +165,7 @@ class Method:
         return density
 
     def max_density(self, density: float) -> float:
-        """The largest density that a layer, now of this density, will reach: it needs that capacity."""
+        """The largest density that a layer which is made for this one will reach: it needs that capacity."""
         return density
 
 

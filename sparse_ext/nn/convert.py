@@ -193,9 +193,8 @@ def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method:
 @torch.no_grad()
 def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
-    first = density if method is None or method.dense_weight else max(density, method.initial_density(density))
-    capacity = None if method is None or method.dense_weight else max(first, method.max_density(density))
     kind: Any = replacement_of(layer)
+    first, capacity = _densities_of(method, density, math.prod(kind.product_of(layer).weight_shape))
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if first > density:
         twin.aim_at_(density)
@@ -213,6 +212,16 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
         twin.set_matrix_(kind.as_matrix(layer.weight), mask)
     twin.copy_rest_(layer, layer.bias)
     return twin
+
+
+def _densities_of(method: Any, density: float, positions: int) -> tuple[float, float | None]:
+    """The density with which a method begins a layer that is made for this one, and the capacity that it needs, if known."""
+    if method is None or method.dense_weight:
+        return density, None
+    made = round(density * positions) / max(1, positions)  # of the weights' number alone a Sparsifier computes them again
+    first, most = method.initial_density(made), method.max_density(made)
+    first = first if first > made else density
+    return first, max(first, most) if most > made else first
 
 
 def _mean_square(name: str, weight: torch.Tensor) -> float:

@@ -84,7 +84,8 @@ class ManagedLayer:
         """
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
         makes_dense = self.method.dense_weight and layer.chosen_by is None
-        needed = positions if makes_dense else round(self.method.max_density(layer.density) * positions)
+        made_for = layer.target_nnz / max(1, positions)  # not its present density, which may be that of a phase
+        needed = positions if makes_dense else round(self.method.max_density(made_for) * positions)
         if needed <= layer.capacity and not makes_dense:
             return
         if any(layer in set(wrapper.modules()) for wrapper in wrappers):
