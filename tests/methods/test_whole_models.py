@@ -66,9 +66,10 @@ def check_memory(layers, method, optimizer):
     """Of each layer as much as the method's densest phase needs, in weight, gradient and moments alike."""
     for layer in layers:
         size, state = layer.product.rows * layer.product.cols, optimizer.state[layer.weight]
-        most = max(layer.target_nnz, round(method.max_density(layer.target_nnz / size) * size))
+        made_for = layer.target_nnz / size
+        densest = max(made_for, method.initial_density(made_for), method.max_density(made_for))
         if layer.layout != "2:4":
-            assert layer.capacity == (size if method.dense_weight else most)
+            assert layer.capacity == (size if method.dense_weight else round(densest * size))
         tensors = [layer.weight, layer.weight.grad, state["exp_avg"], state["exp_avg_sq"]]
         assert [tensor.numel() for tensor in tensors] == 4 * [layer.capacity]
 

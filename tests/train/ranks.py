@@ -269,7 +269,7 @@ SCENARIOS = {
         *sharded.SCENARIOS, *uneven.SCENARIOS,
     )
 }  # fmt: skip
-SCENARIOS |= {f"trained_by {how}": partial(trained_by, method=how[0], layout=how[1]) for how in REGROWING}
+SCENARIOS |= {f"trained_by_{n}": partial(trained_by, method=how[0], layout=how[1]) for n, how in enumerate(REGROWING)}
 
 
 def main(rank, folder):

@@ -65,7 +65,7 @@ def test_2_4_agrees_and_samples_apart(outcomes):
 @pytest.mark.parametrize(("method", "layout"), REGROWING)
 def test_every_method_agrees(outcomes, method, layout):
     """On patterns after every step, and in the end on weights."""
-    (first, weights), (second, others) = values(outcomes, f"trained_by {(method, layout)}")
+    (first, weights), (second, others) = values(outcomes, f"trained_by_{REGROWING.index((method, layout))}")
     assert first == second
     assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
     assert sum(changed for changed, _ in first) >= 2
