@@ -84,6 +84,19 @@ class Layout(ABC):
         return None
 
     @classmethod
+    def backward_entries(cls, product: Any, nnz: Any, rule: str | None, sampled: bool) -> tuple[Any, Any]:
+        """How many entries of the weight the input gradient and the weight gradient cost; the forward product costs nnz.
+
+        By default both cost the pattern's; of a dense weight, the weight gradient costs all positions.
+
+        Args:
+            nnz: of the pattern: a number, or a tensor with one.
+            rule: the name of the rule that chose it of a dense weight; None: the weight is packed.
+            sampled: whether the weight gradient is estimated from a sample of the output gradient.
+        """
+        return nnz, nnz if rule is None else product.rows * product.cols
+
+    @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:
         """The values [capacity] of a dense matrix [rows, cols] at the pattern, as a new tensor; unused slots are 0."""
         check_matrix(dense, pattern)

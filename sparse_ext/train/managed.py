@@ -32,6 +32,7 @@ class ManagedLayer:
         trained: whether its weight needed a gradient when its optimizer last stepped; None: it has not since `review`. A GAN's
             discriminator is frozen while the generator trains, yet trained.
         state_loaded: whether its optimizer has loaded a state and not stepped since, so that weights of that state may follow.
+        is_other: whether something besides the method's actions has changed its pattern or form since the last step.
         state_stamp: of the positions that a loaded state of the Sparsifier belongs to, until its next step; None: unknown.
     """
 
@@ -43,7 +44,7 @@ class ManagedLayer:
         self._weight = layer.weight
         self.frozen = not layer.weight.requires_grad
         self.trained: bool | None = None
-        self.state_loaded = False
+        self.state_loaded = self.is_other = False
         self.state_stamp: str | None = None
         self._slots: torch.Tensor | None = None  # while the layer loads
 
@@ -94,6 +95,7 @@ class ManagedLayer:
                 "pass method=... to sparsify_"
             )
         self.resize(lambda one: one.store_dense_() if makes_dense else one.enlarge_(needed))
+        self.is_other = True
 
     def check_copy(self, copies: Mapping[str, SparseLayer]) -> None:
         """ValueError unless a copy of the model, with these layers, has this one with the same pattern, and writable."""
@@ -136,6 +138,7 @@ class ManagedLayer:
         if isinstance(action, Regrow) or self.is_so(action):
             return
         self.carry_out(action, 0)
+        self.is_other = True
 
     def carry_out(self, action: Action, seed: int) -> Change:
         """Changes the layer, its copies and the optimizer's state; seed: of random choices."""
@@ -153,6 +156,7 @@ class ManagedLayer:
         before, self._slots = self._slots, None
         if before is None or torch.equal(before, now := self.layer.slots()):
             return
+        self.is_other = True
         weight, source = self.layer.weight, slot_map(before.to(now.device), now)
         for copy in self.copies:
             if torch.equal(copy.slots(), before):

@@ -52,9 +52,11 @@ class Observation:
             may_stream: whether the update uses this step's gradient alone.
         """
         layer = self.layer
+        if not any(kind.OBSERVES for kind in self._kinds.values()):
+            return
         may_stream = may_stream and all(kind.STREAMS or not kind.OBSERVES for kind in self._kinds.values())
-        if may_stream and not isinstance(action, Regrow):
-            return  # the update would leave this layer as it is
+        if may_stream and not (isinstance(action, Regrow) and self.needs(action)):
+            return  # the update would leave this layer as it is, or not ask for the gradient
         sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
         if may_stream and alone and isinstance(action, Regrow) and _takes_largest(action):
@@ -66,10 +68,10 @@ class Observation:
         if not self.passes:
             self.layer.watch(None)
 
-    def end(self) -> None:
-        """Ends the step: keeps its candidates, or lets the signals observe its gradient."""
+    def end(self) -> bool:
+        """Ends the step: keeps its candidates, or lets the signals observe its gradient. True if that gradient was computed."""
         if self.layer.watched is None:
-            return
+            return False
         watch = self.layer.unwatch()
         assert watch is not None
         self.passes = max(self.passes, watch.passes)
@@ -83,6 +85,7 @@ class Observation:
         elif sink is not None:
             self._streamed = sink.kept()
             self.spoiled |= watch.passes > 0 and not sink.is_finite()
+        return sink is not None and watch.passes > 0
 
     def _show(self, sink: GradientTotal, passes: int) -> None:
         if not passes:

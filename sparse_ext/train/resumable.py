@@ -53,7 +53,7 @@ class Resumable:
             "spoiled": [name for name, one in observations.items() if one.spoiled],
             "offsets": offsets_of(self._layers),
             "stamps": {managed.name: stamp(managed.layer) for managed in self._layers},
-            **self._history.state_dict(),
+            **self._history.state_dict(self._step),
         }
 
     @lasting

@@ -199,8 +199,7 @@ class Sparsifier(Resumable):
         self._compare_stamps()
         self._step += 1
         try:
-            for managed in self._layers:
-                managed.observation.end()
+            self._history.end_step(self._step, self._layers)
             self._review()
             changed = self._update()
         except BaseException:
@@ -256,7 +255,7 @@ class Sparsifier(Resumable):
         self._history.begin_update(self._step)
         for managed, action in orders:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
-            self._history.add(managed.name, managed.layer, *change)
+            self._history.add(managed.name, managed.layer, action, *change)
         self._updates += 1
         # Rules may choose in every step, and a comparison synchronises: those are compared now and then only.
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
@@ -296,5 +295,6 @@ class Sparsifier(Resumable):
     # ---- the report -----------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
-        """nnz, density, replaced connections, coverage and flip rate of every layer; `print` shows a table."""
-        return Report(self._step, self._updates, tuple(self._history.of(m.name, m.layer, m.frozen) for m in self._layers))
+        """nnz, density, average density, replaced connections, coverage, flip rate of every layer; `print` shows a table."""
+        rows = tuple(self._history.of(m.name, m.layer, m.frozen, self._step) for m in self._layers)
+        return Report(self._step, self._updates, rows)

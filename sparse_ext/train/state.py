@@ -62,6 +62,10 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     state.setdefault("observed", dict.fromkeys(state.get("signals", {}), 1))
     state.setdefault("spoiled", [])
     state.setdefault("stamps", {})
+    if "executed" not in state:  # nothing is known of the steps so far
+        layers = list(state.get("shapes", {}))
+        state |= {"executed": {name: [0, 0, 0, 0] for name in layers}, "uncounted": state.get("step", 0)}
+        state["shares"] = {name: [1.0, 1.0] for name in layers}
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
     return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})
@@ -70,7 +74,7 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 def with_frozen(state: dict[str, Any], own: Mapping[str, Any], frozen: Collection[str]) -> dict[str, Any]:
     """The state, in which layers that are frozen now may be missing, as earlier versions left them out."""
     if missing := [name for name in frozen if name not in state.get("shapes", frozen)]:
-        for key in ("shapes", "replaced", "replaced_last", "flips", "coverage"):
+        for key in ("shapes", "replaced", "replaced_last", "flips", "coverage", "executed", "shares"):
             if isinstance(state.get(key), Mapping):
                 state[key] = state[key] | {name: own[key][name] for name in missing}
     return state
