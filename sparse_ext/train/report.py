@@ -101,6 +101,10 @@ class History:
         self._flips: dict[str, int | torch.Tensor] = dict.fromkeys(layers, 0)
         self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
 
+    def coverage_of(self, name: str) -> Coverage:
+        """Which of the layer's positions were ever in use: the same object throughout, kept up to date."""
+        return self._coverage[name]
+
     def parts(self) -> list[Any]:
         """The objects whose attributes an update changes."""
         return [self, *self._coverage.values()]
