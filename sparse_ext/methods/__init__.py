@@ -7,9 +7,11 @@ from typing import Any
 
 from .actions import Action, Choose, Regrow, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .mest import MEST
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
+from .snfs import SNFS
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -52,14 +54,18 @@ for _name, _method in (
     ("sr-ste", SRSTE),
     ("fst", FST),
     ("s-ste", SSTE),
+    ("snfs", SNFS),
+    ("mest", MEST),
 ):
     register_method(_name, _method)
 
 __all__ = [
     "FST",
+    "MEST",
     "METHODS",
     "SCHEDULES",
     "SET",
+    "SNFS",
     "SRSTE",
     "SSTE",
     "About",

@@ -13,6 +13,10 @@ from typing import Any, ClassVar, NamedTuple
 from .actions import Action, Regrow
 from .schedules import SCHEDULES
 
+# Metadata of a hyper-parameter that earlier versions did not have: a saved state names it only if it is not the default, so
+# that states of these versions still load.
+LATER = {"later": True}
+
 
 class Time(NamedTuple):
     """Progress of a run. Step s is the s-th call of `Sparsifier.step()`; step 0 is the start, before the first call."""
@@ -35,6 +39,7 @@ class LayerNumbers:
         shape: of the dense layer's weight; (): as (rows, cols).
         target: nnz that the layer was made for; None: as now. A method that changes densities ends with it.
         total_in_use: as `total`, of the positions in use alone.
+        observed: () -> whether the layer had a gradient since the last update, for methods whose signals observe it.
     """
 
     rows: int
@@ -47,6 +52,7 @@ class LayerNumbers:
     shape: tuple[int, ...] = ()
     target: int | None = None
     total_in_use: Callable[[str], float] = lambda signal: 0.0
+    observed: Callable[[], bool] = lambda: True
 
     @property
     def nnz(self) -> int:
@@ -201,6 +207,11 @@ class DropAndGrow(Method):
             known = ", ".join(map(repr, SCHEDULES))
             raise ValueError(f"expected schedule to be one of {known}, got {self.schedule!r}")
 
+    @property
+    def unfired_first(self) -> bool:
+        """Whether positions that were never in use grow before all others; a subclass may have a field of this name."""
+        return False
+
     def last_step(self, total_steps: int) -> float:
         """t_end as a step number."""
         return self.t_end * total_steps if isinstance(self.t_end, float) else self.t_end
@@ -213,4 +224,7 @@ class DropAndGrow(Method):
             return {}  # a postponed update may fall behind t_end
         share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
         counts = {name: math.floor(share * layer.nnz) for name, layer in layers.items()}
-        return {name: Regrow(count, count, grow_by=self.grow_by) for name, count in counts.items() if count}
+        first = self.unfired_first
+        return {
+            name: Regrow(count, count, grow_by=self.grow_by, unfired_first=first) for name, count in counts.items() if count
+        }

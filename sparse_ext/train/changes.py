@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparse_ext.methods import Action, Choose, Regrow, Switch
-from sparse_ext.ops import drawn, layout_named
+from sparse_ext.ops import drawn, layout_named, random_score, with_first
 from sparse_ext.ops.pattern import count_bits
 
 from .optimizer_state import take_
@@ -46,17 +46,22 @@ def _keep(managed: ManagedLayer, action: Regrow, seed: int) -> torch.Tensor:
         score = managed.observation.score(action.keep_by)
         assert isinstance(score, torch.Tensor)
         keep = layout_named(layer.layout).pack(score, layer.pattern)
-    if action.keep_power is None:
-        return keep
-    return drawn(keep, action.keep_power, ~seed, layer.pattern.positions())  # another stream than that of growth
+    if action.keep_power is not None:
+        keep = drawn(keep, action.keep_power, ~seed, layer.pattern.positions())  # another stream than that of growth
+    return keep.double() if action.unfired_first else keep  # the dtype goes with that of growth, and changes no order
 
 
 def _grow(managed: ManagedLayer, action: Regrow, seed: int) -> Any:
     """What ranks the others, as `Pattern.regrown` takes it."""
-    if action.grow_by == "random":
+    pattern = managed.layer.pattern
+    if action.grow_by == "random" and not action.unfired_first:
         return seed
-    score = managed.observation.score(action.grow_by)
-    return score if action.grow_power is None else drawn(score, action.grow_power, seed)
+    if action.grow_by == "random":
+        score = random_score(pattern.rows, pattern.cols, seed, managed.layer.weight.device)
+    else:
+        score = managed.observation.score(action.grow_by)
+        score = score if action.grow_power is None else drawn(score, action.grow_power, seed)
+    return with_first(score, ~managed.ever_in_use()) if action.unfired_first else score
 
 
 def choose(managed: ManagedLayer, action: Choose, seed: int) -> Change:

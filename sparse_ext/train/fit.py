@@ -17,6 +17,11 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
     start: what the method orders at step 0.
     """
     kind = type(method).__name__
+    if replace_step and any(one.observation.reads_gradient for one in group):
+        raise ValueError(
+            f"{kind} ranks weights by the gradients that the optimizer's step has used: expected replace_step=False, got True, "
+            "with which it would come before a GradScaler's scale is removed from them"
+        )
     if not method.dense_weight:
         dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
         if dense and method.changes_patterns:
@@ -56,4 +61,5 @@ def check_start(group: Sequence[ManagedLayer], method: Method) -> None:
 
 def _is_as_dense(layer: SparseLayer, method: Method) -> bool:
     positions = max(1, layer.product.rows * layer.product.cols)
-    return layer.nnz >= round(method.initial_density(layer.target_nnz / positions) * positions)
+    first = round(method.initial_density(layer.target_nnz / positions) * positions)
+    return first <= layer.target_nnz or layer.nnz >= first
