@@ -2,7 +2,7 @@
 
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
-from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
+from .methods import FST, METHODS, SET, SRSTE, SSTE, CHTs, CHTss, RigL, SRigL, Static, register_method
 from .nn import (
     SparseConv1d,
     SparseConv2d,
@@ -23,7 +23,10 @@ __all__ = [
     "SET",
     "SRSTE",
     "SSTE",
+    "CHTs",
+    "CHTss",
     "RigL",
+    "SRigL",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",

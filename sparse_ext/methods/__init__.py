@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .actions import Action, Choose, Regrow, Switch
+from .actions import Action, Choose, Regrow, RegrowEvenly, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .cht import CHTs, CHTss
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
+from .srigl import SRigL
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -52,6 +54,9 @@ for _name, _method in (
     ("sr-ste", SRSTE),
     ("fst", FST),
     ("s-ste", SSTE),
+    ("srigl", SRigL),
+    ("chts", CHTs),
+    ("chtss", CHTss),
 ):
     register_method(_name, _method)
 
@@ -64,6 +69,8 @@ __all__ = [
     "SSTE",
     "About",
     "Action",
+    "CHTs",
+    "CHTss",
     "Choose",
     "DenseWeight",
     "DropAndGrow",
@@ -71,7 +78,9 @@ __all__ = [
     "Layers",
     "Method",
     "Regrow",
+    "RegrowEvenly",
     "RigL",
+    "SRigL",
     "Static",
     "Switch",
     "Time",

@@ -194,8 +194,11 @@ def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method:
 def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
     first = density if method is None or method.dense_weight else max(density, method.initial_density(density))
-    capacity = None if method is None or method.dense_weight else max(first, method.max_density(density))
     kind: Any = replacement_of(layer)
+    capacity, spread = None, None if method is None else method.first_spread
+    if method is not None and not method.dense_weight:
+        spare = method.spare_per_row / max(1, kind.product_of(layer).cols) if layout_named(layout).pattern.VARIABLE else 0.0
+        capacity = min(1.0, max(first, method.max_density(density)) + spare)
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if first > density:
         twin.aim_at_(density)
@@ -206,10 +209,10 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     mean_square = _mean_square(name, layer.weight)
     twin.allocate_(layer.weight.device)
     if init == "variance":
-        twin.reset_weight_(mean_square)
+        twin.reset_weight_(mean_square, spread)
     else:
         at_random = init == "masked" and twin.chosen_by is None
-        mask = twin.random_pattern().mask().view(twin.product.weight_shape) if at_random else None
+        mask = twin.random_pattern(spread).mask().view(twin.product.weight_shape) if at_random else None
         twin.set_matrix_(kind.as_matrix(layer.weight), mask)
     twin.copy_rest_(layer, layer.bias)
     return twin
