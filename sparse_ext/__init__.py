@@ -2,7 +2,21 @@
 
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
-from .methods import FST, MEST, METHODS, SET, SNFS, SRSTE, SSTE, RigL, Static, register_method
+from .methods import (
+    FST,
+    MEST,
+    METHODS,
+    SET,
+    SNFS,
+    SRSTE,
+    SSTE,
+    CHTs,
+    CHTss,
+    RigL,
+    SRigL,
+    Static,
+    register_method,
+)
 from .nn import (
     SparseConv1d,
     SparseConv2d,
@@ -25,7 +39,10 @@ __all__ = [
     "SNFS",
     "SRSTE",
     "SSTE",
+    "CHTs",
+    "CHTss",
     "RigL",
+    "SRigL",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",

@@ -117,6 +117,8 @@ class Method:
         masked_decay: lambda_W of SR-STE. Before every optimizer step, masked_decay * w is added to the gradient of each weight
             w that products leave out.
         changes_density: whether layers do not keep their nnz.
+        spare_per_row: how many more positions than `max_density` says a layer may need, for each of its rows.
+        any_positions: whether a layout has to be able to store any positions, however many of them there are in a row.
         about: for the table of methods in the docs; None: the method is not in it.
         samples_gradient: whether the weight gradient is estimated from a random sample of the output gradient.
     """
@@ -124,6 +126,8 @@ class Method:
     signals: ClassVar[tuple[str | type[Any], ...]] = ()
     dense_weight: ClassVar[bool] = False
     changes_density: ClassVar[bool] = False
+    spare_per_row: ClassVar[float] = 0.0
+    any_positions: ClassVar[bool] = False
     about: ClassVar[About | None] = None
 
     @property
@@ -133,6 +137,15 @@ class Method:
     @property
     def samples_gradient(self) -> bool:
         return False
+
+    @property
+    def first_spread(self) -> float | None:
+        """How the random pattern of a layer is drawn that `sparsify_` makes for this method.
+
+        None: any positions. A number in [0, 1]: as many in every row, or one more; at 1 anywhere in the row, the smaller it is
+        the nearer to the row's own place, see `nn.receptive_field`.
+        """
+        return None
 
     @property
     def changes_patterns(self) -> bool:

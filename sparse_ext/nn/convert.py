@@ -205,7 +205,11 @@ def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, methods
 def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
     kind: Any = replacement_of(layer)
-    first, capacity = _densities_of(method, density, math.prod(kind.product_of(layer).weight_shape))
+    product = kind.product_of(layer)
+    first, capacity = _densities_of(method, density, product.rows * product.cols)
+    spread = None if method is None else method.first_spread
+    if capacity is not None and layout_named(layout).pattern.VARIABLE:
+        capacity = min(1.0, capacity + method.spare_per_row / max(1, product.cols))
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if first > density:
         twin.aim_at_(density)
@@ -216,10 +220,10 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     mean_square = _mean_square(name, layer.weight)
     twin.allocate_(layer.weight.device)
     if init == "variance":
-        twin.reset_weight_(mean_square)
+        twin.reset_weight_(mean_square, spread)
     else:
         at_random = init == "masked" and twin.chosen_by is None
-        mask = twin.random_pattern().mask().view(twin.product.weight_shape) if at_random else None
+        mask = twin.random_pattern(spread).mask().view(twin.product.weight_shape) if at_random else None
         twin.set_matrix_(kind.as_matrix(layer.weight), mask)
     twin.copy_rest_(layer, layer.bias)
     return twin

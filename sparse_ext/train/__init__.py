@@ -2,6 +2,7 @@
 
 from .flops import count_flops
 from .importance import WeightAndGradient
+from .links import LinkPrediction
 from .momentum import Momentum
 from .report import LayerReport, Report
 from .signals import SIGNALS, GradientSum, Signal
@@ -11,6 +12,7 @@ __all__ = [
     "SIGNALS",
     "GradientSum",
     "LayerReport",
+    "LinkPrediction",
     "Momentum",
     "Report",
     "Signal",

@@ -32,6 +32,12 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
                 f"{kind} changes how dense layers are, got layers whose layout has one density only: {', '.join(fixed)}; use "
                 "layout='auto' or 'csr', or a method that keeps nnz, such as RigL()"
             )
+        bound = [one.name for one in group if not one.layer.pattern.holds_any()]
+        if bound and method.any_positions:
+            raise ValueError(
+                f"{kind} chooses how many positions each row has, got layers whose layout has a say in that: "
+                f"{', '.join(bound)}; use layout='auto' or 'csr', or a method that leaves it open, such as RigL()"
+            )
         return
     if replace_step:
         raise ValueError(f"{kind} changes what products take, between optimizer steps: expected replace_step=False, got True")

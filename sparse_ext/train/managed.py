@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch
 from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import slot_map
+from sparse_ext.ops import Pattern, slot_map
 
 from .changes import CHANGES, Change
 from .coverage import Coverage
@@ -96,7 +97,10 @@ class ManagedLayer:
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         # A layer whose density changes may be at any by now, as in a run that is resumed: room is counted from its own.
         density = layer.target_nnz / max(1, positions) if self.method.changes_density else layer.density
-        needed = positions if makes_dense else round(self.method.max_density(density) * positions)
+        needed = positions
+        if not makes_dense:
+            spare = math.ceil(self.method.spare_per_row * layer.product.rows)
+            needed = min(positions, round(self.method.max_density(density) * positions) + spare)
         if needed <= layer.capacity and not makes_dense:
             return
         if any(layer in set(wrapper.modules()) for wrapper in wrappers):
@@ -153,6 +157,24 @@ class ManagedLayer:
     def carry_out(self, action: Action, seed: int) -> Change:
         """Changes the layer, its copies and the optimizer's state; seed: of random choices."""
         return CHANGES[type(action)](self, action, seed)
+
+    def write_pattern_(self, pattern: Pattern, source: torch.Tensor) -> torch.Tensor:
+        """Gives a packed layer and its copies another pattern; all that has a value for each slot follows by the slot map.
+
+        Returns:
+            How many positions are new, int64 [].
+        """
+        layer = self.layer
+        layer.write_pattern_(pattern)
+        self.state.move_(layer.weight, source)
+        for copy in self.copies:
+            copy.write_pattern_(pattern)
+            take_(copy.weight.data, source)
+        self.observation.clear()
+        grown = source < 0
+        if layer.pattern.nnz < layer.pattern.capacity:  # unused slots have no source either
+            grown &= layer.pattern.positions() >= 0
+        return grown.sum()
 
     def before_load(self) -> None:
         """A checkpoint is about to be loaded into the layer."""

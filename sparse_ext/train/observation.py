@@ -115,17 +115,25 @@ class Observation:
 
     # ---- an update ------------------------------------------------------------------------------------------------------
 
-    def score(self, name: str) -> Any:
+    def score(self, name: str, left: torch.Tensor | None = None) -> Any:
         """What ranks positions by this signal: dense [rows, cols], or what a growth sink kept.
 
         As the weight is now: `double()` or `to(...)` may have come since the signal began.
+
+        left: bool [rows, cols], for signals that read their layer: the positions to see as the stored ones.
         """
         if self._streamed is not None:
             return self._streamed
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
         weight = self.layer.weight
-        return self._signal(name).score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        signal = self._signal(name)
+        signal.layer.left = left
+        try:
+            score = signal.score()
+        finally:
+            signal.layer.left = None
+        return score.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
     def _signal(self, name: str) -> Signal:
         """The signal of this name; one that observes nothing begins when it is asked for."""

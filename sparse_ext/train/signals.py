@@ -123,7 +123,14 @@ class GradientSum(Signal):
         self.total = None
 
 
-SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum}
+class HeldGradient(GradientSum):
+    """As "gradient", but a matrix is held until the update: for methods that compare all of a row's positions."""
+
+    name = "held gradient"
+    STREAMS = False
+
+
+SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum, HeldGradient.name: HeldGradient}
 
 
 def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:

@@ -12,11 +12,13 @@ class LayerView:
     """A layer's weight, mask and gradient as they are when asked for: [rows, cols], new tensors, 0 where nothing is stored.
 
     Attributes:
+        left: bool [rows, cols], what to see of the layer; None: all that is stored.
         scale: by what `weight.grad` is multiplied, as a GradScaler's step of a fused optimizer may leave it; None: by nothing.
     """
 
     def __init__(self, layer: SparseLayer) -> None:
         self._layer = layer
+        self.left: torch.Tensor | None = None
         self.scale: torch.Tensor | None = None
 
     def weight(self) -> torch.Tensor:
@@ -25,7 +27,7 @@ class LayerView:
 
     def mask(self) -> torch.Tensor:
         """bool, True at the positions in use."""
-        return self._layer.pattern.mask()
+        return self._layer.pattern.mask() if self.left is None else self.left.clone()
 
     def gradient(self) -> torch.Tensor | None:
         """What `weight.grad` holds, without the scale of a GradScaler; None where there is none."""
@@ -44,4 +46,5 @@ class LayerView:
         layer, pattern = self._layer, self._layer.pattern
         if layer.chosen_by is not None:
             return values.view(pattern.rows, pattern.cols).clone()
-        return layout_named(layer.layout).unpack(values, pattern)
+        whole = layout_named(layer.layout).unpack(values, pattern)
+        return whole if self.left is None else whole.masked_fill(~self.left, 0)
