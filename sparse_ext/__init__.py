@@ -2,7 +2,21 @@
 
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
-from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
+from .methods import (
+    FST,
+    MEST,
+    METHODS,
+    SET,
+    SNFS,
+    SRSTE,
+    SSTE,
+    CHTs,
+    CHTss,
+    RigL,
+    SRigL,
+    Static,
+    register_method,
+)
 from .nn import (
     SparseConv1d,
     SparseConv2d,
@@ -19,11 +33,16 @@ from .train import Sparsifier, count_flops
 
 __all__ = [
     "FST",
+    "MEST",
     "METHODS",
     "SET",
+    "SNFS",
     "SRSTE",
     "SSTE",
+    "CHTs",
+    "CHTss",
     "RigL",
+    "SRigL",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",

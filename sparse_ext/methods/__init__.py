@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .actions import Action, Choose, Regrow, Switch
+from .actions import Action, Choose, Regrow, RegrowEvenly, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .cht import CHTs, CHTss
+from .mest import MEST
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
+from .snfs import SNFS
+from .srigl import SRigL
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -52,18 +56,27 @@ for _name, _method in (
     ("sr-ste", SRSTE),
     ("fst", FST),
     ("s-ste", SSTE),
+    ("snfs", SNFS),
+    ("mest", MEST),
+    ("srigl", SRigL),
+    ("chts", CHTs),
+    ("chtss", CHTss),
 ):
     register_method(_name, _method)
 
 __all__ = [
     "FST",
+    "MEST",
     "METHODS",
     "SCHEDULES",
     "SET",
+    "SNFS",
     "SRSTE",
     "SSTE",
     "About",
     "Action",
+    "CHTs",
+    "CHTss",
     "Choose",
     "DenseWeight",
     "DropAndGrow",
@@ -71,7 +84,9 @@ __all__ = [
     "Layers",
     "Method",
     "Regrow",
+    "RegrowEvenly",
     "RigL",
+    "SRigL",
     "Static",
     "Switch",
     "Time",

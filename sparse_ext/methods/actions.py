@@ -23,6 +23,7 @@ class Regrow(Action):
         grow_power: the same of those that grow.
         unfired_first: positions that were never in use grow before all others.
         fresh_state: the optimizer's state of all the layer's weights begins anew.
+        after_drop: signals that read the layer score for growth what is left after the drop.
     """
 
     drop: int
@@ -33,6 +34,24 @@ class Regrow(Action):
     grow_power: float | None = None
     unfired_first: bool = False
     fresh_state: bool = False
+    after_drop: bool = False
+
+
+@dataclass(frozen=True)
+class RegrowEvenly(Regrow):
+    """Regrow so that all rows in use have equally many positions. Rows with too few salient positions are given up.
+
+    Salient are the stored positions without the `drop` of smallest magnitude, and the `grow` of largest score of all.
+
+    Attributes:
+        nnz: how many positions there are to be. Every row in use gets nnz / rows in use, rounded.
+        salient: a row with fewer salient positions than this share of a row, and one with none, is given up. None: no row is.
+        of_dense: the share is one of a row's columns; otherwise one of the positions that a row in use has now.
+    """
+
+    nnz: int = 0
+    salient: float | None = None
+    of_dense: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Form(NamedTuple):
         nnz: how many positions a new layer stores.
         capacity: how many the pattern has room for.
         dense_weight: whether the weight is dense, and the pattern a part of it.
+        target: how many positions it was made for; None: nnz.
     """
 
     layout: str
@@ -31,12 +32,14 @@ class Form(NamedTuple):
     nnz: int
     capacity: int
     dense_weight: bool
+    target: int | None = None
 
     @classmethod
     def of(cls, layer: SparseLayer) -> Form:
         """The form of this layer."""
         dense_weight = layer.chosen_by is not None
-        return cls(layer.layout, layer.product.weight_shape, layer._initial_nnz, layer.pattern.capacity, dense_weight)
+        counts = layer._initial_nnz, layer.pattern.capacity
+        return cls(layer.layout, layer.product.weight_shape, *counts, dense_weight, layer._target_nnz)
 
     def fits(self, layer: Any) -> bool:
         """Whether this is a sparse layer, or a dense one that can be replaced, with a weight of this shape."""
@@ -60,7 +63,7 @@ class Form(NamedTuple):
         pattern = layout_named(self.layout).pattern
         empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
-        layer._initial_nnz, layer.layout_reason = self.nnz, "as in the checkpoint"
+        layer._initial_nnz, layer._target_nnz, layer.layout_reason = self.nnz, self.target, "as in the checkpoint"
         return layer
 
 

@@ -119,8 +119,8 @@ class SparseLayer(MovableWeight):
         self.weight.copy_(self._kind.pack(dense, self._pattern) if rule is None else dense.view(-1))
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """A new random pattern with the initial nnz, and new values.
+    def reset_parameters(self, spread: float | None = None) -> None:
+        """A new random pattern with the initial nnz, and new values; spread: see `random_pattern`.
 
         Values are uniform with variance 1 / (3 fan_in), as in the dense layer, where fan_in is the mean number of weights in a
         row. So outputs have the dense layer's scale at every sparsity. The bias is initialised as there. A dense weight
@@ -130,7 +130,7 @@ class SparseLayer(MovableWeight):
             return
         rows, cols = self.product.rows, self.product.cols
         if self._rule is None:
-            self.write_pattern_(self.random_pattern())
+            self.write_pattern_(self.random_pattern(spread))
         used = self._initial_nnz if self._rule is None else rows * cols
         bound = math.sqrt(rows / used) if used else 0.0
         nn.init.uniform_(self.weight, -bound, bound)

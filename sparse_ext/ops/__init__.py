@@ -19,6 +19,7 @@ from .nm24.pattern import Nm24Pattern
 from .pattern import Pattern, Sizes, slot_map
 from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
+from .regrow.first import random_score, with_first
 from .regrow.sampler import drawn
 from .rule import Rule
 
@@ -57,8 +58,10 @@ __all__ = [
     "new_handle",
     "operands_of",
     "prepared",
+    "random_score",
     "reference",
     "register_layout",
     "sampled",
     "slot_map",
+    "with_first",
 ]

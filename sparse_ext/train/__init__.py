@@ -1,8 +1,22 @@
 """Floor 4: running a method on a model, and saying what it did."""
 
 from .flops import count_flops
+from .importance import WeightAndGradient
+from .links import LinkPrediction
+from .momentum import Momentum
 from .report import LayerReport, Report
 from .signals import SIGNALS, GradientSum, Signal
 from .sparsifier import Sparsifier
 
-__all__ = ["SIGNALS", "GradientSum", "LayerReport", "Report", "Signal", "Sparsifier", "count_flops"]
+__all__ = [
+    "SIGNALS",
+    "GradientSum",
+    "LayerReport",
+    "LinkPrediction",
+    "Momentum",
+    "Report",
+    "Signal",
+    "Sparsifier",
+    "WeightAndGradient",
+    "count_flops",
+]

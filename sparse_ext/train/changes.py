@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Action, Choose, Regrow, Switch
-from sparse_ext.ops import drawn, layout_named
+from sparse_ext.methods import Action, Choose, Regrow, RegrowEvenly, Switch
+from sparse_ext.ops import drawn, layout_named, random_score, with_first
 from sparse_ext.ops.pattern import count_bits
 
-from .optimizer_state import take_
+from .fan_in import even
 
 if TYPE_CHECKING:
     from .managed import ManagedLayer
@@ -22,19 +22,9 @@ Change = tuple[torch.Tensor, torch.Tensor]  # how many positions are new, and ho
 def regrow(managed: ManagedLayer, action: Regrow, seed: int) -> Change:
     """Another pattern; the slot map moves all that has a value for each stored position."""
     layer = managed.layer
-    pattern, source = layer.pattern.regrown(
-        _keep(managed, action, seed), _grow(managed, action, seed), action.drop, action.grow
-    )
-    layer.write_pattern_(pattern)
-    managed.state.move_(layer.weight, source)
-    for copy in managed.copies:
-        copy.write_pattern_(pattern)
-        take_(copy.weight.data, source)
-    managed.observation.clear()
-    grown = source < 0
-    if layer.pattern.nnz < layer.pattern.capacity:  # unused slots have no source either
-        grown &= layer.pattern.positions() >= 0
-    new = grown.sum()
+    keep = _keep(managed, action, seed)
+    pattern, source = layer.pattern.regrown(keep, _grow(managed, action, seed, keep), action.drop, action.grow)
+    new = managed.write_pattern_(pattern, source)
     return new, new + action.drop - action.grow
 
 
@@ -46,17 +36,23 @@ def _keep(managed: ManagedLayer, action: Regrow, seed: int) -> torch.Tensor:
         score = managed.observation.score(action.keep_by)
         assert isinstance(score, torch.Tensor)
         keep = layout_named(layer.layout).pack(score, layer.pattern)
-    if action.keep_power is None:
-        return keep
-    return drawn(keep, action.keep_power, ~seed, layer.pattern.positions())  # another stream than that of growth
+    if action.keep_power is not None:
+        keep = drawn(keep, action.keep_power, ~seed, layer.pattern.positions())  # another stream than that of growth
+    return keep.double() if action.unfired_first else keep  # the dtype goes with that of growth, and changes no order
 
 
-def _grow(managed: ManagedLayer, action: Regrow, seed: int) -> Any:
+def _grow(managed: ManagedLayer, action: Regrow, seed: int, keep: torch.Tensor) -> Any:
     """What ranks the others, as `Pattern.regrown` takes it."""
-    if action.grow_by == "random":
+    pattern = managed.layer.pattern
+    if action.grow_by == "random" and not action.unfired_first:
         return seed
-    score = managed.observation.score(action.grow_by)
-    return score if action.grow_power is None else drawn(score, action.grow_power, seed)
+    if action.grow_by == "random":
+        score = random_score(pattern.rows, pattern.cols, seed, managed.layer.weight.device)
+    else:
+        left = pattern.kept(keep, action.drop) if action.after_drop else None
+        score = managed.observation.score(action.grow_by, left)
+        score = score if action.grow_power is None else drawn(score, action.grow_power, seed)
+    return with_first(score, ~managed.ever_in_use()) if action.unfired_first else score
 
 
 def choose(managed: ManagedLayer, action: Choose, seed: int) -> Change:
@@ -81,4 +77,18 @@ def _between(before: torch.Tensor, now: torch.Tensor) -> Change:
     return count_bits(now & ~before), count_bits(before & ~now)
 
 
-CHANGES: dict[type[Action], Callable[[ManagedLayer, Any, int], Change]] = {Regrow: regrow, Choose: choose, Switch: switch}
+def regrow_evenly(managed: ManagedLayer, action: RegrowEvenly, seed: int) -> Change:
+    """Another pattern, with as many positions in every row that is in use."""
+    pattern = managed.layer.pattern
+    before = pattern.nnz
+    other, source = even(pattern, managed.layer.weight.detach(), managed.observation.score(action.grow_by), action)
+    new = managed.write_pattern_(other, source)
+    return new, new + before - other.nnz
+
+
+CHANGES: dict[type[Action], Callable[[ManagedLayer, Any, int], Change]] = {
+    Regrow: regrow,
+    RegrowEvenly: regrow_evenly,
+    Choose: choose,
+    Switch: switch,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 
 from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch
 from sparse_ext.nn import SparseLayer
-from sparse_ext.ops import slot_map
+from sparse_ext.ops import Pattern, slot_map
 
 from .changes import CHANGES, Change
+from .coverage import Coverage
 from .distributed import digest
 from .observation import Observation
 from .optimizer_state import OptimizerState, take_
@@ -28,6 +30,7 @@ class ManagedLayer:
         observation: of its dense gradient.
         copies: the same layer in tracked copies of the model.
         home: the layout it was built with, to return to after a `Switch`.
+        coverage: which of its positions were ever in use, as the Sparsifier's report has it.
         frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
         trained: whether its weight needed a gradient when its optimizer last stepped; None: it has not since `review`. A GAN's
             discriminator is frozen while the generator trains, yet trained.
@@ -40,6 +43,7 @@ class ManagedLayer:
         self.name, self.layer, self.method, self.state = name, layer, method, state
         self.observation = observation
         self.copies: list[SparseLayer] = []
+        self.coverage: Coverage | None = None
         self.home = layer.layout
         self._weight = layer.weight
         self.frozen = not layer.weight.requires_grad
@@ -62,7 +66,13 @@ class ManagedLayer:
             shape=layer.product.weight_shape,
             target=layer.target_nnz,
             total_in_use=lambda name: self.observation.total(name, layer.pattern.mask()),
+            observed=lambda: not self.observation.idle,
         )
+
+    def ever_in_use(self) -> torch.Tensor:
+        """bool [rows, cols]: what is in use, or was at any time. A pattern that was loaded counts from its first update on."""
+        now = self.layer.pattern.mask()
+        return now if self.coverage is None else self.coverage.mask().to(now.device) | now
 
     def review(self, held: set[int]) -> bool:
         """Notes whether the layer is frozen now; whether it no longer is. held: the ids of what the optimizers hold."""
@@ -85,7 +95,12 @@ class ManagedLayer:
         """
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
         makes_dense = self.method.dense_weight and layer.chosen_by is None
-        needed = positions if makes_dense else round(self.method.max_density(layer.density) * positions)
+        # A layer whose density changes may be at any by now, as in a run that is resumed: room is counted from its own.
+        density = layer.target_nnz / max(1, positions) if self.method.changes_density else layer.density
+        needed = positions
+        if not makes_dense:
+            spare = math.ceil(self.method.spare_per_row * layer.product.rows)
+            needed = min(positions, round(self.method.max_density(density) * positions) + spare)
         if needed <= layer.capacity and not makes_dense:
             return
         if any(layer in set(wrapper.modules()) for wrapper in wrappers):
@@ -142,6 +157,24 @@ class ManagedLayer:
     def carry_out(self, action: Action, seed: int) -> Change:
         """Changes the layer, its copies and the optimizer's state; seed: of random choices."""
         return CHANGES[type(action)](self, action, seed)
+
+    def write_pattern_(self, pattern: Pattern, source: torch.Tensor) -> torch.Tensor:
+        """Gives a packed layer and its copies another pattern; all that has a value for each slot follows by the slot map.
+
+        Returns:
+            How many positions are new, int64 [].
+        """
+        layer = self.layer
+        layer.write_pattern_(pattern)
+        self.state.move_(layer.weight, source)
+        for copy in self.copies:
+            copy.write_pattern_(pattern)
+            take_(copy.weight.data, source)
+        self.observation.clear()
+        grown = source < 0
+        if layer.pattern.nnz < layer.pattern.capacity:  # unused slots have no source either
+            grown &= layer.pattern.positions() >= 0
+        return grown.sum()
 
     def before_load(self) -> None:
         """A checkpoint is about to be loaded into the layer."""

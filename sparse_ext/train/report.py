@@ -138,6 +138,10 @@ class History:
         """What the layer has cost in the steps up to this one, and how many of these were counted."""
         return self._executed[name].settled(step), step - self._uncounted
 
+    def coverage_of(self, name: str) -> Coverage:
+        """Which of the layer's positions were ever in use: the same object throughout, kept up to date."""
+        return self._coverage[name]
+
     def parts(self) -> list[Any]:
         """The objects whose attributes an update changes."""
         return [self, *self._coverage.values()]

@@ -144,12 +144,19 @@ def numbers_of(group: Group) -> Layers:
 
 def smallest(group: Group, count: int) -> dict[str, int]:
     """How many of the `count` smallest magnitudes of all these layers are each one's."""
-    used = [managed.layer.weight.detach().abs()[managed.layer.pattern.positions() >= 0] for managed in group]
+    used = [_in_use(managed).abs() for managed in group]
     sizes = [values.numel() for values in used]
     if not 0 <= count <= sum(sizes):
         raise ValueError(f"expected a count between 0 and {sum(sizes)} (positions in use), got {count}")
     stay = largest(torch.cat([values.to(used[0].device, torch.float64) for values in used]), sum(sizes) - count)
     return {m.name: size - int(part.sum()) for m, size, part in zip(group, sizes, stay.split(sizes), strict=True)}
+
+
+def _in_use(managed: ManagedLayer) -> torch.Tensor:
+    """The values of the positions in use."""
+    layer = managed.layer
+    where = layer.pattern.positions() >= 0 if layer.chosen_by is None else layer.pattern.mask().view(-1)
+    return layer.weight.detach()[where]
 
 
 def live(group: Group) -> Group:

@@ -24,6 +24,7 @@ class Signal(ABC):
         method: the method that uses it; its fields are the hyper-parameters.
         layer: weight(), mask() and gradient() of the layer as they are now, each [rows, cols], see `LayerView`.
         OBSERVES: whether it observes dense gradients. One that does not needs no `observe`; its score is asked for at updates.
+        READS_GRADIENT: whether its score uses `layer.gradient()`: what the optimizer's step has left in `weight.grad`.
         STREAMS: whether the score after a single observed step is that step's gradient. Then growth can choose positions while
             the gradient is computed, and nothing dense is kept.
 
@@ -38,6 +39,7 @@ class Signal(ABC):
     name: ClassVar[str]
     STREAMS: ClassVar[bool] = False
     OBSERVES: ClassVar[bool] = True
+    READS_GRADIENT: ClassVar[bool] = False
 
     layer: LayerView
 
@@ -121,7 +123,14 @@ class GradientSum(Signal):
         self.total = None
 
 
-SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum}
+class HeldGradient(GradientSum):
+    """As "gradient", but a matrix is held until the update: for methods that compare all of a row's positions."""
+
+    name = "held gradient"
+    STREAMS = False
+
+
+SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum, HeldGradient.name: HeldGradient}
 
 
 def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:

@@ -99,6 +99,8 @@ class Sparsifier(Resumable):
         wrappers = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
         self._admit(live(self._layers), wrappers)
         self._history = History({managed.name: managed.layer for managed in self._layers})
+        for managed in self._layers:
+            managed.coverage = self._history.coverage_of(managed.name)
         self._follow({}, wrappers)
         self._arm()
 
@@ -276,10 +278,8 @@ class Sparsifier(Resumable):
             action = actions.get(managed.name)
             if action is None or (not isinstance(action, Regrow | Choose) and managed.is_so(action)):
                 continue
-            if isinstance(action, Regrow) and not managed.observation.is_ready(action):
-                continue
-            if isinstance(action, Regrow) and managed.observation.needs(action):
-                if managed.observation.idle:
+            if isinstance(action, Regrow):
+                if managed.observation.lacks(action):
                     self._loop.check_sight(managed.observation)
                     continue
                 usable &= managed.observation.is_usable(action)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -37,9 +37,10 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str], fro
 
 
 def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
-    """The method's name and choices, as plain values; of a mapping, by pattern."""
+    """The method's name and choices, as plain values, see `methods.base.LATER`; of a mapping, by pattern."""
     if isinstance(method, Method):
-        return {"name": type(method).__name__, **asdict(method)}
+        known = [one for one in fields(method) if not (one.metadata.get("later") and getattr(method, one.name) == one.default)]
+        return {"name": type(method).__name__, **{one.name: getattr(method, one.name) for one in known}}
     return {pattern: described(one) for pattern, one in method.items()}
 
 

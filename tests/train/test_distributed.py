@@ -6,7 +6,7 @@ import children
 import pytest
 import ranks
 import torch
-from training import KINDS, assert_same, backward, mlp, patterns, trainer
+from training import KINDS, REGROWING, assert_same, backward, mlp, patterns, trainer
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -60,6 +60,16 @@ def test_2_4_agrees_and_samples_apart(outcomes):
     assert {layouts[0] for _, layouts in first.values()} == {"2:4", "dense"}
     assert len(seeds) == len(others) == 4  # of FST none: it ends in its dense tail
     assert len({*seeds, *others}) == 4  # two layers on two ranks: of every method the same
+
+
+@pytest.mark.parametrize(("method", "layout"), REGROWING)
+def test_every_method_agrees(outcomes, method, layout):
+    """On patterns after every step, and in the end on weights."""
+    (first, weights), (second, others) = values(outcomes, f"trained_by_{REGROWING.index((method, layout))}")
+    assert first == second
+    assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
+    assert sum(changed for changed, _ in first) >= 2
+    assert len({str(pattern) for _, pattern in first}) >= 3
 
 
 def test_a_packed_weight_cannot_become_dense_under_ddp(outcomes):

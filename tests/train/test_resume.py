@@ -20,7 +20,7 @@ def is_slow(case):
 
 
 def name(case):
-    return "-".join(map(str, case))
+    return "-".join(map(str, case)).replace("/", "-")
 
 
 @pytest.fixture(scope="module")

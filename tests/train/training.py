@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import ell  # noqa: F401
-import momentum  # noqa: F401  (both register themselves, also in child processes)
+import momentum  # noqa: F401
+import thinning  # noqa: F401  (all register themselves, also in child processes)
 import torch
 from torch import nn
 
@@ -74,12 +75,12 @@ def mlp(
     kind: str = "linear",
 ) -> nn.Sequential:
     """Two sparse layers of a kind, for "csr" one of them with unused slots, and a dense one."""
-    torch.manual_seed(seed)
-    first = sx.METHODS.get(method, sx.Static)().initial_density(1 - sparsity)  # a test may have a method of its own
-    choices = [{"sparsity": 1 - first}, {"sparsity": 1 - first, "capacity": min(1.0, 1.2 * first)}]
+    shape, *layers, length = KINDS[kind]
+    firsts = [first_density(make, 1 - sparsity, method) for make in layers]
+    choices = [{"sparsity": 1 - firsts[0]}, {"sparsity": 1 - firsts[1], "capacity": min(1.0, 1.2 * firsts[1])}]
     if layout == "2:4":
         choices = 2 * [{"capacity": 1.0 if method in DENSE_WEIGHT else 0.5}]
-    shape, *layers, length = KINDS[kind]
+    torch.manual_seed(seed)
     first, second = (make(dtype=dtype, layout=layout, **choice) for make, choice in zip(layers, choices, strict=True))
     for layer in (first, second) if layout != "2:4" else ():
         layer.aim_at_(1 - sparsity)
@@ -87,6 +88,15 @@ def mlp(
         return nn.Sequential(first, nn.Tanh(), second, nn.ReLU(), nn.Linear(length, CLASSES, dtype=dtype))
     head = nn.Sequential(nn.Flatten(), nn.Linear(length, CLASSES, dtype=dtype))
     return nn.Sequential(nn.Unflatten(1, shape), first, nn.Tanh(), second, nn.ReLU(inplace=True), head)
+
+
+def first_density(make: Callable[..., nn.Module], density: float, method: str) -> float:
+    """With which a layer begins that is made for this density, as `sparsify_` has it."""
+    if method not in sx.METHODS:  # a test may have one of its own
+        return density
+    pattern = make(device="meta").pattern
+    positions = pattern.rows * pattern.cols
+    return sx.METHODS[method]().initial_density(round(density * positions) / positions)
 
 
 # Methods that train a dense weight; and the others, with the layouts that they train.
