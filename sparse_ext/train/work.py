@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sparse_ext.methods import Action, Choose, Regrow, Switch
+from sparse_ext.methods import Action, Choose, Regrow, RegrowEvenly, Switch
 from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import LAYOUTS, Product
 
@@ -95,6 +95,12 @@ def regrow(work: Work, action: Regrow) -> Work:
     return replace(work, nnz=work.nnz + action.grow - action.drop)
 
 
+def regrow_evenly(work: Work, action: RegrowEvenly) -> Work:
+    """Equally many positions in each row, of which none is given up. Half of a position is rounded up."""
+    rows = work.product.rows
+    return replace(work, nnz=rows * min((2 * action.nnz + rows) // max(1, 2 * rows), work.product.cols))
+
+
 def choose(work: Work, action: Choose) -> Work:
     """Other positions of a dense weight, but as many; from another layout it returns home."""
     if work.rule is None:
@@ -113,7 +119,12 @@ def switch(work: Work, action: Switch) -> Work:
     return replace(work, layout=action.layout, rule=None, nnz=nnz)
 
 
-EFFECTS: dict[type[Action], Callable[[Work, Any], Work]] = {Regrow: regrow, Choose: choose, Switch: switch}
+EFFECTS: dict[type[Action], Callable[[Work, Any], Work]] = {
+    Regrow: regrow,
+    RegrowEvenly: regrow_evenly,
+    Choose: choose,
+    Switch: switch,
+}
 
 
 def after(work: Work, action: Action) -> Work:

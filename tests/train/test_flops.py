@@ -6,14 +6,13 @@ import pytest
 import torch
 from densities import Smallest, Steps, sparsifier_of, two
 from torch import nn
-from training import CHANGING, PACKED, batch, method_named, mlp
+from training import CHANGING, PACKED, batch, method_named, mlp, run
 
 import sparse_ext as sx
 from sparse_ext import train
-from sparse_ext.methods import Action, Choose, DropAndGrow, LayerNumbers, Layers, Method, Regrow, Switch
-from sparse_ext.ops import Linear
+from sparse_ext.methods import Action, DropAndGrow, LayerNumbers, Layers, Method, Regrow, Switch
 from sparse_ext.train.changes import CHANGES
-from sparse_ext.train.work import EFFECTS, Work, after
+from sparse_ext.train.work import EFFECTS
 
 # ---- by hand -------------------------------------------------------------------------------------------------------
 
@@ -140,22 +139,6 @@ def test_a_plan_sees_what_it_has_changed():
     assert row.training.planned == row.training.executed == 3 * 2 * 3 * (2 * 60 + 3 * 200 + 180) / 6
 
 
-def test_what_actions_change():
-    """A layer 4 x 8 of "csr", and one with a dense weight."""
-    packed, dense = Work(Linear(4, 8), "csr", None, 10), Work(Linear(4, 8), "csr", "largest", 10, home="csr", home_nnz=10)
-    assert after(packed, Regrow(3, 5)) == replace(packed, nnz=12)
-    assert after(packed, Switch("csr")) is packed
-    assert after(packed, Switch("dense")) == replace(packed, layout="dense", nnz=32)
-    assert after(packed, Switch("2:4")) == replace(packed, layout="2:4", nnz=16)
-    assert after(after(packed, Switch("dense")), Switch("csr")) == replace(packed, nnz=32)
-    assert after(dense, Choose("soft")) == replace(dense, rule="soft")
-    assert after(dense, Switch("auto")) == replace(dense, layout="auto", rule=None, nnz=32)
-    assert after(after(dense, Switch("dense")), Choose("largest")) == dense
-    assert after(packed, Action()) is packed
-    assert dense.entries == (10, 10, 32)
-    assert replace(packed, input_share=0.5, weight_share=0.25).entries == (10, 5, 2)
-
-
 def test_what_depends_on_values_is_shared_in_proportion():
     """Of the 9 smallest of 60 + 30 weights, 6 and 3; they are there in the first 4 steps of 10."""
     model = nn.Sequential(sx.SparseLinear(10, 20, sparsity=0.7), sx.SparseLinear(20, 5, sparsity=0.7))
@@ -222,6 +205,22 @@ def test_executed_is_what_the_kernels_compute(name, layout, micro):
         sparsifier.step()
         optimizer.zero_grad()
     assert sx.count_flops(model, sparsifier, batch(1)[0]).model.training.executed == pytest.approx(flops / 12, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "layout"), EXACT)
+def test_runs_go_as_planned(name, layout):
+    """And the plan is the same when the run is over."""
+    model = mlp(layout=layout, method=name)
+    method = method_named(name, update_interval=4, refresh_interval=3, t_end=1.0, dense_tail=0.25)
+    optimizer, sparsifier = sparsifier_of(model, method, 12)
+    before = sx.count_flops(model, sparsifier)
+    run(model, optimizer, sparsifier, range(1, 13))
+    now = sx.count_flops(model, sparsifier)
+    for row, first in zip(now.layers, before.layers, strict=True):
+        assert (row.density.planned, row.training.planned) == (first.density.planned, first.training.planned)
+    # What depends on values, as SRigL's rows, comes near.
+    assert now.sparse.density.planned == pytest.approx(now.sparse.density.executed, rel=0.05)
+    assert now.sparse.forward.planned == pytest.approx(now.sparse.forward.executed, rel=0.1)
 
 
 def test_a_frozen_weights_gradient_does_not_count():

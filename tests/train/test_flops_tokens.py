@@ -1,5 +1,7 @@
 """count_flops(model, sparsifier): tokens of every kind of layer, the paper's ResNet-50, the table, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from densities import sparsifier_of, two
@@ -7,7 +9,10 @@ from torch import nn
 
 import sparse_ext as sx
 from examples.resnet import resnet50
+from sparse_ext.methods import Action, Choose, Regrow, RegrowEvenly, Switch
+from sparse_ext.ops import Linear
 from sparse_ext.train.planned import in_proportion
+from sparse_ext.train.work import Work, after
 
 
 class Everything(nn.Module):
@@ -126,3 +131,20 @@ def test_in_proportion():
     assert in_proportion({"a": 0, "b": 7}, 7) == {"a": 0, "b": 7}
     with pytest.raises(ValueError, match="expected a count between 0 and 7"):
         in_proportion({"a": 7}, 8)
+
+
+def test_what_actions_change():
+    """A layer 4 x 8 of "csr", and one with a dense weight."""
+    packed, dense = Work(Linear(4, 8), "csr", None, 10), Work(Linear(4, 8), "csr", "largest", 10, home="csr", home_nnz=10)
+    assert after(packed, Regrow(3, 5)) == replace(packed, nnz=12)
+    assert after(packed, RegrowEvenly(3, 3, nnz=10)) == replace(packed, nnz=12)  # 2.5 a row
+    assert after(packed, Switch("csr")) is packed
+    assert after(packed, Switch("dense")) == replace(packed, layout="dense", nnz=32)
+    assert after(packed, Switch("2:4")) == replace(packed, layout="2:4", nnz=16)
+    assert after(after(packed, Switch("dense")), Switch("csr")) == replace(packed, nnz=32)
+    assert after(dense, Choose("soft")) == replace(dense, rule="soft")
+    assert after(dense, Switch("auto")) == replace(dense, layout="auto", rule=None, nnz=32)
+    assert after(after(dense, Switch("dense")), Choose("largest")) == dense
+    assert after(packed, Action()) is packed
+    assert dense.entries == (10, 10, 32)
+    assert replace(packed, input_share=0.5, weight_share=0.25).entries == (10, 5, 2)
