@@ -1,14 +1,16 @@
-"""Writes what docs/methods.md and README.md list of METHODS: the docs' table and the README's, from each method's `about`.
+"""Writes what docs/methods.md and README.md list of METHODS, from each method's `about`, and what `make accuracy` measured.
 
     python tools/methods.py
 
-Each stands between two comments, `<!-- methods -->` and `<!-- end of methods -->`. `tests/methods/test_docs.py` looks whether
-they are up to date. A method from outside the package is not listed.
+Each table stands between two comments, such as `<!-- methods -->` and `<!-- end of methods -->`. `tests/methods/test_docs.py`
+looks whether they are up to date. A method from outside the package is not listed.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from typing import Any
 import sparse_ext as sx
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- methods -->", "<!-- end of methods -->"
+RESULTS = ROOT / "bench" / "results" / "accuracy.jsonl"
+# Which results a claim is compared with: names that begin so in accuracy/contenders.py.
+CLAIMS = {"dynamic sparse training": ("static", "rigl"), "EST-DGM": ("est-dgm",), "SAT": ("sat",)}
 
 
 def built_in() -> dict[str, Any]:
@@ -66,21 +70,59 @@ def _value(field: Any) -> str:
     )
 
 
-def written(document: str, block: str) -> str:
-    """The document with this block between its two comments; ValueError if these are missing."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"expected {BEGIN} and {END} in the document, got one without")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+def measured(claim: str, results: Path = RESULTS) -> str:
+    """Of the claim's methods, what `make accuracy` found, with the first initialisation of each task."""
+    rows = list(_measured(CLAIMS[claim], results)) if results.exists() else []
+    if not rows:
+        return "Not measured yet."
+    head = "| task | method | zeros | score | dense | FLOPs | mean density | dense at equal FLOPs |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
 
 
-TARGETS = {ROOT / "docs" / "methods.md": table, ROOT / "README.md": short_table}
+def _measured(names: tuple[str, ...], results: Path) -> Iterator[str]:
+    sys.path.insert(0, str(ROOT))
+    from accuracy.report import tables_of
+    from accuracy.store import load
+    from accuracy.table import cell, digits_of, spread
+    from accuracy.tasks import TASKS
+
+    for table in tables_of(load(results), TASKS).values():
+        dense, places = table.dense(), digits_of(table.row)
+        for name in [one for one in table.names(table.first_init) if one.startswith(names)]:
+            for zeros in table.sparsities(table.first_init):
+                if group := table.method(name, zeros):
+                    score = f"{spread(list(group.scores.values()), places)} {table.row.unit}"
+                    flops = group.of("flops")
+                    cells = [cell(flops, 3), cell(group.of("density"), 3), cell(table.at_share(flops), places)]
+                    best = cell(dense.score if dense else None, places)
+                    yield "| " + " | ".join([table.row.name, name, f"{zeros:.1%}", score, best, *cells]) + " |"
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def written(document: str, blocks: dict[str, str]) -> str:
+    """The document with each block between the two comments of its name; ValueError if these are missing."""
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, begins, rest = document.partition(begin)
+        _, ends, after = rest.partition(end)
+        if not (begins and ends):
+            raise ValueError(f"expected {begin} and {end} in the document, got one without")
+        document = f"{before}{begin}\n{block}\n{end}{after}"
+    return document
+
+
+def documents() -> dict[Path, str]:
+    """{file: its text as it should be}."""
+    measures = {f"measured: {claim}": measured(claim) for claim in CLAIMS}
+    blocks = {ROOT / "docs" / "methods.md": {"methods": table(), **measures}, ROOT / "README.md": {"methods": short_table()}}
+    return {path: written(path.read_text(), of) for path, of in blocks.items()}
 
 
 def main() -> None:
-    for target, block in TARGETS.items():
-        target.write_text(written(target.read_text(), block()))
+    for path, text in documents().items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":
