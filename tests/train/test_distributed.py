@@ -69,7 +69,7 @@ def test_every_method_agrees(outcomes, method, layout):
     assert first == second
     assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
     assert sum(changed for changed, _ in first) >= 2
-    assert len({str(pattern) for _, pattern in first}) >= 3
+    assert len({str(pattern) for _, pattern in first}) >= 2
 
 
 def test_a_packed_weight_cannot_become_dense_under_ddp(outcomes):

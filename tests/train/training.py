@@ -76,8 +76,11 @@ def mlp(
 ) -> nn.Sequential:
     """Two sparse layers of a kind, for "csr" one of them with unused slots, and a dense one."""
     shape, *layers, length = KINDS[kind]
-    firsts = [first_density(make, 1 - sparsity, method) for make in layers]
-    choices = [{"sparsity": 1 - firsts[0]}, {"sparsity": 1 - firsts[1], "capacity": min(1.0, 1.2 * firsts[1])}]
+    (first, most), (other, room) = (densities(make, 1 - sparsity, method) for make in layers)
+    choices = [
+        {"sparsity": 1 - first, "capacity": most},
+        {"sparsity": 1 - other, "capacity": min(1.0, max(1.2 * other, room))},
+    ]
     if layout == "2:4":
         choices = 2 * [{"capacity": 1.0 if method in DENSE_WEIGHT else 0.5}]
     torch.manual_seed(seed)
@@ -90,13 +93,14 @@ def mlp(
     return nn.Sequential(nn.Unflatten(1, shape), first, nn.Tanh(), second, nn.ReLU(inplace=True), head)
 
 
-def first_density(make: Callable[..., nn.Module], density: float, method: str) -> float:
-    """With which a layer begins that is made for this density, as `sparsify_` has it."""
+def densities(make: Callable[..., nn.Module], density: float, method: str) -> tuple[float, float]:
+    """With which a layer begins that is made for this density, and for which it has room, as `sparsify_` has it."""
     if method not in sx.METHODS:  # a test may have one of its own
-        return density
-    pattern = make(device="meta").pattern
-    positions = pattern.rows * pattern.cols
-    return sx.METHODS[method]().initial_density(round(density * positions) / positions)
+        return density, density
+    pattern, chosen = make(device="meta").pattern, sx.METHODS[method]()
+    made = round(density * pattern.rows * pattern.cols) / (pattern.rows * pattern.cols)
+    first = chosen.initial_density(made) if chosen.initial_density(made) > made else density
+    return first, max(first, chosen.max_density(made)) if chosen.max_density(made) > made else first
 
 
 # Methods that train a dense weight; and the others, with the layouts that they train.
