@@ -193,8 +193,9 @@ def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method:
 @torch.no_grad()
 def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
-    first = density if method is None or method.dense_weight else max(density, method.initial_density(density))
-    capacity = None if method is None or method.dense_weight else max(first, method.max_density(density))
+    first, capacity = density, None
+    if method is not None and not method.dense_weight:
+        first, capacity = _begun(density, layer.weight.numel(), method)
     kind: Any = replacement_of(layer)
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if first > density:
@@ -213,6 +214,16 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
         twin.set_matrix_(kind.as_matrix(layer.weight), mask)
     twin.copy_rest_(layer, layer.bias)
     return twin
+
+
+def _begun(density: float, positions: int, method: Any) -> tuple[float, float]:
+    """The density with which a layer begins, and its capacity: of the density that it really gets, a whole number of weights.
+
+    Only of this one the Sparsifier knows, which would find the layer too short by one otherwise.
+    """
+    real = round(density * positions) / max(1, positions)
+    first = method.initial_density(real) if method.initial_density(density) > density else density
+    return first, max(first, method.max_density(real) if method.max_density(density) > density else density)
 
 
 def _mean_square(name: str, weight: torch.Tensor) -> float:

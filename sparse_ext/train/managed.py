@@ -91,11 +91,12 @@ class ManagedLayer:
 
         wrappers: the model's instances of DDP.
         """
-        layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
+        layer, rows, cols = self.layer, self.layer.product.rows, self.layer.product.cols
+        positions = rows * cols
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         # A layer whose density changes may be at any by now, as in a run that is resumed: room is counted from its own.
         density = layer.target_nnz / max(1, positions) if self.method.changes_density else layer.density
-        needed = positions if makes_dense else round(self.method.max_density(density) * positions)
+        needed = positions if makes_dense else round(self.method.max_density(density) * rows * cols)
         if needed <= layer.capacity and not makes_dense:
             return
         if any(layer in set(wrapper.modules()) for wrapper in wrappers):
