@@ -17,11 +17,16 @@ METHODS = {
 STEPS = 13
 
 
+def build(method, dtype=torch.float64):
+    """Two sparse layers and a dense one, for a method of the table."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(IN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
+    return sx.sparsify_(model.to(dtype), 0.7, method=METHODS[method], exclude=["4"])
+
+
 def history(method, wrap, part):
     """The patterns after every step. wrap: of the model. part: of a batch that this process takes."""
-    torch.manual_seed(0)
-    inner = nn.Sequential(nn.Linear(IN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
-    sx.sparsify_(inner.double(), 0.7, method=METHODS[method], exclude=["4"])
+    inner = build(method)
     model = wrap(inner)
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     sparsifier = sx.Sparsifier(model, optimizer, METHODS[method], total_steps=STEPS)
