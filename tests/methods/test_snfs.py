@@ -1,5 +1,6 @@
 """SNFS: how many each layer drops and grows, by hand and for any numbers."""
 
+import copy
 import math
 
 import pytest
@@ -201,3 +202,39 @@ def test_a_run_that_goes_on_after_another_is_not_taken_for_one_that_begins():
     optimizer.step()
     assert sparsifier.step()
     assert sum(layer.nnz for layer in model) == 12 + 43
+
+
+def test_room_is_counted_from_what_a_layer_was_made_for():
+    """Not from what it has by now, as in a run that is resumed: weights and optimizer state keep their length."""
+    torch.manual_seed(0)
+    method = sx.SNFS(update_interval=2)
+
+    def build():
+        model = nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 20))
+        sx.sparsify_(model, 0.8, method=method)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.01)
+
+    def train(model, optimizer, sparsifier, steps):
+        for step in steps:
+            model(torch.randn(8, 12, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+            optimizer.step()
+            sparsifier.step()
+            optimizer.zero_grad()
+
+    model, optimizer = build()
+    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=40)
+    lengths = [layer.capacity for layer in sparse_layers(model).values()]
+    train(model, optimizer, sparsifier, range(1, 12))
+    assert any(layer.nnz > layer.target_nnz for layer in sparse_layers(model).values())
+    states = copy.deepcopy([part.state_dict() for part in (model, optimizer, sparsifier)])
+    again, other = build()
+    again.load_state_dict(states[0])
+    resumed = sx.Sparsifier(again, other, method, total_steps=40)  # after the model's state, before the others
+    other.load_state_dict(states[1])
+    resumed.load_state_dict(states[2])
+    assert [layer.capacity for layer in sparse_layers(again).values()] == lengths
+    for trio in ((model, optimizer, sparsifier), (again, other, resumed)):
+        train(*trio, range(12, 30))
+    for layer, twin in zip(sparse_layers(model).values(), sparse_layers(again).values(), strict=True):
+        assert torch.equal(layer.mask(), twin.mask())
+        assert torch.equal(layer.weight, twin.weight)

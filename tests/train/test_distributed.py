@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import children
+import exchange
 import pytest
 import ranks
 import torch
@@ -163,6 +164,13 @@ def test_a_sharded_layer_from_meta_has_one_pattern(outcomes):
         assert torch.equal(mask, other)
         assert torch.equal(y, its)
         assert y.std() > 0
+
+
+@pytest.mark.parametrize("method", exchange.METHODS)
+def test_layers_exchange_weights_as_in_one_process(outcomes, method):
+    found = equal(outcomes, "exchange_between_layers")[method]
+    assert found == exchange.history(method, lambda model: model, lambda whole: whole)
+    assert len({str(pattern) for pattern in found}) > 3
 
 
 @pytest.mark.parametrize("scenario", ["join_with_growth", "join_with_random_growth"])
