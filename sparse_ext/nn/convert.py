@@ -197,8 +197,11 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     kind: Any = replacement_of(layer)
     capacity, spread = None, None if method is None else method.first_spread
     if method is not None and not method.dense_weight:
-        spare = method.spare_per_row / max(1, kind.product_of(layer).cols) if layout_named(layout).pattern.VARIABLE else 0.0
-        capacity = min(1.0, max(first, method.max_density(density)) + spare)
+        capacity = max(first, method.max_density(density))
+        if method.spare_per_row and layout_named(layout).pattern.VARIABLE:
+            product = kind.product_of(layer)
+            spare = method.spare_per_row * product.rows + 1  # one more, whichever way this is rounded
+            capacity = min(1.0, capacity + spare / max(1, product.rows * product.cols))
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if first > density:
         twin.aim_at_(density)

@@ -19,6 +19,7 @@ from .nm24.pattern import Nm24Pattern
 from .pattern import Pattern, Sizes, slot_map
 from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
+from .regrow.links import link_scores
 from .regrow.sampler import drawn
 from .rule import Rule
 
@@ -53,6 +54,7 @@ __all__ = [
     "kernels_of",
     "lasting",
     "layout_named",
+    "link_scores",
     "multiply",
     "new_handle",
     "operands_of",

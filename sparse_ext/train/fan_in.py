@@ -9,9 +9,7 @@ from sparse_ext.ops import Pattern, slot_map
 from sparse_ext.ops.pattern import largest
 
 
-def even(
-    pattern: Pattern, weight: torch.Tensor, score: torch.Tensor, action: RegrowEvenly
-) -> tuple[Pattern, torch.Tensor]:
+def even(pattern: Pattern, weight: torch.Tensor, score: torch.Tensor, action: RegrowEvenly) -> tuple[Pattern, torch.Tensor]:
     """The new pattern, and its slot map.
 
     Rows that stay in use keep their largest magnitudes, `action.drop` fewer than the layer has in all, and grow by |score|.

@@ -87,7 +87,7 @@ class ManagedLayer:
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         needed = positions
         if not makes_dense:
-            spare = math.ceil(self.method.spare_per_row * layer.product.rows)
+            spare = math.floor(self.method.spare_per_row * layer.product.rows)
             needed = min(positions, round(self.method.max_density(layer.density) * positions) + spare)
         if needed <= layer.capacity and not makes_dense:
             return

@@ -119,17 +119,13 @@ class Observation:
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
         weight = self.layer.weight
-        signal = self._signal(name)
-        whole = signal.layer
-        signal.layer = LayerView(self.layer, left)
-        score = signal.score()
-        signal.layer = whole
-        return score.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        return self._signal(name, left).score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
-    def _signal(self, name: str) -> Signal:
-        """The signal of this name; one that observes nothing begins when it is asked for."""
+    def _signal(self, name: str, left: torch.Tensor | None = None) -> Signal:
+        """The signal of this name, which sees all of its layer or what is left; one that observes nothing begins when asked."""
         if name not in self.signals and not self._kinds[name].OBSERVES:
             self.signals[name] = self._new(self._kinds[name], self.layer.weight)
+        self.signals[name].layer = LayerView(self.layer, left)
         return self.signals[name]
 
     def total(self, name: str, where: torch.Tensor | None = None) -> float:

@@ -43,7 +43,7 @@ def trainer(model, method="rigl", optimizer="adamw", total_steps=100):
 @pytest.mark.parametrize(("method", "layout"), REGROWING)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_ema_copy_moves_along(kind, method, layout, average_first):
-    model, optimizer, sparsifier = trainer(mlp(layout=layout, kind=kind), method)
+    model, optimizer, sparsifier = trainer(mlp(layout=layout, kind=kind, method=method), method)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     sparsifier.track(ema)
     own, copies = sparse_layers(model), sparse_layers(ema)

@@ -61,7 +61,7 @@ def test_a_layer_that_is_frozen_later(method, layout, how):
 @pytest.mark.parametrize(("method", "layout"), CHANGING)
 def test_a_layer_that_was_frozen_at_first(method, layout):
     """It gets what the method needs when it thaws, such as a dense weight."""
-    model = mlp(layout=layout)
+    model = mlp(layout=layout, method=method if sx.METHODS[method].changes_density else "static")
     model[0].requires_grad_(False)
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     before, length = stored(model[0]), model[0].capacity
