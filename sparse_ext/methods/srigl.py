@@ -43,8 +43,6 @@ class SRigL(RigL):
         ValueError: an argument is out of range.
     """
 
-    signals = ("held gradient",)
-    grow_by = "held gradient"
     changes_density = True
     spare_per_row = 0.5
     any_positions = True

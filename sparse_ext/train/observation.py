@@ -57,7 +57,7 @@ class Observation:
             return  # the update would leave this layer as it is
         sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
-        if may_stream and alone and isinstance(action, Regrow) and action.keep_by == "magnitude":
+        if may_stream and alone and isinstance(action, Regrow) and action.streams:
             sink, self._grow = layer.pattern.growth_sink(layer.weight, lambda: layer.pattern, action.grow), action.grow
         layer.watch(sink or GradientTotal(layer.weight, layer.product))
 

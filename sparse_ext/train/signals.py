@@ -123,13 +123,6 @@ class GradientSum(Signal):
         self.total = None
 
 
-class HeldGradient(GradientSum):
-    """As "gradient", but a matrix is held until the update: for methods that compare all of a row's positions."""
-
-    name = "held gradient"
-    STREAMS = False
-
-
 class LinkPrediction(Signal):
     """Which connections the layer's own topology predicts: CH2-L3n of its mask, see `ops.link_scores`. Needs no gradient.
 
@@ -145,7 +138,7 @@ class LinkPrediction(Signal):
         return link_scores(self.layer.mask()).clamp_(min=self.UNLINKED)
 
 
-SIGNALS: dict[str, type[Signal]] = {kind.name: kind for kind in (GradientSum, HeldGradient, LinkPrediction)}
+SIGNALS: dict[str, type[Signal]] = {kind.name: kind for kind in (GradientSum, LinkPrediction)}
 
 
 def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:

@@ -148,3 +148,29 @@ def test_it_is_a_signal_for_every_method():
     update(nn.Sequential(layer), Mine(1 / 8, 1, schedule="constant"))
     assert not layer.mask()[0, 0]  # the smallest magnitude went, and grows no more than the largest score, the first of two
     assert layer.mask().int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_a_gradient_can_be_sampled_from():
+    """It is held as a matrix: a choice by chance cannot be made while the gradient is computed."""
+
+    @dataclass(frozen=True)
+    class Samples(sx.RigL):
+        def plan(self, layers, time):
+            plan = super().plan(layers, time)
+            return {
+                name: sx.methods.Regrow(one.drop, one.grow, "magnitude", "gradient", None, 1.0) for name, one in plan.items()
+            }
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sx.Sparsifier(model, optimizer, Samples(update_interval=2), total_steps=10)
+    changed = [after_a_step(model, optimizer, sparsifier) for _ in range(6)]
+    assert changed == [False, True] * 3
+
+
+def after_a_step(model, optimizer, sparsifier):
+    model(torch.ones(3, 12)).square().sum().backward()
+    optimizer.step()
+    changed = sparsifier.step()
+    optimizer.zero_grad()
+    return changed
