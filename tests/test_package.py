@@ -211,8 +211,7 @@ def test_setup_is_short_and_torch_free():
 PUBLIC = """
     CHTs CHTss FST MEST METHODS RigL SET SNFS SRSTE SRigL SSTE SparseConv1d SparseConv2d SparseLinear Sparsifier Static
     __version__ count_flops cuda_available densify_ functional layer_densities param_groups register_layer register_layout
-    register_method show_config
-    sparsify_ summary utils
+    register_method show_config sparsify_ summary utils
 """
 
 

@@ -36,6 +36,11 @@ class Regrow(Action):
     fresh_state: bool = False
     after_drop: bool = False
 
+    @property
+    def streams(self) -> bool:
+        """Whether growth can choose positions while the gradient is computed, so that no matrix of it is held."""
+        return self.keep_by == "magnitude" and self.grow_power is None and not self.unfired_first
+
 
 @dataclass(frozen=True)
 class RegrowEvenly(Regrow):
@@ -52,6 +57,10 @@ class RegrowEvenly(Regrow):
     nnz: int = 0
     salient: float | None = None
     of_dense: bool = False
+
+    @property
+    def streams(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)

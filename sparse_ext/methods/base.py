@@ -229,14 +229,18 @@ class DropAndGrow(Method):
         """t_end as a step number."""
         return self.t_end * total_steps if isinstance(self.t_end, float) else self.t_end
 
+    def share(self, time: Time) -> float:
+        """Which part of a layer's connections an update at this step replaces."""
+        last = self.last_step(time.total_steps)
+        return self.drop_fraction * SCHEDULES[self.schedule](time.step / last if last else 1.0)
+
     def is_update(self, time: Time) -> bool:
         return time.step % self.update_interval == 0 and 0 < time.step < self.last_step(time.total_steps)
 
     def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
         if not 0 < time.step < self.last_step(time.total_steps):
             return {}  # a postponed update may fall behind t_end
-        share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
-        counts = {name: math.floor(share * layer.nnz) for name, layer in layers.items()}
+        counts = {name: math.floor(self.share(time) * layer.nnz) for name, layer in layers.items()}
         first = self.unfired_first
         return {
             name: Regrow(count, count, grow_by=self.grow_by, unfired_first=first) for name, count in counts.items() if count

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 
 from .actions import Action, Regrow
 from .base import About, DropAndGrow, LayerNumbers, Time
-from .schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
 class CHTs(DropAndGrow):
     """Cannistraci-Hebb training, soft rule (Zhang et al. 2025, https://arxiv.org/abs/2501.19107v4, section 3).
 
-    A layer is a bipartite graph of its outputs and inputs; of a convolution's matrix [out, in / groups * kernel size]. An update
-    removes weights at random, with chances to stay in proportion to |w| ** T, where T rises during the run. It grows at random,
-    in proportion to CH2-L3n (`train.LinkPrediction`): how strongly paths of length 3 through what is left predict a connection.
-    Where too few positions have such paths, growth goes on at random among the others, so counts are exact.
+    A layer is a bipartite graph of its outputs and inputs, of a convolution's matrix [out, in / groups * kernel size]. An
+    update removes weights at random, with chances to stay in proportion to |w| ** T, where T rises during the run. It grows at
+    random, in proportion to CH2-L3n (`train.LinkPrediction`): how strongly paths of length 3 through what is left predict a
+    connection. Where too few positions have such paths, growth goes on at random among the others, so counts are exact.
 
-    Needs no dense gradient. An update computes 4 rows cols (rows + cols) FLOPs for a layer, in float64, however sparse it is,
-    and holds three matrices [rows, cols] for that time.
+    Needs no dense gradient. An update computes 4 nnz (rows + cols) FLOPs for a layer, in float64, and holds three matrices
+    [rows, cols] for that time.
 
     Unlike the authors' code: attention heads are not treated apart, neurons without inputs or outputs keep their weights (no
     chain removal), an update takes place in addition to the optimizer's step, and updates end at t_end.
@@ -70,8 +69,8 @@ class CHTs(DropAndGrow):
 
     def power(self, time: Time) -> float:
         """T at this step."""
-        progress = time.step / self.last_step(time.total_steps)
-        return self.first_power + (self.last_power - self.first_power) * min(1.0, progress)
+        progress = min(1.0, time.step / max(1.0, self.last_step(time.total_steps)))
+        return self.first_power + (self.last_power - self.first_power) * progress
 
     def wanted(self, layer: LayerNumbers, time: Time) -> int:
         """The layer's nnz after this step."""
@@ -80,11 +79,10 @@ class CHTs(DropAndGrow):
     def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
         if not self.is_update(time):
             return {}
-        share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
         actions: dict[str, Action] = {}
         for name, layer in layers.items():
             nnz, wanted = layer.nnz, self.wanted(layer, time)
-            count = math.floor(share * wanted)
+            count = math.floor(self.share(time) * wanted)
             if count or nnz > wanted:
                 actions[name] = Regrow(
                     nnz - wanted + count,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from .actions import Action, RegrowEvenly
 from .base import About, LayerNumbers, Time
 from .rigl import RigL
-from .schedules import SCHEDULES
 
 FAN_INS = ("constant", "dense")
 
@@ -18,18 +17,19 @@ FAN_INS = ("constant", "dense")
 class SRigL(RigL):
     """RigL with a constant fan-in and neuron ablation (Lasby et al. 2024, https://arxiv.org/abs/2305.02299, section 3).
 
-    A neuron is a row of the weight matrix: of a convolution an output channel, with a fan-in of in / groups * kernel size. At an
+    A neuron is a row of the weight matrix: of a convolution an output channel, with in / groups * kernel size inputs. At an
     update that replaces K weights, salient are the weights of a layer that RigL would keep, and the K largest gradients of all
     positions. A neuron with few of them is given up: it loses all its weights, and its output is its bias. All others get the
     same fan-in, nnz / neurons in use, rounded: they drop the layer's smallest magnitudes, and grow where the row's gradient is
     largest. nnz is that which the layer was made for. Rounding moves it by at most half an entry for each neuron in use.
 
-    Unlike the paper: what is dropped beyond a neuron's fan-in are its smallest magnitudes. As in the authors' code, every update
-    chooses the neurons anew, so one that was given up comes back if its gradients are among the largest; enough neurons stay to
-    hold nnz; and the last layer, of those that the method trains, in the model's order, loses none.
+    The paper does not say what a neuron drops that has more weights than its fan-in: here, its smallest magnitudes. As in the
+    authors' code, every update chooses the neurons anew, so one that was given up comes back if its gradients are among the
+    largest; enough neurons stay to hold nnz; and the last layer, of those that the method trains, in the model's order, loses
+    none.
 
-    Layers have a constant fan-in from their first update on. `sparsify_(model, ..., method=SRigL())` gives them one at the start
-    that differs by 1 at most, so that their nnz is exact. The dense gradient of the update's step is held as a matrix.
+    Layers have a constant fan-in from their first update on. `sparsify_(model, ..., method=SRigL())` gives them one at the
+    start that differs by 1 at most, so that their nnz is exact. The dense gradient of the update's step is held as a matrix.
 
     Args:
         salient: gamma_sal: a neuron stays if this share of its fan-in, and at least one weight, is salient. In [0, 1]; 0: one
@@ -43,8 +43,6 @@ class SRigL(RigL):
         ValueError: an argument is out of range.
     """
 
-    signals = ("held gradient",)
-    grow_by = "held gradient"
     changes_density = True
     spare_per_row = 0.5
     any_positions = True
@@ -73,18 +71,20 @@ class SRigL(RigL):
     def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
         if not 0 < time.step < self.last_step(time.total_steps):
             return {}
-        share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
-        counts = {name: math.floor(share * layer.nnz) for name, layer in layers.items()}
         exempt = None if self.ablate_last else list(layers)[-1:]
-        return {
-            name: RegrowEvenly(
-                counts[name],
-                counts[name],
-                grow_by=self.grow_by,
-                nnz=layer.end,
-                salient=None if exempt == [name] else self.salient,
-                of_dense=self.fan_in == "dense",
-            )
-            for name, layer in layers.items()
-            if counts[name]
-        }
+        actions: dict[str, Action] = {}
+        for name, layer in layers.items():
+            nnz = layer.nnz
+            count = math.floor(self.share(time) * nnz)
+            if count:
+                # A checkpoint may have brought another nnz than that which the layer was made for.
+                is_rounded = 2 * abs(nnz - layer.end) <= layer.rows
+                actions[name] = RegrowEvenly(
+                    count,
+                    count,
+                    grow_by=self.grow_by,
+                    nnz=layer.end if is_rounded else nnz,
+                    salient=None if exempt == [name] else self.salient,
+                    of_dense=self.fan_in == "dense",
+                )
+        return actions

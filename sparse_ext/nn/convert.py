@@ -208,8 +208,9 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     product = kind.product_of(layer)
     first, capacity = _densities_of(method, density, product.rows * product.cols)
     spread = None if method is None else method.first_spread
-    if capacity is not None and layout_named(layout).pattern.VARIABLE:
-        capacity = min(1.0, capacity + method.spare_per_row / max(1, product.cols))
+    if capacity is not None and method.spare_per_row and layout_named(layout).pattern.VARIABLE:
+        spare = method.spare_per_row * product.rows + 1  # one more, whichever way this is rounded
+        capacity = min(1.0, capacity + spare / max(1, product.rows * product.cols))
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if first > density:
         twin.aim_at_(density)

@@ -119,13 +119,18 @@ class SparseLayer(MovableWeight):
         self.weight.copy_(self._kind.pack(dense, self._pattern) if rule is None else dense.view(-1))
 
     @torch.no_grad()
-    def reset_parameters(self, spread: float | None = None) -> None:
-        """A new random pattern with the initial nnz, and new values; spread: see `random_pattern`.
+    def reset_parameters(self) -> None:
+        """A new random pattern with the initial nnz, and new values.
 
         Values are uniform with variance 1 / (3 fan_in), as in the dense layer, where fan_in is the mean number of weights in a
         row. So outputs have the dense layer's scale at every sparsity. The bias is initialised as there. A dense weight
         gets new values everywhere, and the rule chooses the pattern from them.
         """
+        self.reset_()
+
+    @torch.no_grad()
+    def reset_(self, spread: float | None = None) -> None:
+        """`reset_parameters`, with any spread of the pattern, see `random_pattern`."""
         if self.weight.is_meta:
             return
         rows, cols = self.product.rows, self.product.cols

@@ -141,7 +141,7 @@ class Replacement(SparseLayer):
                 the mean number of weights in a row: outputs are as large as the dense layer's. 0: they all become 0.
             spread: see `random_pattern`.
         """
-        SparseLayer.reset_parameters(self, spread)  # at the scale of a dense weight of mean square 1 / (3 cols)
+        self.reset_(spread)  # at the scale of a dense weight of mean square 1 / (3 cols)
         self.weight.mul_(math.sqrt(3 * self.product.cols * mean_square))
         if self.chosen_by is not None:
             self.set_matrix_(self.weight.detach().view(self.product.weight_shape))

@@ -20,6 +20,7 @@ from .pattern import Pattern, Sizes, slot_map
 from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
 from .regrow.first import random_score, with_first
+from .regrow.links import link_scores
 from .regrow.sampler import drawn
 from .rule import Rule
 
@@ -54,6 +55,7 @@ __all__ = [
     "kernels_of",
     "lasting",
     "layout_named",
+    "link_scores",
     "multiply",
     "new_handle",
     "operands_of",

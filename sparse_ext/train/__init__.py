@@ -2,10 +2,9 @@
 
 from .flops import count_flops
 from .importance import WeightAndGradient
-from .links import LinkPrediction
 from .momentum import Momentum
 from .report import LayerReport, Report
-from .signals import SIGNALS, GradientSum, Signal
+from .signals import SIGNALS, GradientSum, LinkPrediction, Signal
 from .sparsifier import Sparsifier
 
 __all__ = [

@@ -99,7 +99,7 @@ class ManagedLayer:
         density = layer.target_nnz / max(1, positions) if self.method.changes_density else layer.density
         needed = positions
         if not makes_dense:
-            spare = math.ceil(self.method.spare_per_row * layer.product.rows)
+            spare = math.floor(self.method.spare_per_row * layer.product.rows)
             needed = min(positions, round(self.method.max_density(density) * positions) + spare)
         if needed <= layer.capacity and not makes_dense:
             return

@@ -64,7 +64,7 @@ class Observation:
             return  # the update would leave this layer as it is, or not ask for the gradient
         sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
-        if may_stream and alone and isinstance(action, Regrow) and _takes_largest(action):
+        if may_stream and alone and isinstance(action, Regrow) and action.streams:
             sink, self._grow = layer.pattern.growth_sink(layer.weight, lambda: layer.pattern, action.grow), action.grow
         layer.watch(sink or GradientTotal(layer.weight, layer.product))
 
@@ -127,18 +127,13 @@ class Observation:
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
         weight = self.layer.weight
-        signal = self._signal(name)
-        signal.layer.left = left
-        try:
-            score = signal.score()
-        finally:
-            signal.layer.left = None
-        return score.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        return self._signal(name, left).score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
-    def _signal(self, name: str) -> Signal:
-        """The signal of this name; one that observes nothing begins when it is asked for."""
+    def _signal(self, name: str, left: torch.Tensor | None = None) -> Signal:
+        """The signal of this name, which sees all of its layer or what is left; one that observes nothing begins when asked."""
         if name not in self.signals and not self._kinds[name].OBSERVES:
             self.signals[name] = self._new(self._kinds[name], self.layer.weight)
+        self.signals[name].layer.left = left
         return self.signals[name]
 
     def total(self, name: str, where: torch.Tensor | None = None) -> float:
@@ -237,8 +232,3 @@ class Observation:
         self.observed, self.spoiled = observed, spoiled
         self.blind = self.unseen = False
         self.layer.unwatch()
-
-
-def _takes_largest(action: Regrow) -> bool:
-    """Whether only the largest gradients count, so that a sink may forget all others."""
-    return action.keep_by == "magnitude" and action.grow_power is None and not action.unfired_first

@@ -37,6 +37,7 @@ class LayerReport:
         flip_rate: share of the mask's bits that the last update changed, divided by the steps since the one before (Hu et al.
             2024, https://arxiv.org/abs/2404.01847); None before the first update.
         frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
+        ablated: number of rows without a position: neurons that no input reaches.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LayerReport:
     coverage: float
     flip_rate: float | None
     frozen: bool = False
+    ablated: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,4 +215,5 @@ class History:
             coverage=self._coverage[name].count() / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
             frozen=frozen,
+            ablated=int((~pattern.mask().any(1)).sum()),
         )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from sparse_ext.ops import link_scores
+
 if TYPE_CHECKING:
     from .view import LayerView
 
@@ -123,14 +125,22 @@ class GradientSum(Signal):
         self.total = None
 
 
-class HeldGradient(GradientSum):
-    """As "gradient", but a matrix is held until the update: for methods that compare all of a row's positions."""
+class LinkPrediction(Signal):
+    """Which connections the layer's own topology predicts: CH2-L3n of its mask, see `ops.link_scores`. Needs no gradient.
 
-    name = "held gradient"
-    STREAMS = False
+    Where no path of length 3 leads, the score is UNLINKED, below all others: random growth then reaches such positions when no
+    others are left, all with the same chance.
+    """
+
+    name = "links"
+    OBSERVES = False
+    UNLINKED: ClassVar[float] = 1e-30
+
+    def score(self) -> torch.Tensor:
+        return link_scores(self.layer.mask()).clamp_(min=self.UNLINKED)
 
 
-SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum, HeldGradient.name: HeldGradient}
+SIGNALS: dict[str, type[Signal]] = {kind.name: kind for kind in (GradientSum, LinkPrediction)}
 
 
 def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:

@@ -129,7 +129,9 @@ def test_static_changes_nothing_but_what_the_optimizer_changes():
 
 
 @pytest.mark.parametrize("updates", [100, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", [method for method, layout in REGROWING if layout == "csr"])
+@pytest.mark.parametrize(
+    "method", [one for one, layout in REGROWING if layout == "csr" and not sx.METHODS[one].changes_density]
+)
 def test_nnz_is_exact_over_many_updates_with_many_ties(method, updates):
     """Weights and gradients take three values each, so nearly every choice is a tie."""
     torch.manual_seed(0)
