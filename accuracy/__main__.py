@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """A name that is not known would silently run nothing."""
     inits = {init for row in TASKS.values() for init in row.inits}
-    known = {"task": TASKS, "part": PARTS, "methods": {DENSE, *contenders()}, "inits": inits}
+    known: dict[str, Iterable[str]] = {"task": TASKS, "part": PARTS, "methods": {DENSE, *contenders()}, "inits": inits}
     for option, names in known.items():
         if wrong := set(getattr(options, option) or ()) - set(names):
             parser.error(f"--{option}: expected some of {', '.join(sorted(names))}; got {', '.join(sorted(wrong))}")

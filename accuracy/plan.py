@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
+
+from sparse_ext import METHODS
 
 from .contenders import DENSE, SCHEDULES, Contender, contenders, method_of
 from .tasks import Calibrated
@@ -39,14 +41,28 @@ def identity(spec: Spec, row: Calibrated) -> dict[str, Any]:
     choices: dict[str, Any] = {}
     if spec.method != DENSE:
         method = method_of(spec.method, contenders()[spec.method], row.task)
-        choices = {"class": type(method).__name__, **asdict(method)}  # type: ignore[call-overload]
+        choices = {"class": type(method).__name__, **asdict(method)}
     return {**asdict(spec), "choices": choices, "task_steps": row.task.steps}
 
 
 def key(columns: Mapping[str, Any]) -> str:
-    """Of `identity`, or of a line of results."""
-    names = ("task", "method", "sparsity", "init", "seed", "budget", "choices", "task_steps")
-    return json.dumps([columns[name] for name in names], sort_keys=True, default=str)
+    """Of `identity`, or of a line of results. A choice that a line does not have, as it was added later, had its default."""
+    choices = {**_defaults(columns["choices"].get("class")), **columns["choices"]}
+    names = ("task", "method", "sparsity", "init", "seed", "budget", "task_steps")
+    return json.dumps([choices, *(columns[name] for name in names)], sort_keys=True, default=str)
+
+
+def _defaults(name: str | None) -> dict[str, Any]:
+    """Of the registered class of this name."""
+    kinds: list[Any] = [kind for kind in METHODS.values() if kind.__name__ == name]
+    return {one.name: one.default for kind in kinds for one in fields(kind) if one.default is not MISSING}
+
+
+def is_current(columns: Mapping[str, Any], row: Calibrated) -> bool:
+    """Whether the task would have this line of results now: with these choices and steps, and its method still registered."""
+    if columns["task"] != row.name or columns["method"] not in (DENSE, *contenders()):
+        return False
+    return key(columns) == key(identity(Spec(**{one.name: columns[one.name] for one in fields(Spec)}), row))
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class Filter:
         for name in names:
             if name not in every or (self.methods is not None and name not in self.methods):
                 continue
-            if every[name].tasks is None or row.name in every[name].tasks:
+            tasks = every[name].tasks
+            if tasks is None or row.name in tasks:
                 yield name, every[name]
 
     def sparsities_of(self, contender: Contender, row: Calibrated) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,7 +50,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _lines(axes: Axes, lines: dict[str, list[tuple[float, float]]], **style: str) -> None:
+def _lines(axes: Axes, lines: dict[str, list[tuple[float, float]]], **style: Any) -> None:
     for number, (name, points) in enumerate(lines.items()):
         if points:
             axes.plot(*zip(*points, strict=True), marker=MARKERS[number % len(MARKERS)], label=name, **style)

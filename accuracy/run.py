@@ -22,14 +22,16 @@ from .plan import Spec, identity
 from .tasks import Calibrated
 
 Progress = Callable[[Spec, int, int], None]
-TURNS = 20  # in which a run and a dense one alternate, so that their seconds are of the same machine
+# A run and a dense one alternate, so that their seconds are of the same machine: in so many turns, of at least so many steps.
+TURNS, TURN_STEPS = 20, 10
 DENSE_STEPS = 3  # of the dense one, in a turn
 
 
 def weights_of(task: Task) -> dict[str, int]:
     """{layer: positions} of those that `sparsify_` may replace."""
     model = task.model()
-    return {name: model.get_submodule(name).weight.numel() for name in sx.layer_densities(model, 0.0, exclude=task.exclude)}
+    names = sx.layer_densities(model, 0.0, exclude=task.exclude)
+    return {name: sum(p.numel() for p in model.get_submodule(name).parameters() if p.dim() > 1) for name in names}
 
 
 def flops_of_step(task: Task) -> float:
@@ -60,9 +62,9 @@ class MeasuredRun(Run):
     state: Any = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.positions = weights_of(self.task)
+        self.positions = weights_of(self.task)  # before the seed is set: makes models of its own
         self.dense_flops = flops_of_step(self.task)
+        super().__post_init__()
         self.layers = sparse_layers(self.model)
 
     def spent(self) -> float:
@@ -110,13 +112,21 @@ def execute(spec: Spec, row: Calibrated, steps: int, progress: Progress = lambda
     Args:
         progress: hears (spec, steps done, steps).
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="sparsify_:")  # of layers that keep all weights, at low sparsities
-        run, pacer = _runs(spec, row, steps)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="sparsify_:")  # of layers that keep all weights, at low sparsities
+            run, pacer = _runs(spec, row, steps)
         ratios, dense_s = _train(run, pacer, lambda step: progress(spec, step, steps))
-    score = run.measure()
-    timed = run.seconds_since(0)
+        return _line(spec, row, run, ratios, dense_s)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _line(spec: Spec, row: Calibrated, run: MeasuredRun, ratios: list[float], dense_s: list[float]) -> dict[str, Any]:
+    """What the finished run leaves."""
+    score, timed, steps = run.measure(), run.seconds_since(0), run.arm.steps
     return {
         **identity(spec, row),
         "metric": row.task.metric,
@@ -149,9 +159,10 @@ def _train(run: MeasuredRun, pacer: Run | None, progress: Callable[[int], None])
     """Seconds per step over the dense one's, of every turn, and the seconds of the dense steps."""
     ratios: list[float] = []
     steps = run.arm.steps
-    for turn in range(1, TURNS + 1):
+    turns = max(1, min(TURNS, steps // TURN_STEPS))
+    for turn in range(1, turns + 1):
         begin = run.step
-        run.train_until(steps * turn // TURNS)
+        run.train_until(steps * turn // turns)
         if pacer is not None:
             pacer.train_until(DENSE_STEPS * turn)
             if timed := run.seconds_since(begin):

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from .contenders import DENSE
-from .plan import Rows
+from .plan import Rows, is_current
 from .tasks import Calibrated
 
 
@@ -42,15 +42,18 @@ class Group:
 
 
 class Table:
-    """The groups of one task. Of runs with other settings than the task's, or with older choices, the file may hold more."""
+    """The groups of one task. The file may hold other lines: with fewer steps, or with choices that are no longer made."""
 
     def __init__(self, rows: Rows, row: Calibrated) -> None:
         self.row = row
-        self.rows = [one for one in rows if one["task"] == row.name and one["task_steps"] == row.task.steps]
+        self.rows = [one for one in rows if is_current(one, row)]
         found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
         for one in self.rows:  # of two the later one
             found.setdefault((one["method"], one["sparsity"], one["init"], one["budget"]), {})[one["seed"]] = one
-        self.groups = {at: Group(*at, tuple(of[seed] for seed in sorted(of))) for at, of in found.items()}
+        self.groups: dict[tuple[Any, ...], Group] = {}
+        for at, of in found.items():
+            method, sparsity, init, budget = at
+            self.groups[at] = Group(method, sparsity, init, budget, tuple(of[seed] for seed in sorted(of)))
 
     def dense(self, budget: float = 1.0) -> Group | None:
         return self.groups.get((DENSE, 0.0, "", budget))

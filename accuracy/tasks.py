@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from examples.arms import Task
 from examples.chars import Chars
@@ -83,6 +84,6 @@ TASKS: dict[str, Calibrated] = {row.name: row for row in _ROWS}
 
 def quick(row: Calibrated) -> Calibrated:
     """So short that it shows nothing but that all works."""
-    size = {"batch": 8, "width": 32} if isinstance(row.task, Chars) else {}
+    size: dict[str, Any] = {"batch": 8, "width": 32} if isinstance(row.task, Chars) else {}
     task = replace(row.task, steps=24, update_interval=4, **size)
     return replace(row, task=task, sparsities=row.sparsities[:1], inits={next(iter(row.inits)): 1}, budgets=(0.5, 1.0))
