@@ -2,7 +2,7 @@
 
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
-from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
+from .methods import ACDC, ESTDGM, FST, GMP, METHODS, SET, SRSTE, SSTE, GraNet, RigL, Static, register_method
 from .nn import (
     SparseConv1d,
     SparseConv2d,
@@ -18,11 +18,15 @@ from .ops import register_layout
 from .train import Sparsifier, count_flops
 
 __all__ = [
+    "ACDC",
+    "ESTDGM",
     "FST",
+    "GMP",
     "METHODS",
     "SET",
     "SRSTE",
     "SSTE",
+    "GraNet",
     "RigL",
     "SparseConv1d",
     "SparseConv2d",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .acdc import ACDC
 from .actions import Action, Choose, Regrow, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .est_dgm import ESTDGM
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
+from .pruning import GMP, GraNet
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
 
@@ -52,11 +55,18 @@ for _name, _method in (
     ("sr-ste", SRSTE),
     ("fst", FST),
     ("s-ste", SSTE),
+    ("gmp", GMP),
+    ("granet", GraNet),
+    ("ac/dc", ACDC),
+    ("est-dgm", ESTDGM),
 ):
     register_method(_name, _method)
 
 __all__ = [
+    "ACDC",
+    "ESTDGM",
     "FST",
+    "GMP",
     "METHODS",
     "SCHEDULES",
     "SET",
@@ -67,6 +77,7 @@ __all__ = [
     "Choose",
     "DenseWeight",
     "DropAndGrow",
+    "GraNet",
     "LayerNumbers",
     "Layers",
     "Method",

@@ -197,7 +197,7 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     capacity = None if method is None or method.dense_weight else max(first, method.max_density(density))
     kind: Any = replacement_of(layer)
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
-    if first > density:
+    if method is not None and method.changes_density:
         twin.aim_at_(density)
     if method is not None and method.dense_weight:
         twin.store_dense_()

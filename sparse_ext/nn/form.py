@@ -60,7 +60,7 @@ class Form(NamedTuple):
         pattern = layout_named(self.layout).pattern
         empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
-        layer._initial_nnz, layer.layout_reason = self.nnz, "as in the checkpoint"
+        layer._asked, layer._initial_nnz, layer.layout_reason = self.layout, self.nnz, "as in the checkpoint"
         return layer
 
 

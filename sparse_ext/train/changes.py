@@ -27,6 +27,8 @@ def regrow(managed: ManagedLayer, action: Regrow, seed: int) -> Change:
     )
     layer.write_pattern_(pattern)
     managed.state.move_(layer.weight, source)
+    if action.fresh_state:
+        managed.state.renew_(layer.weight)
     for copy in managed.copies:
         copy.write_pattern_(pattern)
         take_(copy.weight.data, source)

@@ -53,8 +53,8 @@ class Observation:
         """
         layer = self.layer
         may_stream = may_stream and all(kind.STREAMS or not kind.OBSERVES for kind in self._kinds.values())
-        if may_stream and not isinstance(action, Regrow):
-            return  # the update would leave this layer as it is
+        if may_stream and not (isinstance(action, Regrow) and self.needs(action)):
+            return  # the update would leave this layer as it is, or asks for no gradient
         sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
         if may_stream and alone and isinstance(action, Regrow) and action.keep_by == "magnitude":
