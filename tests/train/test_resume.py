@@ -6,7 +6,7 @@ import children
 import pytest
 import resume
 import torch
-from training import CHANGING, KINDS, assert_same, masks, run
+from training import CHANGING, KINDS, RENEWING, assert_same, masks, run
 
 CASES = [(*how, "adamw", "linear", at) for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
 CASES += [(*how, "sgd", "linear", 39) for how in CHANGING if how[1] == "csr"]
@@ -20,7 +20,7 @@ def is_slow(case):
 
 
 def name(case):
-    return "-".join(map(str, case))
+    return "-".join(map(str, case)).replace("/", "")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_resumed_run_equals_uninterrupted_run(folder, case):
 
     assert_same(load("result"), load("expected"))
     before, after = load("masks"), load("later")
-    assert all(not torch.equal(before[layer], after[layer]) for layer in before)
+    assert all(not torch.equal(before[layer], after[layer]) for layer in before) or case[0] in RENEWING
 
 
 @pytest.mark.parametrize(("method", "layout"), CHANGING)
