@@ -3,7 +3,10 @@
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
 from .methods import (
+    ACDC,
+    ESTDGM,
     FST,
+    GMP,
     MEST,
     METHODS,
     SET,
@@ -12,6 +15,7 @@ from .methods import (
     SSTE,
     CHTs,
     CHTss,
+    GraNet,
     RigL,
     SRigL,
     Static,
@@ -32,7 +36,10 @@ from .ops import register_layout
 from .train import Sparsifier, count_flops
 
 __all__ = [
+    "ACDC",
+    "ESTDGM",
     "FST",
+    "GMP",
     "MEST",
     "METHODS",
     "SET",
@@ -41,6 +48,7 @@ __all__ = [
     "SSTE",
     "CHTs",
     "CHTss",
+    "GraNet",
     "RigL",
     "SRigL",
     "SparseConv1d",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .acdc import ACDC
 from .actions import Action, Choose, Regrow, RegrowEvenly, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
 from .cht import CHTs, CHTss
+from .est_dgm import ESTDGM
 from .mest import MEST
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
+from .pruning import GMP, GraNet
 from .rigl import SET, RigL, Static
 from .schedules import SCHEDULES
 from .snfs import SNFS
@@ -61,11 +64,18 @@ for _name, _method in (
     ("srigl", SRigL),
     ("chts", CHTs),
     ("chtss", CHTss),
+    ("gmp", GMP),
+    ("granet", GraNet),
+    ("ac/dc", ACDC),
+    ("est-dgm", ESTDGM),
 ):
     register_method(_name, _method)
 
 __all__ = [
+    "ACDC",
+    "ESTDGM",
     "FST",
+    "GMP",
     "MEST",
     "METHODS",
     "SCHEDULES",
@@ -80,6 +90,7 @@ __all__ = [
     "Choose",
     "DenseWeight",
     "DropAndGrow",
+    "GraNet",
     "LayerNumbers",
     "Layers",
     "Method",

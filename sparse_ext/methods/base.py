@@ -187,6 +187,13 @@ class Method:
         """The largest density that a layer which is made for this one will reach: it needs that capacity."""
         return density
 
+    def room_for(self, density: float, time: Time) -> float:
+        """The density for which a layer that gets this one now gets room, where its storage may change.
+
+        At least this one. Where the layer has to grow beyond it later, it is given room again.
+        """
+        return self.max_density(density)
+
 
 @dataclass(frozen=True)
 class DropAndGrow(Method):

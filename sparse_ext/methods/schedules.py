@@ -1,4 +1,4 @@
-"""Schedules of the drop fraction. SCHEDULES maps a name to a function from progress in [0, 1] to a factor."""
+"""Schedules of the drop fraction, and times. SCHEDULES maps a name to a function from progress in [0, 1] to a factor."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ def cosine(progress: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
+
+
+def step_at(when: float | int, total_steps: int) -> int:
+    """A time as a step number: a share of the run (float), or the number itself (int)."""
+    return round(when * total_steps) if isinstance(when, float) else when
+
+
+def check_when(name: str, when: float | int) -> None:
+    """ValueError unless it is a time."""
+    if not (0.0 <= when <= 1.0 if isinstance(when, float) else isinstance(when, int) and when >= 0):
+        raise ValueError(f"expected {name} as a share of the run in [0, 1] (float) or a number of steps (int), got {when!r}")

@@ -68,6 +68,40 @@ def _is_readable(key: str, name: str, value: Any, layer: SparseWeight) -> bool:
     return True
 
 
+def storage_of(state_dict: dict[str, Any], prefix: str, layer: SparseWeight) -> tuple[str, Pattern] | None:
+    """How entries are stored, if the layer shall store them so, too: the layout's name, and their pattern; None: it shall not.
+
+    A layer that changes its density may change its storage in the course of a run. So that a run resumes bit for bit, and the
+    optimizer's state that belongs to the entries has the weight's length, the layer then takes over the storage they were
+    saved in: of those that the layout for which it was asked may choose.
+
+    Raises:
+        ValueError: an entry is corrupt.
+    """
+    names = (layer.asked, *layout_named(layer.asked).STORAGES)
+    sharded = hasattr(layer.weight, "device_mesh")
+    if layer._target_nnz is None or len(names) == 1 or layer._rule is not None or sharded or is_computed(layer):
+        return None
+    given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    given = {name: one for name, one in given.items() if "." not in name and _is_readable(prefix + name, name, one, layer)}
+    kind = next((layout_named(name) for name in names if _describes(layout_named(name), given)), None)
+    weight, bias, rows = given.get("weight"), given.get("bias"), layer.product.rows
+    refused = layer.bias is not None and bias is not None and bias.shape != (rows,)
+    if kind is None or weight is None or weight.dim() != 1 or "rule" in given or refused:
+        return None
+    given = kind.pattern.upgraded(prefix, rows, layer.product.cols, given)
+    pattern, _ = _check(given, prefix, layer.product, kind)
+    if layer.keeps_length and pattern.capacity != layer.capacity:
+        try:
+            pattern = pattern.resized(layer.capacity)
+        except ValueError:
+            return None
+        if pattern.capacity != layer.capacity:
+            return None
+    same = kind.pattern is layer._kind.pattern and pattern.capacity == layer.capacity
+    return None if same else (kind.name, pattern)
+
+
 def whole(entries: Entries, prefix: str, layer: SparseWeight, kind: type[Layout]) -> Entries:
     """The entries, which make a valid layer of this layout with the layer's own where one is missing; ValueError if not.
 

@@ -212,7 +212,7 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
         spare = method.spare_per_row * product.rows + 1  # one more, whichever way this is rounded
         capacity = min(1.0, capacity + spare / max(1, product.rows * product.cols))
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
-    if first > density:
+    if method is not None and method.changes_density:
         twin.aim_at_(density)
     if method is not None and method.dense_weight:
         twin.store_dense_()

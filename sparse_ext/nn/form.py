@@ -63,7 +63,8 @@ class Form(NamedTuple):
         pattern = layout_named(self.layout).pattern
         empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
-        layer._initial_nnz, layer._target_nnz, layer.layout_reason = self.nnz, self.target, "as in the checkpoint"
+        layer._asked, layer._initial_nnz, layer._target_nnz = self.layout, self.nnz, self.target
+        layer.layout_reason = "as in the checkpoint"
         return layer
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.fx import Proxy
 
-from sparse_ext.ops import Pattern, Product, Rule, Watch, kernels_of, layout_named, multiply, slot_map
+from sparse_ext.ops import Product, Rule, Watch, kernels_of, layout_named, multiply
 from sparse_ext.ops.dense_grad import Sink
-from sparse_ext.ops.pattern import taken
 
 from .arguments import check_dtype, check_share, storage
 from .bound import recording, tracing
@@ -55,7 +54,7 @@ class SparseLayer(MovableWeight):
         check_dtype(type(self).__name__, dtype, where, kind)
         sparsity = kind.pattern.SPARSITY if sparsity is None else float(sparsity)
         sizes = kind.pattern.sizes(rows, cols, sparsity, None if capacity is None else check_share("capacity", capacity))
-        self.layout, self.layout_reason = stored
+        self._asked, (self.layout, self.layout_reason) = layout, stored
         self.product, self._initial_nnz = product, sizes.nnz
         pattern = kind.pattern.empty(rows, cols, sizes.capacity, device)
         length = rows * cols if sizes.dense_weight else pattern.capacity
@@ -191,34 +190,20 @@ class SparseLayer(MovableWeight):
         Raises:
             ValueError: the layout cannot hold these positions; nothing has changed.
         """
+        source = self.store_as_(layout)
+        self._asked = layout
+        return source
+
+    def store_as_(self, layout: str, capacity: int | None = None, reason: str | None = None) -> torch.Tensor:
+        """As `switch_`, for a caller that chooses the storage of a layer that was asked for another layout.
+
+        capacity: of the packed weight; None: as needed. reason: why it is stored so.
+        """
         kind = layout_named(layout)
         kernels_of(kind, self.product)
         mask = torch.ones_like(self._pattern.mask()) if self._rule is not None else self._pattern.mask()
-        return self._move_to(layout, kind.pattern.from_mask(mask), None)
-
-    @torch.no_grad()
-    def _move_to(self, layout: str, pattern: Pattern, rule: Rule | None) -> torch.Tensor:
-        """Moves weight and gradient to this layout, pattern and rule; the Parameter object stays. Returns the slot map."""
-        length = pattern.capacity if rule is None else self.product.rows * self.product.cols
-        if self.weight.is_meta:
-            source = torch.empty(length, dtype=torch.int64, device="meta")
-        else:
-            new = pattern.positions() if rule is None else torch.arange(length, device=self.weight.device)
-            source = slot_map(self.slots(), new)
-        values, grad = taken(self.weight.data, source), self.weight.grad
-        if length == self.capacity:  # in place: DDP's hooks refer to the present data
-            self.weight.data.copy_(values)
-        else:
-            self.weight.grad = None
-            # Via another dtype: otherwise autograd still expects the old length while an old graph is alive.
-            self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
-            self.weight.data = values
-        if grad is not None:
-            self.weight.grad = taken(grad, source)
-        if layout != self.layout:
-            self.layout, self._kind, self.layout_reason = layout, layout_named(layout), "changed after the layer was made"
-        self._rng = self._rng if self._kind.SAMPLES else None
-        self._register(pattern, rule)
+        source = self._move_to(layout, kind.pattern.from_mask(mask, capacity), None)
+        self.layout_reason = reason or self.layout_reason
         return source
 
     @torch.no_grad()

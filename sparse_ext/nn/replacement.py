@@ -128,7 +128,7 @@ class Replacement(SparseLayer):
             **arguments, bias=dense.bias is not None, sparsity=sparsity, layout=stored.chosen, capacity=capacity,
             device="meta", dtype=weight.dtype,
         )  # fmt: skip
-        layer.layout_reason = stored.reason
+        layer._asked, layer.layout_reason = layout, stored.reason
         _keep_frozen(layer, dense)
         return layer.train(dense.training)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from sparse_ext.ops import Pattern, Rule, layout_named
+from sparse_ext.ops import Choice, Pattern, Rule, layout_named, slot_map
+from sparse_ext.ops.pattern import taken
 
 from .bound import BoundWeight
-from .checkpoint import check_version, fitted, whole
+from .checkpoint import check_version, fitted, storage_of, whole
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
 _TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_mark", "_token", "_watch")
@@ -23,8 +25,10 @@ class SparseWeight(BoundWeight):
 
     bias: nn.Parameter | None
     layout_reason: str  # why it has this layout
+    _asked: str | None = None  # the layout that it was asked for; None: the one that it has
     _initial_nnz: int
-    _target_nnz: int | None = None  # what it was made for, if it begins with another number
+    _target_nnz: int | None = None  # what it was made for, if a method may lead it from one number to another
+    _slots_left: torch.Tensor | None = None  # while it loads: those of the storage that it has left for the checkpoint's
 
     # ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -58,6 +62,15 @@ class SparseWeight(BoundWeight):
         """nnz / (rows * cols). Synchronises on CUDA."""
         return self.nnz / max(1, self.product.rows * self.product.cols)
 
+    @property
+    def asked(self) -> str:
+        """The layout that it was asked for. That one may have chosen another to store it."""
+        return self._asked or self.layout
+
+    def storage_for(self, nnz: int) -> Choice:
+        """(chosen, reason): the layout that should store so many positions of this weight."""
+        return layout_named(self.asked).storage(self.product, nnz, self.weight.dtype, self.weight.device)
+
     def mask(self) -> torch.Tensor:
         """bool, of the dense layer's weight shape: True at the positions that products use."""
         self._followed()
@@ -85,6 +98,48 @@ class SparseWeight(BoundWeight):
         super().__setstate__({"layout_reason": "as asked for", **state})
         self._start()
         self._bind()
+
+    # ---- another storage -----------------------------------------------------------------------------------------------
+
+    @property
+    def keeps_length(self) -> bool:
+        """Whether the weight must keep its length while it trains: where several processes do, DDP's buckets have it."""
+        return dist.is_available() and dist.is_initialized()
+
+    def adopt_(self, layout: str, pattern: Pattern, reason: str) -> torch.Tensor:
+        """Stores the weight packed in this layout, with a copy of this pattern. Returns the slot map."""
+        if self.weight.is_meta:
+            buffers = pattern.empty(pattern.rows, pattern.cols, pattern.capacity, self.weight.device).buffers
+        else:
+            buffers = {name: tensor.to(self.weight.device, copy=True) for name, tensor in pattern.buffers.items()}
+        source = self._move_to(layout, type(pattern).of_buffers(pattern.rows, pattern.cols, buffers, self.weight.device), None)
+        self.layout_reason = reason
+        return source
+
+    @torch.no_grad()
+    def _move_to(self, layout: str, pattern: Pattern, rule: Rule | None) -> torch.Tensor:
+        """Moves weight and gradient to this layout, pattern and rule; the Parameter object stays. Returns the slot map."""
+        length = pattern.capacity if rule is None else self.product.rows * self.product.cols
+        if self.weight.is_meta:
+            source = torch.empty(length, dtype=torch.int64, device="meta")
+        else:
+            new = pattern.positions() if rule is None else torch.arange(length, device=self.weight.device)
+            source = slot_map(self.slots(), new)
+        values, grad = taken(self.weight.data, source), self.weight.grad
+        if length == self.capacity:  # in place: DDP's hooks refer to the present data
+            self.weight.data.copy_(values)
+        else:
+            self.weight.grad = None
+            # Via another dtype: otherwise autograd still expects the old length while an old graph is alive.
+            self.weight.data = self.weight.data.to(torch.bfloat16 if self.weight.dtype != torch.bfloat16 else torch.float32)
+            self.weight.data = values
+        if grad is not None:
+            self.weight.grad = taken(grad, source)
+        if layout != self.layout:
+            self.layout, self._kind, self.layout_reason = layout, layout_named(layout), "changed after the layer was made"
+        self._rng = self._rng if self._kind.SAMPLES else None
+        self._register(pattern, rule)
+        return source
 
     # ---- choosing and loading --------------------------------------------------------------------------------------------
 
@@ -116,6 +171,7 @@ class SparseWeight(BoundWeight):
         """
         try:
             check_version(prefix, local_metadata, self._version)
+            self._slots_left = self._take_storage_of(state_dict, prefix)
             state_dict, kind = fitted(state_dict, prefix, self)
             state_dict = whole(state_dict, prefix, self, kind)
         except ValueError as error:
@@ -129,6 +185,7 @@ class SparseWeight(BoundWeight):
             self._register(kind.pattern.empty(rows, cols, capacity, device), self._first_rule(bool(kind.pattern.RULES)))
         before, device = self._stored(), self.weight.device
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        self._slots_left = None
         stored = self._stored()
         if not self._names and self.weight.device != device:
             self._register(*self._read(stored))
@@ -136,3 +193,12 @@ class SparseWeight(BoundWeight):
             self._bind()  # assign=True put other tensors in their place
         else:
             self.sync()
+
+    def _take_storage_of(self, state_dict: dict[str, Any], prefix: str) -> torch.Tensor | None:
+        """Takes over how the entries are stored, if `storage_of` says so: then returns the slots until now."""
+        stored = storage_of(state_dict, prefix, self)
+        if stored is None:
+            return None
+        before = None if self.weight.is_meta else self.slots()
+        self.adopt_(*stored, "as in the checkpoint")
+        return before

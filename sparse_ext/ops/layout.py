@@ -27,6 +27,7 @@ class Layout(ABC):
         operands: a NamedTuple class of tensors: what kernels read, derived from a pattern.
         products: {product class: kernels class}. Convolutions may be missing: they can be made of linear products.
         SAMPLES: whether the kernels can sample the output gradient.
+        STORAGES: names of the layouts that `storage` may choose in place of this one.
     """
 
     name: ClassVar[str]
@@ -35,6 +36,7 @@ class Layout(ABC):
     operands: ClassVar[type[Any]]
     products: ClassVar[dict[type, type[Kernels]]]
     SAMPLES: ClassVar[bool] = False
+    STORAGES: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "stem") and hasattr(cls, "name"):

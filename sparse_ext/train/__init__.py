@@ -1,5 +1,6 @@
 """Floor 4: running a method on a model, and saying what it did."""
 
+from . import consistency  # noqa: F401  (adds its signals)
 from .flops import count_flops
 from .importance import WeightAndGradient
 from .momentum import Momentum

@@ -25,6 +25,8 @@ def regrow(managed: ManagedLayer, action: Regrow, seed: int) -> Change:
     keep = _keep(managed, action, seed)
     pattern, source = layer.pattern.regrown(keep, _grow(managed, action, seed, keep), action.drop, action.grow)
     new = managed.write_pattern_(pattern, source)
+    if action.fresh_state:
+        managed.state.renew_(layer.weight)
     return new, new + action.drop - action.grow
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch
+from sparse_ext.methods import Action, Choose, LayerNumbers, Method, Regrow, Switch, Time
 from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import Pattern, slot_map
 
@@ -17,6 +17,7 @@ from .coverage import Coverage
 from .distributed import digest
 from .observation import Observation
 from .optimizer_state import OptimizerState, take_
+from .storage import follow_density, give_room, may_resize, may_store_otherwise
 from .undo import Undo
 
 
@@ -50,7 +51,10 @@ class ManagedLayer:
         self.trained: bool | None = None
         self.state_loaded = self.is_other = False
         self.state_stamp: str | None = None
-        self._slots: torch.Tensor | None = None  # while the layer loads
+        self._slots: torch.Tensor | None = None  # while the layer loads: those before,
+        self._left = False  # and whether it has left their storage
+        if method.changes_density:
+            layer.aim_at_(layer.target_nnz / max(1, layer.product.rows * layer.product.cols))
 
     def numbers(self) -> LayerNumbers:
         """What the method sees of it."""
@@ -101,7 +105,8 @@ class ManagedLayer:
         if not makes_dense:
             spare = math.floor(self.method.spare_per_row * layer.product.rows)
             needed = min(positions, round(self.method.max_density(density) * positions) + spare)
-        if needed <= layer.capacity and not makes_dense:
+        grows_later = self.method.changes_density and may_resize(layer)
+        if not makes_dense and (needed <= layer.capacity or grows_later):
             return
         if any(layer in set(wrapper.modules()) for wrapper in wrappers):
             raise ValueError(
@@ -154,9 +159,18 @@ class ManagedLayer:
         self.carry_out(action, 0)
         self.is_other = True
 
-    def carry_out(self, action: Action, seed: int) -> Change:
-        """Changes the layer, its copies and the optimizer's state; seed: of random choices."""
-        return CHANGES[type(action)](self, action, seed)
+    def carry_out(self, action: Action, seed: int, time: Time | None = None) -> Change:
+        """Changes the layer, its copies and the optimizer's state, and its storage if that should follow.
+
+        seed: of random choices. time: None: the storage is another's choice.
+        """
+        if not isinstance(action, Regrow) or time is None or not may_store_otherwise(self.layer):
+            return CHANGES[type(action)](self, action, seed)
+        give_room(self, action, time)
+        change = CHANGES[type(action)](self, action, seed)
+        if action.drop != action.grow:
+            follow_density(self, time)
+        return change
 
     def write_pattern_(self, pattern: Pattern, source: torch.Tensor) -> torch.Tensor:
         """Gives a packed layer and its copies another pattern; all that has a value for each slot follows by the slot map.
@@ -177,8 +191,9 @@ class ManagedLayer:
         return grown.sum()
 
     def before_load(self) -> None:
-        """A checkpoint is about to be loaded into the layer."""
-        self._slots = self.layer.slots()
+        """A checkpoint is about to be loaded into the layer, which may have taken over the checkpoint's storage."""
+        left = self.layer._slots_left
+        self._slots, self._left = self.layer.slots() if left is None else left, left is not None
 
     def after_load(self) -> None:
         """It is loaded: what else has values by position follows, if the pattern is another one.
@@ -189,14 +204,20 @@ class ManagedLayer:
         if before is None or torch.equal(before, now := self.layer.slots()):
             return
         self.is_other = True
-        weight, source = self.layer.weight, slot_map(before.to(now.device), now)
+        layer, weight, source = self.layer, self.layer.weight, slot_map(before.to(now.device), now)
         for copy in self.copies:
-            if torch.equal(copy.slots(), before):
-                copy.write_pattern_(self.layer.pattern, self.layer.chosen_by)
+            if torch.equal(copy.slots(), before) and self._left:
+                copy.adopt_(layer.layout, layer.pattern, layer.layout_reason)
+            elif torch.equal(copy.slots(), before):
+                copy.write_pattern_(layer.pattern, layer.chosen_by)
                 take_(copy.weight.data, source)
-        if weight.grad is not None:
+        if weight.grad is not None and not self._left:  # otherwise it has moved with the layer
             take_(weight.grad, source)
-        if not self.state_loaded:
+        if self.state_loaded:
+            return
+        if self._left:
+            self.state.resize_(weight, self.state.of(weight, before.shape), source)
+        else:
             self.state.move_state_(weight, source)
 
     def resize(self, change: Callable[[SparseLayer], torch.Tensor]) -> None:

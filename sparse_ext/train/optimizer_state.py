@@ -44,9 +44,10 @@ class OptimizerState:
             kind, sentence = problem
             raise ValueError(f"{kind}: {sentence}; a topology update can only move state that has one value per weight")
 
-    def of(self, weight: torch.Tensor) -> list[Found]:
-        """The tensors that have one value for each element of the weight."""
-        return [one for one in self._find(weight) if one.owner is weight and one.tensor.shape == weight.shape]
+    def of(self, weight: torch.Tensor, shape: torch.Size | None = None) -> list[Found]:
+        """The tensors that have one value for each element of the weight; shape: of a weight that had another one."""
+        shape = weight.shape if shape is None else shape
+        return [one for one in self._find(weight) if one.owner is weight and one.tensor.shape == shape]
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
@@ -78,6 +79,11 @@ class OptimizerState:
         """Moves the state alone."""
         for one in self.of(weight):
             take_(one.tensor, source, self._value(weight, one))
+
+    def renew_(self, weight: torch.nn.Parameter) -> None:
+        """Has the state of all elements begin anew."""
+        for one in self.of(weight):
+            one.tensor.fill_(self._value(weight, one))
 
     def resize_(self, weight: torch.nn.Parameter, state: Sequence[Found], source: torch.Tensor) -> None:
         """Moves the state that `of` found before the weight was resized; source: the slot map."""

@@ -38,8 +38,8 @@ class Sparsifier(Resumable):
 
     Surviving weights keep their value and optimizer state bit for bit; new ones start at 0, with the state of one that got no
     gradient yet. An update changes all layers or, if it fails, none. Tensors keep their shape and address, so CUDA graphs and
-    compiled code stay valid unless a method switches the layout. Growth uses the gradient that the optimizer's step uses; what
-    `zero_grad` discards or `torch.autograd.grad` computes does not count.
+    compiled code stay valid, unless a method switches the layout, or changes the density of a layer with layout="auto", whose
+    storage follows it. Growth uses the gradient that the optimizer uses, not what `zero_grad` or `autograd.grad` takes.
 
     Args:
         model: contains the sparse layers; may be wrapped by DDP or `torch.compile`.
@@ -256,7 +256,7 @@ class Sparsifier(Resumable):
             managed.keep(undo, action)
         self._history.begin_update(self._step)
         for managed, action in orders:
-            change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"))
+            change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"), self._time())
             self._history.add(managed.name, managed.layer, action, *change)
         self._updates += 1
         # Rules may choose in every step, and a comparison synchronises: those are compared now and then only.

@@ -99,7 +99,7 @@ def with_count(sparsifier, mode):
     sparsifier._update = counted
 
 
-@pytest.mark.parametrize(("method", "layout"), [*CHANGING, ("tail", "csr")])
+@pytest.mark.parametrize(("method", "layout"), [*CHANGING, ("tail", "csr"), ("ac/dc", "auto")])
 def test_a_fault_at_any_operation_of_an_update_changes_nothing(method, layout):
     operations = operations_of_an_update(method, layout)
     assert operations > 10

@@ -49,8 +49,8 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 def method_named(name: str, **choices: Any) -> Any:
-    """METHODS[name] with those of the choices that it has."""
-    kind = sx.METHODS[name]
+    """METHODS[name] with those of the choices that it has; what has a start starts at once."""
+    kind, choices = sx.METHODS[name], {"t_start": 0, **choices}
     known = {field.name for field in fields(kind)}
     return kind(**{key: value for key, value in choices.items() if key in known})
 
@@ -121,6 +121,9 @@ def trains(method: str, layout: str) -> bool:
 PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for layout in PATTERNS if trains(name, layout)]
 # Those whose patterns change at all.
 REGROWING = [(name, layout) for name, layout in PACKED if method_named(name).changes_patterns]
+KEEPING = [(name, layout) for name, layout in REGROWING if not sx.METHODS[name].changes_density]
+NEVER_GROWING = ("gmp",)
+RENEWING = ("ac/dc",)  # growth renews the optimizer's state of all weights
 CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
 
 

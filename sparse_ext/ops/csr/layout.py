@@ -156,6 +156,7 @@ class Auto(Csr):
     """CSR storage, and for each product the kernel that was measured to be faster; of few zeros, the storage "masked"."""
 
     name = "auto"
+    STORAGES = ("masked",)
     products = {Linear: AutoLinear, Conv2d: AutoConv2d}  # noqa: RUF012
 
     @classmethod

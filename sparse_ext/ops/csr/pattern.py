@@ -89,7 +89,7 @@ class CsrPattern(Pattern):
         """By the operator `regrow`, or `regrow_streamed` for `Candidates`; at random by the Philox stream `grow`."""
         operands = (keep, self.row_ptr, self.col_idx, self.cols)
         if isinstance(grow, Candidates):
-            row_ptr, col_idx, source = regrow_streamed(*operands, *grow.tensors, drop, count)
+            row_ptr, col_idx, source = regrow_streamed(*operands, *grow.with_room(self.capacity).tensors, drop, count)
         elif isinstance(grow, int):
             row_ptr, col_idx, source = regrow(*operands, None, grow, drop, count)
         else:

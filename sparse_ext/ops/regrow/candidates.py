@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,6 +58,13 @@ class Candidates:
         """As kernels need them: itself, or copies."""
         at_entry, score = (None if t is None else ready(t) for t in (self.at_entry, self.score))
         return Candidates(at_entry, score, ready(self.position), ready(self.count))
+
+    def with_room(self, capacity: int) -> Candidates:
+        """For a pattern that has got this larger capacity since: slots that no entry uses have no score."""
+        if self.at_entry is None or capacity <= self.at_entry.numel():
+            return self
+        room = self.at_entry.new_zeros(capacity - self.at_entry.numel())
+        return replace(self, at_entry=torch.cat([self.at_entry, room]))
 
     def view(self, dtype: torch.dtype) -> tuple[int, ...]:
         """As launchers take them; dtype: of the score."""
