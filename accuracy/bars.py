@@ -51,18 +51,20 @@ def _dense(table: Table) -> Group | None:
 
 
 def _score(task: str, name: str, sparsity: float, least: float) -> Bar:
-    return Bar(task, f"{name} at {sparsity:.0%}: at least {least:g} %", _at(name, sparsity), least)
+    return Bar(task, f"{name} at {100 * sparsity:g}%: at least {least:g} %", _at(name, sparsity), least)
 
 
 def _lead(task: str, one: str, other: str, sparsity: float, least: float, unit: str) -> Bar:
     by = f" by {least:g} {unit}" if least else ""
     text = f"{one} is not behind {other}{by}" if not least else f"{one} is ahead of {other}{by}"
-    return Bar(task, f"{text} at {sparsity:.0%}", _at(one, sparsity), least, _at(other, sparsity))
+    return Bar(task, f"{text} at {100 * sparsity:g}%", _at(one, sparsity), least, _at(other, sparsity))
 
 
 def _near_dense(task: str, name: str, sparsity: float, points: float) -> Bar:
-    where = f" at {sparsity:.1%}" if sparsity else ""
-    return Bar(task, f"{name}{where} is within {points:g} points of dense", _at(name, sparsity), -points, _dense)
+    where = f" at {100 * sparsity:g}%" if sparsity else ""
+    return Bar(
+        task, f"{name}{where} is within {points:g} point{'s' * (points != 1)} of dense", _at(name, sparsity), -points, _dense
+    )
 
 
 _CONSTANT = ("static", "set", "rigl")

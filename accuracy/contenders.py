@@ -49,8 +49,8 @@ CHOICES: dict[str, Contender] = {
     "sat": Contender(sparsities=(0.0,), keeps_layers=True, hidden_work=True),
 }
 
-# The second table compares these, as far as they are registered: constant densities, and densities that change with time.
-SCHEDULES = ("static", "rigl", "gmp", "granet", "ac/dc", "est-dgm", "chtss")
+# Schedules of constant density, for the second table.
+CONSTANT = ("static", "rigl")
 
 
 def contenders() -> dict[str, Contender]:
@@ -58,6 +58,12 @@ def contenders() -> dict[str, Contender]:
     own = {name: CHOICES.get(name, Contender()) for name in sx.METHODS}
     others = {name: row for name, row in CHOICES.items() if name not in own and row.method in sx.METHODS}
     return own | others
+
+
+def schedules() -> list[str]:
+    """What the second table compares: two constant densities, and all that change with time."""
+    changing = [name for name, row in contenders().items() if sx.METHODS[row.method or name].changes_density]
+    return [*CONSTANT, *changing]
 
 
 def method_of(name: str, contender: Contender, task: Task) -> Method:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparse_ext import METHODS
 
-from .contenders import DENSE, SCHEDULES, Contender, contenders, method_of
+from .contenders import DENSE, Contender, contenders, method_of, schedules
 from .tasks import Calibrated
 
 Rows = list[dict[str, Any]]
@@ -113,7 +113,7 @@ def schedules_part(row: Calibrated, only: Filter) -> Iterator[Spec]:
     """Each schedule at each sparsity, as long as the task's equal_flops last."""
     for init, seeds in list(only.seeds_of(row))[:1]:
         for seed in range(seeds if row.equal_flops else 0):
-            for name, contender in only.methods_for(row, SCHEDULES):
+            for name, contender in only.methods_for(row, schedules()):
                 for sparsity in only.sparsities_of(contender, row):
                     yield Spec(row.name, name, sparsity, init, seed, row.equal_flops)
 

@@ -49,6 +49,11 @@ def _head(*cells: str) -> Iterator[str]:
     yield "|" + "---|" * len(cells)
 
 
+def percent(sparsity: float) -> str:
+    """Of zeros."""
+    return f"{sparsity:.1%}".replace(".0%", "%") if sparsity else "none"
+
+
 def _scores(group: Group | None, row: Calibrated) -> str:
     return "" if group is None else spread(list(group.scores.values()), digits_of(row))
 
@@ -56,7 +61,7 @@ def _scores(group: Group | None, row: Calibrated) -> str:
 def score_table(table: Table, init: str) -> Iterator[str]:
     """Methods over sparsities."""
     zeros = table.sparsities(init)
-    yield from _head("", "seeds", *(f"{s:.1%}".replace(".0%", "%") if s else "no zeros" for s in zeros))
+    yield from _head("", "seeds", *map(percent, zeros))
     for name in table.names(init):
         groups = [table.method(name, s, init) for s in zeros]
         seeds = max(len(group.rows) for group in groups if group)
@@ -74,7 +79,7 @@ def cost_table(table: Table, init: str) -> Iterator[str]:
             if group := table.method(name, sparsity, init):
                 flops, seconds = group.of("flops"), group.of("seconds")
                 yield _line(
-                    name, f"{sparsity:.1%}", cell(group.score, places), cell(flops, 3), cell(group.of("density"), 3),
+                    name, percent(sparsity), cell(group.score, places), cell(flops, 3), cell(group.of("density"), 3),
                     cell(seconds, 2), cell(table.at_share(flops), places), cell(table.at_share(seconds), places),
                 )  # fmt: skip
 
@@ -106,7 +111,7 @@ def schedule_table(groups: list[Group], row: Calibrated) -> Iterator[str]:
     for group in groups:
         losses = [one["loss"] for one in group.rows]
         yield _line(
-            group.method, f"{group.sparsity:.1%}", cell(group.of("density"), 3), cell(group.of("steps"), 0),
+            group.method, percent(group.sparsity), cell(group.of("density"), 3), cell(group.of("steps"), 0),
             cell(group.of("flops"), 3), spread(losses, 3), _scores(group, row),
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from examples.digits_cnn import DigitsCNN
 from examples.digits_gcn import DigitsGCN
 
 # Shares of the dense run's FLOPs, or of its seconds, that dense runs get: other methods are compared at their own share.
-BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.78, 1.0, 2.0, 4.0)
+BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.78, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _ROWS = (
         "layer; the same optimizer, 20 epochs.",
         sparsities=(0.8, 0.9, 0.95, 0.98),
         inits={"masked": 3},
-        budgets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.78, 1.0, 2.0),
+        budgets=(0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.78, 1.0, 2.0),
     ),
     Calibrated(
         DigitsGCN(),

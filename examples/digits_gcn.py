@@ -42,6 +42,8 @@ class GCN(nn.Module):
     The weight and the pattern are those of the adjacency matrix.
     """
 
+    weight: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, pattern: CsrPattern, *widths: int) -> None:
         super().__init__()
         self.register_buffer("weight", weight)

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("sklearn")
 from accuracy import runner
 from accuracy.contenders import CHOICES, DENSE, contenders, method_of
-from accuracy.plan import Filter, Spec, identity, key, methods_part, steps_of
+from accuracy.plan import Filter, Spec, identity, key, methods_part, schedules_part, steps_of
 from accuracy.run import execute
 from accuracy.runner import Runner, Watch, jobs_of
 from accuracy.store import append, load
@@ -101,6 +101,13 @@ def test_filters():
 
 def test_every_registered_method_is_run():
     assert METHODS.keys() <= {spec.method for spec in methods_part(TASKS["digits"], Filter())}
+
+
+def test_schedules_of_all_kinds_are_compared():
+    specs = list(schedules_part(TASKS["digits"], Filter()))
+    assert {spec.method for spec in specs} >= {"static", "rigl"} | {n for n, kind in METHODS.items() if kind.changes_density}
+    assert {(spec.init, spec.budget) for spec in specs} == {("masked", TASKS["digits"].equal_flops)}
+    assert not list(schedules_part(TASKS["digits-cnn"], Filter()))
 
 
 def test_budgets_become_steps():

@@ -99,8 +99,8 @@ def test_the_report_has_every_result():
         "| rigl | 2 | 94.00 ± 0.00 |",
         "| accuracy % | 90.50 ± 0.71 | 94.50 ± 0.71 | 97.50 ± 0.71 |",
         # Dense with 0.1 of its FLOPs has 92.5; with half of its seconds log(2.5) / log(5) of the way from 94.5 to 97.5.
-        "| rigl | 95.0% | 94.00 | 0.100 | 0.100 | 0.50 | 92.50 | 96.21 |",
-        "| rigl | 90.0% | 0.100 | 10 | 0.100 | 0.500 ± 0.000 | 96.00 ± 1.41 |",
+        "| rigl | 95% | 94.00 | 0.100 | 0.100 | 0.50 | 92.50 | 96.21 |",
+        "| rigl | 90% | 0.100 | 10 | 0.100 | 0.500 ± 0.000 | 96.00 ± 1.41 |",
     ):
         assert line in report.splitlines()
     assert "## chars" not in report
