@@ -122,6 +122,8 @@ PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for 
 # Those whose patterns change at all.
 REGROWING = [(name, layout) for name, layout in PACKED if method_named(name).changes_patterns]
 CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
+# And those that do anything else, such as freezing a part of a layer.
+ACTING = CHANGING + [how for how in PACKED if getattr(sx.METHODS[how[0]], "freezes", False) and how not in CHANGING]
 
 
 def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
