@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from orders import recorded
-from training import CHANGING, OPTIMIZERS, assert_same, everything, method_named, mlp, run
+from training import ACTING, OPTIMIZERS, assert_same, everything, method_named, mlp, run
 
 import sparse_ext as sx
 
@@ -61,7 +61,7 @@ def boundaries(updates):
     return found | {"in between": (steps[middle - 1] + steps[middle]) // 2}
 
 
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), ACTING)
 def test_a_run_resumes_at_every_kind_of_boundary(method, layout):
     trio = build(method, layout, seed=5)
     orders, updates = recorded(trio[2]), {}

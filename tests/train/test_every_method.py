@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from training import CHANGING, OPTIMIZERS, assert_same, batch, everything, masks, method_named, mlp, run
+from training import ACTING, OPTIMIZERS, assert_same, batch, everything, masks, method_named, mlp, run
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -30,7 +30,7 @@ def patterns_of(trio):
 
 
 @pytest.mark.parametrize(
-    ("method", "layout"), [pytest.param(*how, marks=[pytest.mark.slow][: how[1] not in ("csr", "2:4")]) for how in CHANGING]
+    ("method", "layout"), [pytest.param(*how, marks=[pytest.mark.slow][: how[1] not in ("csr", "2:4")]) for how in ACTING]
 )
 def test_compiled_training_is_eager_training(method, layout):
     """In one graph, also behind a change of the layout. float64: the compiler may add in another order."""
@@ -47,7 +47,7 @@ def test_compiled_training_is_eager_training(method, layout):
         torch.testing.assert_close(everything(inner, compiled[1])[key], value)
 
 
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), ACTING)
 def test_training_under_autocast(method, layout):
     """Weights, gradients and state stay in float32, and the loss falls; a step that is not finite leaves all as it is."""
     model, optimizer, sparsifier = trainer(method, layout)
@@ -71,7 +71,7 @@ def test_training_under_autocast(method, layout):
     assert sparsifier.report().updates >= 2
 
 
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), ACTING)
 def test_the_same_run_twice(method, layout):
     """No choice depends on what happened before in the process."""
     results = []

@@ -125,6 +125,8 @@ KEEPING = [(name, layout) for name, layout in REGROWING if not sx.METHODS[name].
 NEVER_GROWING = ("gmp",)
 RENEWING = ("ac/dc",)  # growth renews the optimizer's state of all weights
 CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
+# And those that do anything else, such as freezing a part of a layer.
+ACTING = CHANGING + [how for how in PACKED if getattr(sx.METHODS[how[0]], "freezes", False) and how not in CHANGING]
 
 
 def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
