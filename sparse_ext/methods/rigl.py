@@ -27,7 +27,8 @@ class SET(DropAndGrow):
     Args:
         drop_fraction, update_interval, t_end, schedule: see `DropAndGrow`.
         unfired_first: positions that were never in use grow before all others, so that coverage rises as fast as it can (an
-            addition of this package). Random numbers of all positions are computed at an update then, 16 bytes for each.
+            addition of this package). An update then holds random numbers and ranks of all positions for a moment: some
+            matrices [rows, cols] of 8 bytes for each element.
     """
 
     about = About(
@@ -49,7 +50,7 @@ class RigL(DropAndGrow):
             update_interval. With small batches one step's gradient is mostly noise, and growth by it can be worse than random
             growth. Every further step costs one dense weight gradient; the sum [rows, cols] is held until the update.
         unfired_first: positions that were never in use grow before all others, these by the gradient too (an addition of this
-            package). The dense gradient of the update's step is held as a whole then: no streaming.
+            package). The dense gradient of the update's step is held as a whole then, not streamed, and its ranks for a moment.
         drop_fraction, update_interval, t_end, schedule: see `DropAndGrow`.
 
     Raises:

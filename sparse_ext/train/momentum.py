@@ -14,6 +14,7 @@ class Momentum(Signal):
     """
 
     name = "momentum"
+    SKIPS = True
 
     def start(self) -> None:
         self.mean = self.zeros()

@@ -30,7 +30,7 @@ class Observation:
         spoiled: whether a gradient since then was not finite, or could not be kept.
         blind: whether gradients since then came where none could be seen.
         unseen: whether the optimizer has used a gradient since then that no backward pass accumulated.
-        had_gradient: whether `weight.grad` held one when the optimizer last stepped; None: unknown.
+        had_gradient: whether `weight.grad` held one when the optimizer's last step began; None: unknown.
     """
 
     def __init__(self, layer: SparseLayer, method: Method, group: dist.ProcessGroup | None) -> None:
@@ -95,11 +95,11 @@ class Observation:
     def _show(self, sink: GradientTotal, passes: int) -> None:
         if not passes:
             return
+        observing = [(name, kind) for name, kind in self._kinds.items() if kind.OBSERVES]
         if not sink.is_finite():
-            self.spoiled = True
+            self.spoiled |= not all(kind.SKIPS for _, kind in observing)
             return
         self.observed += 1
-        observing = [(name, kind) for name, kind in self._kinds.items() if kind.OBSERVES]
         for number, (name, kind) in enumerate(observing):
             if name not in self.signals:
                 self.signals[name] = self._new(kind, sink.total)
@@ -182,12 +182,12 @@ class Observation:
 
     def open(self, scale: torch.Tensor | None) -> None:
         """The optimizer is about to step. scale: of a GradScaler, if it leaves dividing by it to the optimizer."""
+        self.had_gradient = self.layer.weight.grad is not None
         self._before = before_step(self.layer.weight.grad, scale)
 
     def close(self) -> None:
         """The optimizer has stepped: what comes until `end` does not belong to this step."""
         watch, gradient = self.layer.watched, self.layer.weight.grad
-        self.had_gradient = gradient is not None
         self._view.scale, self._before = scale_left(gradient, self._before), None
         if watch is None:
             return

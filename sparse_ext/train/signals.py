@@ -27,6 +27,8 @@ class Signal(ABC):
         layer: weight(), mask() and gradient() of the layer as they are now, each [rows, cols], see `LayerView`.
         OBSERVES: whether it observes dense gradients. One that does not needs no `observe`; its score is asked for at updates.
         READS_GRADIENT: whether its score uses `layer.gradient()`: what the optimizer's step has left in `weight.grad`.
+        SKIPS: whether a step whose gradient is not finite is left out, as one of many. Otherwise the update waits until its
+            steps have been observed anew.
         STREAMS: whether the score after a single observed step is that step's gradient. Then growth can choose positions while
             the gradient is computed, and nothing dense is kept.
 
@@ -42,6 +44,7 @@ class Signal(ABC):
     STREAMS: ClassVar[bool] = False
     OBSERVES: ClassVar[bool] = True
     READS_GRADIENT: ClassVar[bool] = False
+    SKIPS: ClassVar[bool] = False
 
     layer: LayerView
 

@@ -228,6 +228,24 @@ def test_gradients_that_are_gone_are_missed_and_those_that_never_came_are_not():
         assert not sparsifier.step()
 
 
+class Discarding(torch.optim.SGD):
+    """Leaves no gradients."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.zero_grad()
+
+
+def test_an_optimizer_that_leaves_no_gradients_is_noticed():
+    layer, *_ = single()
+    optimizer = Discarding(layer.parameters(), lr=0.1)
+    sparsifier = sx.Sparsifier(nn.Sequential(layer), optimizer, sx.MEST(**EVERY_STEP), total_steps=100)
+    push(layer, [1.0] * 4)
+    optimizer.step()
+    with pytest.warns(UserWarning, match=r"expected weight\.grad as the optimizer's step has left it, got None"):
+        assert not sparsifier.step()
+
+
 def test_replacing_the_step_is_refused():
     with pytest.raises(ValueError, match=r"MEST ranks weights by the gradients .*: expected replace_step=False, got True"):
         single(replace_step=True)

@@ -238,3 +238,25 @@ def test_room_is_counted_from_what_a_layer_was_made_for():
     for layer, twin in zip(sparse_layers(model).values(), sparse_layers(again).values(), strict=True):
         assert torch.equal(layer.mask(), twin.mask())
         assert torch.equal(layer.weight, twin.weight)
+
+
+def test_a_step_that_is_not_finite_is_left_out_of_the_average():
+    """As one that AMP skips: in a window of many steps it must not put the update off, again and again."""
+    changes, states = [], []
+    for bad in (False, True):
+        layer = sx.SparseLinear(4, 2, bias=False, sparsity=0.5, capacity=1.0)
+        layer.set_matrix_(torch.tensor([[1.0, 2.0, 0, 0], [3.0, 4.0, 0, 0]]), torch.tensor([[1, 1, 0, 0]] * 2).bool())
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+        method = sx.SNFS(update_interval=3, schedule="constant")
+        sparsifier = sx.Sparsifier(nn.Sequential(layer), optimizer, method, total_steps=9)
+        for scale in [1.0, 1.0] + [math.inf] * bad + [2.0] * (not bad):
+            (layer(torch.eye(4)) * torch.arange(1.0, 9.0).view(2, 4).t()).sum().mul(scale).backward()
+            if math.isfinite(scale):
+                optimizer.step()
+            changes.append(sparsifier.step())
+            optimizer.zero_grad()
+        states.append(sparsifier._layers[0].observation.signals["momentum"].mean)
+    assert changes == 2 * [False, False, True]
+    first = 0.1 + 0.09
+    torch.testing.assert_close(states[1], first * torch.arange(1.0, 9.0).view(2, 4))
+    torch.testing.assert_close(states[0], (0.9 * first + 0.2) * torch.arange(1.0, 9.0).view(2, 4))
