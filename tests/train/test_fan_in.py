@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from training import PATTERNS, active, chosen_layer, mlp, push
@@ -174,7 +174,7 @@ def test_the_last_layer_keeps_its_neurons():
 def test_a_neuron_of_a_convolution_is_an_output_channel():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, bias=False), nn.Flatten(), nn.Linear(24, 5))
-    method = sx.SRigL(update_interval=1)
+    method = sx.SRigL(update_interval=1, salient=None)
     sx.sparsify_(model, 0.6, method=method, layout="csr", distribution="uniform")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=10)
@@ -222,3 +222,17 @@ def test_layouts_that_store_some_positions_only(layout):
 def test_wrong_choices_are_refused(choices, sentence):
     with pytest.raises(ValueError, match=sentence):
         sx.SRigL(**choices)
+
+
+@given(rows=st.integers(1, 12), cols=st.integers(1, 12), density=st.floats(0.05, 0.95))
+@settings(max_examples=40)
+def test_sparsify_makes_room(rows, cols, density):
+    """So that the Sparsifier need not enlarge layers, which it cannot under DDP."""
+    method = sx.SRigL()
+    model = nn.Sequential(nn.Linear(cols, rows), nn.Linear(rows, 3))
+    sx.sparsify_(model, 1 - density, layout="csr", method=method, distribution="uniform")
+    layers = sparse_layers(model).values()
+    assume(layers)  # tiny ones stay dense
+    capacity = [layer.capacity for layer in layers]
+    sx.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method, total_steps=9)
+    assert [layer.capacity for layer in layers] == capacity
