@@ -2,7 +2,7 @@
 
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
-from .methods import FST, METHODS, SET, SRSTE, SSTE, RigL, Static, register_method
+from .methods import FST, METHODS, SAT, SET, SRSTE, SSTE, RigL, Static, Together, TopKAST, register_method
 from .nn import (
     SparseConv1d,
     SparseConv2d,
@@ -20,6 +20,7 @@ from .train import Sparsifier, count_flops
 __all__ = [
     "FST",
     "METHODS",
+    "SAT",
     "SET",
     "SRSTE",
     "SSTE",
@@ -29,6 +30,8 @@ __all__ = [
     "SparseLinear",
     "Sparsifier",
     "Static",
+    "Together",
+    "TopKAST",
     "__version__",
     "count_flops",
     "cuda_available",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .actions import Action, Choose, Regrow, Switch
+from .actions import Action, Choose, Freeze, Regrow, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .rigl import SET, RigL, Static
+from .sat import SAT, Together
 from .schedules import SCHEDULES
+from .top_kast import TopKAST
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -52,12 +54,15 @@ for _name, _method in (
     ("sr-ste", SRSTE),
     ("fst", FST),
     ("s-ste", SSTE),
+    ("sat", SAT),
+    ("top-kast", TopKAST),
 ):
     register_method(_name, _method)
 
 __all__ = [
     "FST",
     "METHODS",
+    "SAT",
     "SCHEDULES",
     "SET",
     "SRSTE",
@@ -67,6 +72,7 @@ __all__ = [
     "Choose",
     "DenseWeight",
     "DropAndGrow",
+    "Freeze",
     "LayerNumbers",
     "Layers",
     "Method",
@@ -75,5 +81,7 @@ __all__ = [
     "Static",
     "Switch",
     "Time",
+    "Together",
+    "TopKAST",
     "register_method",
 ]

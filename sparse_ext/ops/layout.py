@@ -27,6 +27,7 @@ class Layout(ABC):
         operands: a NamedTuple class of tensors: what kernels read, derived from a pattern.
         products: {product class: kernels class}. Convolutions may be missing: they can be made of linear products.
         SAMPLES: whether the kernels can sample the output gradient.
+        AT_POSITIONS: whether a packed weight has a slot for every position p, which is slot p.
     """
 
     name: ClassVar[str]
@@ -35,6 +36,7 @@ class Layout(ABC):
     operands: ClassVar[type[Any]]
     products: ClassVar[dict[type, type[Kernels]]]
     SAMPLES: ClassVar[bool] = False
+    AT_POSITIONS: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "stem") and hasattr(cls, "name"):
@@ -82,6 +84,11 @@ class Layout(ABC):
     def refuses(cls, dtype: torch.dtype, device: torch.device) -> str | None:
         """Why a new weight of this dtype cannot be on this device, as no kernel would multiply it there; None: it can."""
         return None
+
+    @classmethod
+    def at_pattern(cls, values: torch.Tensor, operands: Any) -> torch.Tensor:
+        """The values [capacity], 0 in unused slots; they are elsewhere than AT_POSITIONS already."""
+        return values
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:

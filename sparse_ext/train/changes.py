@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Action, Choose, Regrow, Switch
+from sparse_ext.methods import Action, Choose, Freeze, Regrow, Switch
 from sparse_ext.ops import drawn, layout_named
 from sparse_ext.ops.pattern import count_bits
 
@@ -27,6 +27,7 @@ def regrow(managed: ManagedLayer, action: Regrow, seed: int) -> Change:
     )
     layer.write_pattern_(pattern)
     managed.state.move_(layer.weight, source)
+    managed.part.follow(source)
     for copy in managed.copies:
         copy.write_pattern_(pattern)
         take_(copy.weight.data, source)
@@ -67,6 +68,8 @@ def choose(managed: ManagedLayer, action: Choose, seed: int) -> Change:
     managed.layer.choose_(action.rule)
     for copy in managed.copies:
         copy.write_pattern_(managed.layer.pattern, managed.layer.chosen_by)
+    if action.trained is not None:
+        managed.part.choose(action)
     return _between(before, managed.layer.pattern.bits())
 
 
@@ -77,8 +80,20 @@ def switch(managed: ManagedLayer, action: Switch, seed: int) -> Change:
     return _between(before, managed.layer.pattern.bits())
 
 
+def freeze(managed: ManagedLayer, action: Freeze, seed: int) -> Change:
+    """The same pattern, of which another part trains."""
+    managed.part.freeze(action)
+    none = torch.zeros((), dtype=torch.int64, device=managed.layer.weight.device)
+    return none, none
+
+
 def _between(before: torch.Tensor, now: torch.Tensor) -> Change:
     return count_bits(now & ~before), count_bits(before & ~now)
 
 
-CHANGES: dict[type[Action], Callable[[ManagedLayer, Any, int], Change]] = {Regrow: regrow, Choose: choose, Switch: switch}
+CHANGES: dict[type[Action], Callable[[ManagedLayer, Any, int], Change]] = {
+    Regrow: regrow,
+    Choose: choose,
+    Switch: switch,
+    Freeze: freeze,
+}

@@ -30,6 +30,7 @@ class LayerReport:
         flip_rate: share of the mask's bits that the last update changed, divided by the steps since the one before (Hu et al.
             2024, https://arxiv.org/abs/2404.01847); None before the first update.
         frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
+        trained: the share of its weights that train; a method has frozen the rest.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LayerReport:
     coverage: float
     flip_rate: float | None
     frozen: bool = False
+    trained: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Report:
                 f"{layer.name:<{width}}  {shape:>13}  {layer.nnz:>9}  {layer.density:>7.2%}  {layer.replaced:>8.2f}"
                 f"  {layer.replaced_last:>11.2%}  {layer.coverage:>8.2%}  {layer.layout} ({layer.reason})"
                 + (", frozen" if layer.frozen else "")
+                + (f", trains {layer.trained:.2%}" if layer.trained < 1.0 else "")
             )
         total = f"step {self.step}, {self.updates} updates, density {self.density:.2%}, coverage {self.coverage:.2%}"
         return "\n".join([*lines, total])
@@ -141,7 +144,7 @@ class History:
         for name, coverage in self._coverage.items():
             coverage.load(state_dict["coverage"][name])
 
-    def of(self, name: str, layer: SparseLayer, frozen: bool) -> LayerReport:
+    def of(self, name: str, layer: SparseLayer, frozen: bool, trained: float = 1.0) -> LayerReport:
         """The layer's row of the report."""
         pattern, nnz = layer.pattern, layer.nnz
         positions = pattern.rows * pattern.cols
@@ -159,4 +162,5 @@ class History:
             coverage=self._coverage[name].count() / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
             frozen=frozen,
+            trained=trained,
         )

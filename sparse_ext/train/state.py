@@ -38,6 +38,8 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str], fro
 
 def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
     """The method's name and choices, as plain values; of a mapping, by pattern."""
+    if isinstance(method, Method) and len(method.parts) > 1:
+        return {"name": type(method).__name__, **{type(part).__name__: described(part) for part in method.parts}}
     if isinstance(method, Method):
         return {"name": type(method).__name__, **asdict(method)}
     return {pattern: described(one) for pattern, one in method.items()}
@@ -62,6 +64,7 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     state.setdefault("observed", dict.fromkeys(state.get("signals", {}), 1))
     state.setdefault("spoiled", [])
     state.setdefault("stamps", {})
+    state.setdefault("trained", {})
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
     return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})

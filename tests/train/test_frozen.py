@@ -8,7 +8,7 @@ from training import CHANGING, OPTIMIZERS, active, backward, method_named, mlp, 
 import sparse_ext as sx
 
 STEPS = 60
-CHOICES = {"update_interval": 2, "refresh_interval": 2, "drop_fraction": 0.4, "t_end": 1.0}
+CHOICES = {"update_interval": 2, "refresh_interval": 2, "drop_fraction": 0.4, "t_end": 1.0, "extra": 0.5}
 
 
 def build(method, layout, frozen=False, optimizer="sgd"):

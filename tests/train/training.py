@@ -107,7 +107,7 @@ def trains(method: str, layout: str) -> bool:
 PACKED = [(name, layout) for name in sx.METHODS if name not in DENSE_WEIGHT for layout in PATTERNS if trains(name, layout)]
 # Those whose patterns change at all.
 REGROWING = [(name, layout) for name, layout in PACKED if method_named(name).changes_patterns]
-CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
+CHANGING = REGROWING + [(name, layout) for name in DENSE_WEIGHT for layout in (*PATTERNS, "2:4") if trains(name, layout)]
 
 
 def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
