@@ -34,7 +34,7 @@ class Trains(NamedTuple):
 
         Compiled code gets a part in any case: a program for each set of frozen layers would be too many.
         """
-        if self.whole is None or torch.compiler.is_compiling() or (self.awaited and not self.whole):
+        if torch.compiler.is_compiling() or self.whole is None or (self.awaited and not self.whole):
             return weight, bias, self.part
         if self.whole:
             return weight, bias, None

@@ -17,7 +17,7 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
     start: what the method orders at step 0.
     """
     kind = type(method).__name__
-    if method.freezes and replace_step:
+    if method.freezes and replace_step and not method.dense_weight:
         raise ValueError(f"{kind} freezes weights while optimizers step: expected replace_step=False, got True")
     if not method.dense_weight:
         dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]

@@ -165,8 +165,11 @@ class ManagedLayer:
         A state that the optimizer has loaded is that of the checkpoint, whichever of the two was loaded first.
         """
         before, self._slots = self._slots, None
-        if before is None or torch.equal(before, now := self.layer.slots()):
-            return
+        if before is not None and not torch.equal(before, now := self.layer.slots()):
+            self._follow_load(before, now)
+        self.part.arm_again()
+
+    def _follow_load(self, before: torch.Tensor, now: torch.Tensor) -> None:
         weight, source = self.layer.weight, slot_map(before.to(now.device), now)
         self.part.follow(source)
         for copy in self.copies:

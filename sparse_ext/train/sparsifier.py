@@ -181,7 +181,7 @@ class Sparsifier(Resumable):
         return self
 
     def step(self) -> bool:
-        """Call once per training step, after `optimizer.step()`. Returns True if an update changed anything.
+        """Call once per training step, after `optimizer.step()`. Returns True if an update changed a pattern.
 
         A non-finite gradient, as on a step that AMP skips, postpones the update until its gradient steps have been observed
         again. A layer that got no gradient keeps its pattern, and a frozen one keeps all: one whose weight needs no gradient,
@@ -244,7 +244,7 @@ class Sparsifier(Resumable):
             return self._carry_out([order for i in due for order in self._orders(i, *self._groups[i])], undo)
 
     def _carry_out(self, orders: list[tuple[ManagedLayer, Action]], undo: Undo) -> bool:
-        """Carries out these orders, after what they change was kept; True if there are any."""
+        """Carries out these orders, after what they change was kept; True if a pattern, layout or rule may have changed."""
         if not orders:
             return False
         for managed, action in orders:
@@ -262,7 +262,7 @@ class Sparsifier(Resumable):
         if self.replace_step:
             for optimizer in sequence(self.optimizer):
                 optimizer.zero_grad(set_to_none=True)
-        return True
+        return not all(isinstance(action, Freeze) for _, action in orders)
 
     def _orders(self, number: int, method: Method, group: Group) -> list[tuple[ManagedLayer, Action]]:
         """The method's actions for its layers now; none, and the update is postponed, if a signal it needs is unusable."""

@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 from sparse_ext.nn import SparseLayer
+from sparse_ext.nn.partly import PartlyTrained
 from sparse_ext.nn.plain import release
 from sparse_ext.ops import lasting
 
@@ -35,7 +36,7 @@ def claim(managed: ManagedLayer, owner: object) -> None:
 
 def _let_go(layer: SparseLayer, managed: weakref.ref[ManagedLayer]) -> None:
     """What managed the layer is gone: all of it trains again, unless a later Sparsifier manages it."""
-    if _MANAGED.get(layer) is managed:
+    if _MANAGED.get(layer) is managed and isinstance(layer, PartlyTrained):
         layer.train_all_()
         release(layer)
 

@@ -33,6 +33,7 @@ class TrainedPart:
         self.importance: torch.Tensor | None = None
         self.scored = self.spoiled = False
         self._scoring: Method | None = None
+        self._awaited = False
 
     # ---- training steps -------------------------------------------------------------------------------------------------
 
@@ -43,13 +44,17 @@ class TrainedPart:
             scoring: the method by which the step's gradient is scored: then all of it is computed. None: it is not.
             awaited: whether a gradient must come in any case, as DDP waits for it.
         """
-        self._scoring = scoring
+        self._scoring, self._awaited = scoring, awaited
         if scoring is not None:
             self.scored = self.spoiled = False
         if self.trained is None or scoring is not None:
             self.layer.train_all_()
         elif self.layer._trains is None:
             self.layer.train_part_(self.by, self.trained.to(self.layer.weight.device), awaited)
+
+    def arm_again(self) -> None:
+        """As before: the layer's pattern was written."""
+        self.arm(self._scoring, self._awaited)
 
     @torch.no_grad()
     def observe(self, scale: torch.Tensor | None) -> None:

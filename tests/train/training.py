@@ -206,12 +206,13 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     """Bit for bit."""
     assert actual.keys() == expected.keys()
-    different = [
-        key
-        for key, value in expected.items()
-        if not (torch.equal(actual[key], value) if torch.is_tensor(value) else actual[key] == value)
-    ]
-    assert not different
+    assert not [key for key, value in expected.items() if not _is_same(actual[key], value)]
+
+
+def _is_same(actual: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return actual.keys() == expected.keys() and all(_is_same(actual[key], value) for key, value in expected.items())
+    return torch.equal(actual, expected) if torch.is_tensor(expected) else actual == expected
 
 
 # ---- one layer whose dense gradient the test chooses ---------------------------------------------------------------
