@@ -46,7 +46,12 @@ CHOICES: dict[str, Contender] = {
     "fst": _NM24,
     "s-ste": _NM24,
     "est-dgm": Contender(sparsities=_EST),
+    "est-dgm (literal)": Contender("est-dgm", {"*": {"selection": "literal"}}, sparsities=_EST),
+    "est-dgm (blend)": Contender("est-dgm", {"*": {"selection": "blend"}}, sparsities=_EST),
+    "est-dgm (1 cycle)": Contender("est-dgm", {"*": {"cycles": 1}}, sparsities=_EST),
     "sat": Contender(sparsities=(0.0,), keeps_layers=True, hidden_work=True),
+    "sat (rows)": Contender("sat", {"*": {"granularity": "row"}}, sparsities=(0.0,), keeps_layers=True, hidden_work=True),
+    "gmp (global)": Contender("gmp", {"*": {"scope": "global"}}),
 }
 
 # Schedules of constant density, for the second table.

@@ -9,6 +9,7 @@ from .methods import (
     GMP,
     MEST,
     METHODS,
+    SAT,
     SET,
     SNFS,
     SRSTE,
@@ -19,6 +20,8 @@ from .methods import (
     RigL,
     SRigL,
     Static,
+    Together,
+    TopKAST,
     register_method,
 )
 from .nn import (
@@ -42,6 +45,7 @@ __all__ = [
     "GMP",
     "MEST",
     "METHODS",
+    "SAT",
     "SET",
     "SNFS",
     "SRSTE",
@@ -56,6 +60,8 @@ __all__ = [
     "SparseLinear",
     "Sparsifier",
     "Static",
+    "Together",
+    "TopKAST",
     "__version__",
     "count_flops",
     "cuda_available",

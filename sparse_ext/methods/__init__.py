@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .acdc import ACDC
-from .actions import Action, Choose, Regrow, RegrowEvenly, Switch
+from .actions import Action, Choose, Freeze, Regrow, RegrowEvenly, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
 from .cht import CHTs, CHTss
 from .est_dgm import ESTDGM
@@ -14,9 +14,11 @@ from .mest import MEST
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .pruning import GMP, GraNet
 from .rigl import SET, RigL, Static
+from .sat import SAT, Together
 from .schedules import SCHEDULES
 from .snfs import SNFS
 from .srigl import SRigL
+from .top_kast import TopKAST
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -68,6 +70,8 @@ for _name, _method in (
     ("granet", GraNet),
     ("ac/dc", ACDC),
     ("est-dgm", ESTDGM),
+    ("sat", SAT),
+    ("top-kast", TopKAST),
 ):
     register_method(_name, _method)
 
@@ -78,6 +82,7 @@ __all__ = [
     "GMP",
     "MEST",
     "METHODS",
+    "SAT",
     "SCHEDULES",
     "SET",
     "SNFS",
@@ -90,6 +95,7 @@ __all__ = [
     "Choose",
     "DenseWeight",
     "DropAndGrow",
+    "Freeze",
     "GraNet",
     "LayerNumbers",
     "Layers",
@@ -101,5 +107,7 @@ __all__ = [
     "Static",
     "Switch",
     "Time",
+    "Together",
+    "TopKAST",
     "register_method",
 ]

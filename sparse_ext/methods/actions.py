@@ -65,9 +65,15 @@ class RegrowEvenly(Regrow):
 
 @dataclass(frozen=True)
 class Choose(Action):
-    """Prune a dense weight again: choose by this rule which of its positions products use."""
+    """Prune a dense weight again: choose by this rule which of its positions products use.
+
+    Attributes:
+        trained: how many weights train until the next choice: those that products use, then the largest magnitudes of the
+            others. The rest is frozen. None: all train.
+    """
 
     rule: str
+    trained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,18 @@ class Switch(Action):
     """Store the weight in this layout from now on. Does nothing if it already is."""
 
     layout: str
+
+
+@dataclass(frozen=True)
+class Freeze(Action):
+    """Freeze a part of the weight: products use it, but it keeps its value and optimizer state, and gets no gradient.
+
+    Attributes:
+        trained: the share of the layer's weights that train, in [0, 1]: those of largest importance.
+        by: what is frozen together: "element", "row" (of the weight matrix) or "layer" (with the bias; trained is 0 or 1).
+        hysteresis: what trains now counts for 1 / (1 - hysteresis) of its importance, what is frozen for 1 / (1 + hysteresis).
+    """
+
+    trained: float
+    by: str = "element"
+    hysteresis: float = 0.0

@@ -40,6 +40,7 @@ class LayerNumbers:
         target: nnz that the layer was made for; None: as now. A method that changes densities ends with it.
         total_in_use: as `total`, of the positions in use alone.
         observed: () -> whether the layer had a gradient since the last update, for methods whose signals observe it.
+        share: () -> the share of its weights that train; the rest is frozen. May synchronise with the device.
     """
 
     rows: int
@@ -53,6 +54,7 @@ class LayerNumbers:
     target: int | None = None
     total_in_use: Callable[[str], float] = lambda signal: 0.0
     observed: Callable[[], bool] = lambda: True
+    share: Callable[[], float] = lambda: 1.0
 
     @property
     def nnz(self) -> int:
@@ -121,6 +123,14 @@ class Method:
         any_positions: whether a layout has to be able to store any positions, however many of them there are in a row.
         about: for the table of methods in the docs; None: the method is not in it.
         samples_gradient: whether the weight gradient is estimated from a random sample of the output gradient.
+        freezes: whether it freezes parts of layers.
+        trains_dense_layers: whether it also trains layers that were never made sparse.
+        importance: how weights are scored at an update's step, of which the whole gradient is computed, in whatever part a
+            layer trains: "taylor" (|w g|) or "square" (g^2). None: they are not.
+        smoothing: the former scores' share of the exponential average of scores.
+        exploration: lambda of Top-KAST's penalty, whose gradient is added before every optimizer step; see there.
+        exploration_norm: "l1" or "l2", of that penalty.
+        parts: the methods that it consists of.
     """
 
     signals: ClassVar[tuple[str | type[Any], ...]] = ()
@@ -128,6 +138,8 @@ class Method:
     changes_density: ClassVar[bool] = False
     spare_per_row: ClassVar[float] = 0.0
     any_positions: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
+    trains_dense_layers: ClassVar[bool] = False
     about: ClassVar[About | None] = None
 
     @property
@@ -146,6 +158,31 @@ class Method:
         the nearer to the row's own place, see `nn.receptive_field`.
         """
         return None
+
+    @property
+    def importance(self) -> str | None:
+        return None
+
+    @property
+    def smoothing(self) -> float:
+        return 0.0
+
+    @property
+    def exploration(self) -> float:
+        return 0.0
+
+    @property
+    def exploration_norm(self) -> str:
+        return "l1"
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        return (self,)
+
+    @property
+    def decides(self) -> bool:
+        """Whether there are steps at which a pattern, or what is frozen, may change."""
+        return any(part.changes_patterns or part.freezes for part in self.parts)
 
     @property
     def changes_patterns(self) -> bool:

@@ -84,9 +84,12 @@ class SparseLayer(MovableWeight):
         else:  # parametrized, or a replica of nn.DataParallel
             check_entrywise(self)
             weight, bias = self.weight, self.bias
+        part = None
+        if self._trains is not None and active is self._home:
+            weight, bias, part = self._trains.of(weight, bias)
         return multiply(
             self._kind, self.product, x, weight, bias, operands,
-            active.rule, self._rng, handle, self._token, None, active.pattern,
+            active.rule, self._rng, handle, self._token, None, active.pattern, part,
         )  # fmt: skip
 
     # ---- values ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ class Layout(ABC):
         products: {product class: kernels class}. Convolutions may be missing: they can be made of linear products.
         SAMPLES: whether the kernels can sample the output gradient.
         STORAGES: names of the layouts that `storage` may choose in place of this one.
+        AT_POSITIONS: whether a packed weight has a slot for every position p, which is slot p.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,7 @@ class Layout(ABC):
     products: ClassVar[dict[type, type[Kernels]]]
     SAMPLES: ClassVar[bool] = False
     STORAGES: ClassVar[tuple[str, ...]] = ()
+    AT_POSITIONS: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "stem") and hasattr(cls, "name"):
@@ -97,6 +99,10 @@ class Layout(ABC):
             sampled: whether the weight gradient is estimated from a sample of the output gradient.
         """
         return nnz, nnz if rule is None else product.rows * product.cols
+
+    def at_pattern(cls, values: torch.Tensor, operands: Any) -> torch.Tensor:
+        """The values [capacity], 0 in unused slots; they are elsewhere than AT_POSITIONS already."""
+        return values
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Action, Choose, Regrow, RegrowEvenly, Switch
+from sparse_ext.methods import Action, Choose, Freeze, Regrow, RegrowEvenly, Switch
 from sparse_ext.ops import drawn, layout_named, random_score, with_first
 from sparse_ext.ops.pattern import count_bits
 
@@ -65,6 +65,8 @@ def choose(managed: ManagedLayer, action: Choose, seed: int) -> Change:
     managed.layer.choose_(action.rule)
     for copy in managed.copies:
         copy.write_pattern_(managed.layer.pattern, managed.layer.chosen_by)
+    if action.trained is not None:
+        managed.part.choose(action)
     return _between(before, managed.layer.pattern.bits())
 
 
@@ -73,6 +75,13 @@ def switch(managed: ManagedLayer, action: Switch, seed: int) -> Change:
     before = managed.layer.pattern.bits()
     managed.resize(lambda one: one.switch_(action.layout))
     return _between(before, managed.layer.pattern.bits())
+
+
+def freeze(managed: ManagedLayer, action: Freeze, seed: int) -> Change:
+    """The same pattern, of which another part trains."""
+    managed.part.freeze(action)
+    none = torch.zeros((), dtype=torch.int64, device=managed.layer.weight.device)
+    return none, none
 
 
 def _between(before: torch.Tensor, now: torch.Tensor) -> Change:
@@ -93,4 +102,5 @@ CHANGES: dict[type[Action], Callable[[ManagedLayer, Any, int], Change]] = {
     RegrowEvenly: regrow_evenly,
     Choose: choose,
     Switch: switch,
+    Freeze: freeze,
 }

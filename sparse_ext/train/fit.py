@@ -22,6 +22,8 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
             f"{kind} ranks weights by the gradients that the optimizer's step has used: expected replace_step=False, got True, "
             "with which it would come before a GradScaler's scale is removed from them"
         )
+    if method.freezes and replace_step and not method.dense_weight:
+        raise ValueError(f"{kind} freezes weights while optimizers step: expected replace_step=False, got True")
     if not method.dense_weight:
         dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
         if dense and method.changes_patterns:

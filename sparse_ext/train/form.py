@@ -26,6 +26,7 @@ FORM: dict[str, Any] = {
     "observed": _COUNTS,
     "spoiled": [str],
     "offsets": _COUNTS,
+    "trained": {str: {str: torch.Tensor}},
     "replaced": _COUNTS,
     "replaced_last": _COUNTS,
     "flips": _COUNTS,
@@ -68,7 +69,7 @@ def check_numbers(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     for key in ("replaced", "replaced_last", "flips", "coverage", "executed", "shares"):
         if state[key].keys() != layers:
             raise ValueError(f"{key}: expected layers {', '.join(layers)}, got {', '.join(state[key])}")
-    for key in ("signals", "observed", "offsets", "spoiled"):
+    for key in ("signals", "observed", "offsets", "spoiled", "trained"):
         if unknown := [name for name in state[key] if name not in layers]:
             raise ValueError(f"{key}: expected layers among {', '.join(layers)}, got {', '.join(unknown)}")
 

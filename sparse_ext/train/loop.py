@@ -15,6 +15,7 @@ from . import stamps
 from .managed import ManagedLayer
 from .masked_decay import decay_with
 from .observation import Observation
+from .partial_step import PartialStep
 from .steps import changes_nothing, gradients_wait, was_skipped
 from .uncompiled import uncompiled
 from .wrappers import leaves, parameters_of
@@ -64,8 +65,10 @@ class Loop:
             self._follow(leaf, hears_steps, owner)
 
     def _follow(self, optimizer: torch.optim.Optimizer, hears_steps: bool, owner: object) -> None:
-        if any(managed.method.masked_decay for managed in self._layers):
+        if any(managed.method.masked_decay or managed.method.exploration for managed in self._layers):
             decay_with(optimizer, partial(self._held_by, optimizer), owner)
+        if any(managed.is_partly_trained for managed in self._layers):
+            PartialStep(optimizer, partial(self._held_by, optimizer), owner)
         handles = []
         reads = any(managed.observation.reads_gradient for managed in self._layers)
         if hears_steps and reads and hasattr(optimizer, "_optimizer_step_pre_hooks"):

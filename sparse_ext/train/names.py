@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from sparse_ext.nn import SparseLayer, sparse_layers
@@ -18,8 +21,12 @@ def named_layers(model: nn.Module) -> dict[str, SparseLayer]:
     Raises:
         ValueError: two layers would have the same name, or one has no values yet.
     """
+    return named(model, sparse_layers(model))
+
+
+def named(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """These layers, {name in the model: layer}, named so; ValueError as `named_layers`."""
     found: dict[str, str] = {}
-    layers = sparse_layers(model)
     for full, layer in layers.items():
         if layer.weight.is_meta:
             raise ValueError(

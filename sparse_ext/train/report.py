@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Action
+from sparse_ext.methods import Action, Freeze
 from sparse_ext.nn import SparseLayer
 
 from .coverage import Coverage
@@ -38,6 +38,7 @@ class LayerReport:
             2024, https://arxiv.org/abs/2404.01847); None before the first update.
         frozen: whether nothing of it may change: its weight needs no gradient, or no optimizer holds it.
         ablated: number of rows without a position: neurons that no input reaches.
+        trained: the share of its weights that train; a method has frozen the rest.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LayerReport:
     flip_rate: float | None
     frozen: bool = False
     ablated: int = 0
+    trained: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Report:
                 f"  {layer.replaced:>8.2f}"
                 f"  {layer.replaced_last:>11.2%}  {layer.coverage:>8.2%}  {layer.layout} ({layer.reason})"
                 + (", frozen" if layer.frozen else "")
+                + (f", trains {layer.trained:.2%}" if layer.trained < 1.0 else "")
             )
         densities = f"density {self.density:.2%} (average over the run {self.average_density:.2%})"
         total = f"step {self.step}, {self.updates} updates, {densities}, coverage {self.coverage:.2%}"
@@ -154,15 +157,17 @@ class History:
         self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
-    def add(self, name: str, layer: SparseLayer, action: Action, new: torch.Tensor, gone: torch.Tensor) -> None:
-        """Records that an action has changed a layer.
+    def add(self, step: int, name: str, layer: SparseLayer, action: Action, new: torch.Tensor, gone: torch.Tensor) -> None:
+        """Records that an action has changed a layer at this step.
 
         Args:
             new, gone: how many positions were added and removed.
         """
         now = self._executed[name]
         work = replace(after(now.work, action), nnz=plus(now.work.nnz, new - gone))
-        self._executed[name] = now.changed(self._updates[1], as_now(work, layer))
+        self._executed[name] = now.changed(step, as_now(work, layer))
+        if isinstance(action, Freeze):
+            return
         before = self._replaced[name]
         self._coverage[name].add(layer.pattern)
         self._replaced[name] = new + (before.to(new.device) if isinstance(before, torch.Tensor) else before)
@@ -194,8 +199,9 @@ class History:
             shares = state_dict["shares"][name]
             self._executed[name] = one.resumed(state_dict["step"], state_dict["executed"][name], shares)
 
-    def of(self, name: str, layer: SparseLayer, frozen: bool, step: int) -> LayerReport:
+    def of(self, managed: ManagedLayer, step: int) -> LayerReport:
         """The layer's row of the report after this step."""
+        name, layer = managed.name, managed.layer
         pattern, nnz = layer.pattern, layer.nnz
         positions = pattern.rows * pattern.cols
         before, last = self._updates
@@ -214,6 +220,7 @@ class History:
             replaced_last=int(self._last[name]) / max(1, nnz),
             coverage=self._coverage[name].count() / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
-            frozen=frozen,
+            frozen=managed.frozen,
             ablated=int((~pattern.mask().any(1)).sum()),
+            trained=managed.part.share(),
         )

@@ -38,6 +38,8 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str], fro
 
 def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
     """The method's name and choices, as plain values, see `methods.base.LATER`; of a mapping, by pattern."""
+    if isinstance(method, Method) and len(method.parts) > 1:
+        return {"name": type(method).__name__, **{type(part).__name__: described(part) for part in method.parts}}
     if isinstance(method, Method):
         known = [one for one in fields(method) if not (one.metadata.get("later") and getattr(method, one.name) == one.default)]
         return {"name": type(method).__name__, **{one.name: getattr(method, one.name) for one in known}}
@@ -67,6 +69,7 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
         layers = list(state.get("shapes", {}))
         state |= {"executed": {name: [0, 0, 0, 0] for name in layers}, "uncounted": state.get("step", 0)}
         state["shares"] = {name: [1.0, 1.0] for name in layers}
+    state.setdefault("trained", {})
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
     return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sparse_ext.methods import Action, Choose, Regrow, RegrowEvenly, Switch
+from sparse_ext.methods import Action, Choose, Freeze, Regrow, RegrowEvenly, Switch
 from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import LAYOUTS, Product
 
@@ -105,7 +105,13 @@ def choose(work: Work, action: Choose) -> Work:
     """Other positions of a dense weight, but as many; from another layout it returns home."""
     if work.rule is None:
         work = replace(work, layout=work.home, nnz=work.home_nnz)
-    return replace(work, rule=action.rule)
+    share = 1.0 if action.trained is None else action.trained / max(1, work.positions)
+    return replace(work, rule=action.rule, weight_share=share)
+
+
+def freeze(work: Work, action: Freeze) -> Work:
+    """The weight gradient of what trains, and of nothing else."""
+    return replace(work, weight_share=float(action.trained > 0) if action.by == "layer" else action.trained)
 
 
 def switch(work: Work, action: Switch) -> Work:
@@ -124,6 +130,7 @@ EFFECTS: dict[type[Action], Callable[[Work, Any], Work]] = {
     RegrowEvenly: regrow_evenly,
     Choose: choose,
     Switch: switch,
+    Freeze: freeze,
 }
 
 

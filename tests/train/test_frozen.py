@@ -9,7 +9,7 @@ import sparse_ext as sx
 from sparse_ext.methods import Time
 
 STEPS = 60
-CHOICES = {"update_interval": 2, "refresh_interval": 2, "drop_fraction": 0.4, "t_end": 1.0}
+CHOICES = {"update_interval": 2, "refresh_interval": 2, "drop_fraction": 0.4, "t_end": 1.0, "extra": 0.5}
 
 
 def build(method, layout, frozen=False, optimizer="sgd"):

@@ -124,9 +124,10 @@ REGROWING = [(name, layout) for name, layout in PACKED if method_named(name).cha
 KEEPING = [(name, layout) for name, layout in REGROWING if not sx.METHODS[name].changes_density]
 NEVER_GROWING = ("gmp",)
 RENEWING = ("ac/dc",)  # growth renews the optimizer's state of all weights
-CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
+CHANGING = REGROWING + [(name, layout) for name in DENSE_WEIGHT for layout in (*PATTERNS, "2:4") if trains(name, layout)]
+CHANGING = list(dict.fromkeys(CHANGING))
 # And those that do anything else, such as freezing a part of a layer.
-ACTING = CHANGING + [how for how in PACKED if getattr(sx.METHODS[how[0]], "freezes", False) and how not in CHANGING]
+ACTING = CHANGING + [how for how in PACKED if sx.METHODS[how[0]].freezes and how not in CHANGING]
 
 
 def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -225,12 +226,13 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     """Bit for bit."""
     assert actual.keys() == expected.keys()
-    different = [
-        key
-        for key, value in expected.items()
-        if not (torch.equal(actual[key], value) if torch.is_tensor(value) else actual[key] == value)
-    ]
-    assert not different
+    assert not [key for key, value in expected.items() if not _is_same(actual[key], value)]
+
+
+def _is_same(actual: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return actual.keys() == expected.keys() and all(_is_same(actual[key], value) for key, value in expected.items())
+    return torch.equal(actual, expected) if torch.is_tensor(expected) else actual == expected
 
 
 # ---- one layer whose dense gradient the test chooses ---------------------------------------------------------------
