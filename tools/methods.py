@@ -62,12 +62,15 @@ def defaults(kind: Any) -> str:
 
 def _value(field: Any) -> str:
     if field.default is MISSING:
-        return "..." if field.default_factory is MISSING else repr(field.default_factory())
-    return (
-        f"{field.default:.4g}"
-        if isinstance(field.default, float) and field.default != round(field.default)
-        else repr(field.default)
-    )
+        return "..." if field.default_factory is MISSING else _short(field.default_factory())
+    return _short(field.default)
+
+
+def _short(value: Any) -> str:
+    """As in code, floats with four digits."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))}{',' * (len(value) == 1)})"
+    return f"{value:.4g}" if isinstance(value, float) and value != round(value) else repr(value)
 
 
 def measured(claim: str, results: Path = RESULTS) -> str:

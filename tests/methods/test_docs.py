@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
+from accuracy.plan import Spec, identity
 from accuracy.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -51,20 +52,18 @@ def test_how_a_row_is_written(tool):
 
 def test_what_was_measured_is_what_the_results_say(tool, tmp_path):
     assert tool.measured("SAT", tmp_path / "none.jsonl") == "Not measured yet."
-    results = tmp_path / "accuracy.jsonl"
-    columns = {"task": "digits", "task_steps": TASKS["digits"].task.steps, "init": "masked", "budget": None}
+    results, task = tmp_path / "accuracy.jsonl", TASKS["digits"]
+    init = next(iter(task.inits))
     rows = [
-        {**columns, "method": "dense", "sparsity": 0.0, "init": "", "budget": 1.0, "seed": 0, "score": 97.5, "flops": 1.0},
-        *(
-            {**columns, "method": "sat", "sparsity": 0.0, "seed": n, "score": 96.0 + n, "flops": 0.8, "density": 1.0}
-            for n in (0, 1)
-        ),
-        {**columns, "method": "set", "sparsity": 0.9, "seed": 0, "score": 96.0, "flops": 0.1, "density": 0.1},
+        {**identity(Spec("digits", "dense", 0.0, "", 0, 1.0), task), "score": 97.5, "flops": 1.0, "density": 1.0},
+        {**identity(Spec("digits", "rigl", 0.9, init, 0), task), "score": 96.0, "flops": 0.125, "density": 0.1},
+        {**identity(Spec("digits", "rigl", 0.9, init, 1), task), "score": 97.0, "flops": 0.125, "density": 0.1},
+        {**identity(Spec("digits", "set", 0.9, init, 0), task), "score": 96.0, "flops": 0.1, "density": 0.1},
     ]
     results.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    head, _, row = tool.measured("SAT", results).splitlines()
+    head, _, row = tool.measured("dynamic sparse training", results).splitlines()
     assert head.count("|") == row.count("|")
-    assert row == f"| digits | sat | 0.0% | 96.50 ± 0.71 {TASKS['digits'].unit} | 97.50 | 0.800 | 1.000 | - |"
+    assert row == f"| digits | rigl | 90.0% | 96.50 ± 0.71 {task.unit} | 97.50 | 0.125 | 0.100 | - |"
 
 
 # ---- the diff --------------------------------------------------------------------------------------------------------
