@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def one(method, total_steps, target, positions=100):
 
 def changes(history):
     """[(step, nnz)] where it changes."""
-    return [(step, now) for step, (before, now) in enumerate(zip(history, history[1:], strict=False), 1) if now != before]
+    return [(step, now) for step, (before, now) in enumerate(pairwise(history), 1) if now != before]
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
@@ -150,7 +151,8 @@ def test_est_dgm_exchanges_within_phases():
     for (step, nnz), order in cases.items():
         assert method.plan({"a": layer(100, nnz, 10)}, Time(step, 100)) == {"a": order}
     assert method.plan({"a": layer(100, 10, 10)}, Time(100, 100)) == {}  # frozen
-    assert method.is_update(Time(75, 100)) and not method.is_update(Time(76, 100))
+    assert method.is_update(Time(75, 100))
+    assert not method.is_update(Time(76, 100))
 
 
 @pytest.mark.parametrize(("selection", "signal"), [("literal", "consistency"), ("blend", "consistency_blend")])
@@ -196,7 +198,7 @@ def test_gmp_falls_to_its_end(total, interval, target, start, end, sparsity, sco
     assert sums == sorted(sums, reverse=True)
     assert sums[-1] == target + 37
     assert scope == "global" or history[-1] == {"a": target, "b": 37}
-    assert all(now[name] <= before[name] for before, now in zip(history, history[1:], strict=False) for name in now)
+    assert all(now[name] <= before[name] for before, now in pairwise(history) for name in now)
 
 
 @given(
@@ -223,9 +225,10 @@ def test_acdc_ends_sparse(total, interval, target, start, end, scope):
     assert set(sums) <= {200, target + 37}
     assert sums[-1] == target + 37
     switches = [at for at, _ in changes(sums)]
-    assert len({later - earlier for earlier, later in zip(switches, switches[1:], strict=False)}) <= 1  # of equal length
+    assert len({later - earlier for earlier, later in pairwise(switches)}) <= 1  # of equal length
     if len(switches) > 1:
-        assert switches[0] >= switches[1] - switches[0] and len(switches) % 2 == 1
+        assert switches[0] >= switches[1] - switches[0]
+        assert len(switches) % 2 == 1
 
 
 PHASES = st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any).map(lambda n: tuple(one / sum(n) for one in n))
