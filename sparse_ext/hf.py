@@ -59,14 +59,14 @@ class SparseConfig(QuantizationConfigMixin):
                 "upgrade sparse_ext to load the model"
             )
         for name, form in layers.items():
-            if form.keys() != set(Form._fields):
+            if not set(Form._fields) - Form._field_defaults.keys() <= form.keys() <= set(Form._fields):
                 raise ValueError(f"{name}: expected the fields {', '.join(Form._fields)}, got {', '.join(form)}")
         self.layers, self.version, self.quant_method = layers, version, quant_method
 
     @classmethod
     def of(cls, model: nn.Module) -> SparseConfig:
         """The entry for this model."""
-        return cls({name: Form.of(layer)._asdict() for name, layer in sparse_layers(model).items()})
+        return cls({name: Form.of(layer).written() for name, layer in sparse_layers(model).items()})
 
     def forms(self) -> dict[str, Form]:
         """{name: form} of the layers."""

@@ -24,6 +24,8 @@ class Form(NamedTuple):
         nnz: how many positions a new layer stores.
         capacity: how many the pattern has room for.
         dense_weight: whether the weight is dense, and the pattern a part of it.
+        asked: the layout that it was asked for; "": this one.
+        target: the nnz that it was made for, if a method may lead it there; None: as a new layer's.
     """
 
     layout: str
@@ -31,12 +33,19 @@ class Form(NamedTuple):
     nnz: int
     capacity: int
     dense_weight: bool
+    asked: str = ""
+    target: int | None = None
 
     @classmethod
     def of(cls, layer: SparseLayer) -> Form:
         """The form of this layer."""
-        dense_weight = layer.chosen_by is not None
-        return cls(layer.layout, layer.product.weight_shape, layer._initial_nnz, layer.pattern.capacity, dense_weight)
+        dense_weight, asked = layer.chosen_by is not None, "" if layer.asked == layer.layout else layer.asked
+        sizes = layer.product.weight_shape, layer._initial_nnz, layer.pattern.capacity
+        return cls(layer.layout, *sizes, dense_weight, asked, layer._target_nnz)
+
+    def written(self) -> dict[str, Any]:
+        """Its fields by name, without those that say nothing: so earlier versions can read it."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults.get(name, ...)}
 
     def fits(self, layer: Any) -> bool:
         """Whether this is a sparse layer, or a dense one that can be replaced, with a weight of this shape."""
@@ -60,7 +69,8 @@ class Form(NamedTuple):
         pattern = layout_named(self.layout).pattern
         empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
-        layer._asked, layer._initial_nnz, layer.layout_reason = self.layout, self.nnz, "as in the checkpoint"
+        layer._asked, layer.layout_reason = self.asked or self.layout, "as in the checkpoint"
+        layer._initial_nnz, layer._target_nnz = self.nnz, self.target
         return layer
 
 

@@ -68,6 +68,26 @@ def test_a_layer_that_was_asked_for_a_layout_stays_in_it(method, layout):
     assert {row.reason for row in sparsifier.report().layers} == {"as asked for"}
 
 
+def test_memory_shrinks_with_the_density():
+    """Down to 5 %: a packed weight is made shorter whenever half of it would do."""
+    model = nn.Sequential(nn.Linear(12, 20))
+    method = sx.GMP(t_start=0, t_end=1.0, update_interval=1)
+    sx.sparsify_(model, 0.95, method=method)
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=TOTAL)
+    lengths = []
+    for step in range(1, TOTAL + 1):
+        model(batch(step)[0]).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        lengths.append(optimizer.state[model[0].weight]["exp_avg"].numel())
+        assert lengths[-1] == model[0].capacity == model[0].weight.grad.numel()
+        assert lengths[-1] == 240 if model[0].nnz > 96 else lengths[-1] < 2 * model[0].nnz
+    assert model[0].nnz == 12
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) == 4  # full length, then packed, and shorter by halves
+
+
 def test_a_layer_that_the_user_has_switched_stays_so():
     model, optimizer, _ = build("gmp")
     model[0].switch_("csr")
