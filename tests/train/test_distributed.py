@@ -96,6 +96,8 @@ def test_densities_that_change_agree_and_weights_keep_their_length(outcomes, met
     assert all(one == lengths[0] for one in lengths)
     layouts = {layout for _, stored, _ in history for layout, _ in stored}
     assert layouts == ({"csr"} if layout == "csr" else {"masked", "auto"})
+    kept = "; has room for 240, as its weight must keep its length where several processes train"
+    assert history[-1][2][0].endswith("as asked for" if layout == "csr" else kept)
     monkeypatch.setattr(following.auto.POLICY, "table", following.table_from_60_percent())
     model = mlp(dtype=torch.float64, layout=layout, method=method)
     optimizer = ranks.OPTIMIZERS["adamw"](model.parameters())
