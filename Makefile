@@ -3,6 +3,7 @@
 #                 TEST_ARGS="-m slow" runs the slow ones instead, TEST_ARGS=--all-cases what sampling leaves out as well
 #   make zoo      models, trainers and optimizers of other packages, which it installs: Hugging Face, PyTorch Geometric, ONNX ...
 #   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--full", or "--quick"
+#   make accuracy  every method on four small tasks; docs/accuracy.md  ACCURACY_ARGS="--task digits --methods rigl,set", or "--quick"
 #   make sanitize  the kernel tests under ASan and UBSan
 #   make fuzz     looks for checkpoints and indices that break something; FUZZ_SECONDS for each of two targets, default 600
 #   make stubs    writes sparse_ext/_C.pyi, after a change of the bindings
@@ -16,6 +17,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 TEST_ARGS ?=
 DEMO_ARGS ?=
+ACCURACY_ARGS ?=
 BENCH_ARGS ?= run
 DIST ?= dist
 
@@ -27,7 +29,7 @@ export PATH := $(BIN):$(PATH)
 ASKED_CUDA := $(SPARSE_EXT_CUDA)
 export SPARSE_EXT_CUDA := $(or $(ASKED_CUDA),$(if $(shell nvidia-smi -L 2>/dev/null),auto,off))
 
-.PHONY: build test zoo demo bench sanitize fuzz stubs lint format gpu gpu-quick dist clean venv
+.PHONY: build test zoo demo accuracy bench sanitize fuzz stubs lint format gpu gpu-quick dist clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -67,6 +69,10 @@ stubs: $(VENV)/.with-lint $(VENV)/.with-test
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m examples.demo $(DEMO_ARGS)
+
+# What its file of results has already is not run again.
+accuracy: $(VENV)/.with-demo
+	$(BIN)/python -m accuracy $(ACCURACY_ARGS)
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m bench $(BENCH_ARGS)

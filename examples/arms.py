@@ -75,13 +75,25 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor: ...
 
     @abstractmethod
+    def test_batches(self, seed: int) -> list[Batch]:
+        """Data the model has not seen, the same for all arms of a seed."""
+
+    @abstractmethod
     def score(self, model: nn.Module, seed: int) -> float:
-        """The metric on data the model has not seen."""
+        """The metric on `test_batches`."""
+
+    def test_loss(self, model: nn.Module, seed: int) -> float:
+        """The loss on `test_batches`."""
+        losses = [self.loss(model, batch).item() for batch in self.test_batches(seed)]
+        return sum(losses) / len(losses)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One contender: method None is the dense network, sparsity None the task's."""
+    """One contender: method None is the dense network, sparsity None the task's.
+
+    keeps_layers: the method trains the dense layers as they are, without `sparsify_`.
+    """
 
     name: str
     method: Any = None
@@ -89,6 +101,7 @@ class Arm:
     lr: float = 0.0
     layout: str = "auto"
     sparsity: float | None = None
+    keeps_layers: bool = False
 
 
 @dataclass
@@ -118,10 +131,10 @@ def zeros_of(task: Task, arm: Arm) -> float:
     return task.sparsity if arm.sparsity is None else arm.sparsity
 
 
-def _build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.Sparsifier | None]:
+def build(task: Task, arm: Arm) -> tuple[nn.Module, torch.optim.Optimizer, sx.Sparsifier | None]:
     """Model and optimizer; the three lines that make them sparse are here."""
     model = task.model()
-    if arm.method is not None:
+    if arm.method is not None and not arm.keeps_layers:
         sparsity = None if arm.layout == "2:4" else zeros_of(task, arm)
         sx.sparsify_(model, sparsity, layout=arm.layout, method=arm.method, init=task.init, exclude=task.exclude)
     optimizer = task.optimizer(model, arm.lr)
@@ -161,7 +174,7 @@ def _trains_densely(method: Method, time: Time) -> bool:
 
 def _step_flops(task: Task, arm: Arm) -> int:
     """Counted on a model of its own."""
-    model, _, _sparsifier = _build(task, arm)
+    model, _, _sparsifier = build(task, arm)
     batch = next(task.batches(0))
     return sx.count_flops(lambda: task.loss(model, batch).backward())
 
@@ -212,7 +225,7 @@ class Run:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
-        self.model, self.optimizer, self.sparsifier = _build(self.task, self.arm)
+        self.model, self.optimizer, self.sparsifier = build(self.task, self.arm)
         self.scheduler = self.task.scheduler(self.optimizer, self.arm.steps)
         self.batches = self.task.batches(self.seed)
 
@@ -220,8 +233,9 @@ class Run:
         """Ordinary training; `sparsifier.step()` is the only line a dense loop does not have."""
         while self.step < step:
             batch = next(self.batches)
+            self.prepare()
             begin = time.perf_counter()
-            self.task.loss(self.model, batch).backward()
+            self.forward_backward(batch)
             self.optimizer.step()
             self.scheduler.step()
             if self.sparsifier is not None:
@@ -232,14 +246,24 @@ class Run:
             self.seconds.append(time.perf_counter() - begin)
             self.step += 1
 
+    def prepare(self) -> None:
+        """Before a step, not timed."""
+
+    def forward_backward(self, batch: Batch) -> None:
+        self.task.loss(self.model, batch).backward()
+
     @torch.no_grad()
     def measure(self) -> float:
         """Adds a point to the curve."""
         self.model.eval()
         score = self.task.score(self.model, self.seed)
         self.model.train()
-        self.curve.append((self.step, self.flops.after(self.step), score))
+        self.curve.append((self.step, self.spent(), score))
         return score
+
+    def spent(self) -> float:
+        """Training FLOPs so far."""
+        return self.flops.after(self.step)
 
     def result(self) -> Result:
         """Of the finished run: the score is the last one, not the best."""

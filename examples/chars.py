@@ -6,7 +6,7 @@ import math
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,6 +23,16 @@ def stdlib_source() -> str:
     if len(text) < 1_000_000:
         raise RuntimeError(f"expected at least a million characters of Python source in {folder}, got {len(text)}")
     return text
+
+
+@cache
+def indexed_source() -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Its first nine tenths and its last one as indices into the vocabulary, and the vocabulary's size."""
+    source = stdlib_source()
+    index = {character: i for i, character in enumerate(sorted(set(source)))}
+    data = torch.tensor([index[character] for character in source])
+    cut = len(data) * 9 // 10
+    return data[:cut], data[cut:], len(index)
 
 
 class Block(nn.Module):
@@ -87,14 +97,10 @@ class Chars(Task):
     depth: int = 2
     heads: int = 4
 
-    @cached_property
+    @property
     def text(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Training and validation text as indices into the vocabulary, and its size."""
-        source = stdlib_source()
-        index = {character: i for i, character in enumerate(sorted(set(source)))}
-        data = torch.tensor([index[character] for character in source])
-        cut = len(data) * 9 // 10
-        return data[:cut], data[cut:], len(index)
+        return indexed_source()
 
     def model(self) -> nn.Module:
         return CharTransformer(self.text[2], self.width, self.depth, self.heads, self.context)
@@ -120,7 +126,9 @@ class Chars(Task):
         x, y = batch
         return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
-    def score(self, model: nn.Module, seed: int) -> float:
+    def test_batches(self, seed: int) -> list[Batch]:
         generator = torch.Generator().manual_seed(0)  # the same pieces for all arms and times
-        losses = [self.loss(model, self._windows(self.text[1], 64, generator)).item() for _ in range(4)]
-        return sum(losses) / len(losses) / math.log(2)
+        return [self._windows(self.text[1], 64, generator) for _ in range(4)]
+
+    def score(self, model: nn.Module, seed: int) -> float:
+        return self.test_loss(model, seed) / math.log(2)

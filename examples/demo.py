@@ -1,7 +1,8 @@
 """`python -m examples.demo`: dense and sparse training side by side, on real data that is already on this machine.
 
 Five arms: dense; dense with as many training FLOPs as RigL; dense with as many seconds; sparse with a static pattern; sparse
-with RigL. For the convolutional network: dense; static, SET and RigL; static and RigL with fewer weights still.
+with RigL. For the convolutional network: dense; static, SET and RigL; static and RigL with fewer weights still. For the graph
+network: dense; static, SET and RigL.
 With --layout 2:4: dense; FST, S-STE and SR-STE, which keep a dense weight; RigL, which keeps a packed one.
 """
 
@@ -20,24 +21,30 @@ from .arms import Arm, Result, Run, Task, csr_arms, nm24_arms, train, zeros_of
 from .chars import Chars
 from .digits import Digits
 from .digits_cnn import DigitsCNN, cnn_arms
+from .digits_gcn import DigitsGCN, gcn_arms
 
-TASKS: dict[str, Task] = {task.name: task for task in (Digits(), DigitsCNN(), Chars())}
+TASKS: dict[str, Task] = {task.name: task for task in (Digits(), DigitsCNN(), DigitsGCN(), Chars())}
 LAYOUTS = {"csr": (csr_arms, report.csr_claims), "2:4": (nm24_arms, report.nm24_claims)}
 # Where a task has arms of its own: of which layout, and in whose place.
-OWN = {(DigitsCNN.name, "csr"): (cnn_arms, report.cnn_claims)}
+OWN = {
+    (DigitsCNN.name, "csr"): (cnn_arms, report.cnn_claims),
+    (DigitsGCN.name, "csr"): (gcn_arms, report.gcn_claims),
+}
 # Settings other than a task's own, whose run takes about ten minutes on two cores.
 SIZES = {
-    "full": {"digits": {}, "digits-cnn": {}, "chars": {}},
+    "full": {"digits": {}, "digits-cnn": {}, "digits-gcn": {}, "chars": {}},
     # About two minutes: the same comparison, with fewer seeds and a tenth of the steps.
     "default": {
         "digits": {"seeds": 3},
         "digits-cnn": {"seeds": 2},
+        "digits-gcn": {"seeds": 2},
         "chars": {"steps": 200, "update_interval": 20, "gradient_steps": 8},
     },
     # Under a minute: shows that all works; too short to judge by.
     "quick": {
         "digits": {"seeds": 2},
         "digits-cnn": {"seeds": 1, "steps": 80},
+        "digits-gcn": {"seeds": 1, "steps": 80},
         "chars": {"steps": 80, "update_interval": 20, "gradient_steps": 8},
     },
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,13 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from .arms import Batch, Task
+
+
+@cache
+def all_digits() -> Batch:
+    """Pixels in [0, 1], and labels."""
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(labels)
 
 
 @dataclass(frozen=True)
@@ -47,15 +54,9 @@ class Digits(Task):
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    @cached_property
-    def digits(self) -> Batch:
-        """All of them: pixels in [0, 1], labels."""
-        pixels, labels = load_digits(return_X_y=True)
-        return torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(labels)
-
     def split(self, seed: int) -> tuple[Batch, Batch]:
         """The training and the test digits."""
-        x, y = self.digits
+        x, y = all_digits()
         train, test = train_test_split(range(len(y)), test_size=0.4, stratify=y.numpy(), random_state=seed)
         return (x[train], y[train]), (x[test], y[test])
 
@@ -71,6 +72,9 @@ class Digits(Task):
         x, y = batch
         return F.cross_entropy(model(x), y)
 
+    def test_batches(self, seed: int) -> list[Batch]:
+        return [self.split(seed)[1]]
+
     def score(self, model: nn.Module, seed: int) -> float:
-        _, (x, y) = self.split(seed)
+        ((x, y),) = self.test_batches(seed)
         return 100 * (model(x).argmax(1) == y).float().mean().item()

@@ -106,6 +106,14 @@ def cnn_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str
     yield ahead > 0, f"{rigl.arm}, is ahead of the static pattern: {text}"
 
 
+def gcn_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
+    """The same of the graph network's arms."""
+    dense, *others = arms.values()
+    for arm in others:
+        ahead, text = lead(task, arm, dense)
+        yield ahead >= -1.5, f"{arm.arm} is within 1.5 points of dense: {text}"
+
+
 def csr_claims(task: Task, arms: dict[str, Summary]) -> Iterator[tuple[bool, str]]:
     """What this demo is there to show, and whether this run did."""
     dense, short, equal_seconds, static, rigl = arms.values()

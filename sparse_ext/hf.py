@@ -59,7 +59,7 @@ class SparseConfig(QuantizationConfigMixin):
                 "upgrade sparse_ext to load the model"
             )
         for name, form in layers.items():
-            if not set(Form._fields) - Form._field_defaults.keys() <= form.keys() <= set(Form._fields):
+            if not set(Form._fields) - set(Form._field_defaults) <= form.keys() <= set(Form._fields):
                 raise ValueError(f"{name}: expected the fields {', '.join(Form._fields)}, got {', '.join(form)}")
         self.layers, self.version, self.quant_method = layers, version, quant_method
 

@@ -35,9 +35,9 @@ POLICY.table = {}  # layout="auto" chooses alike on every machine, whatever was 
 hypothesis.settings.register_profile("ours", deadline=None, max_examples=25, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("ours")
 
-# What several folders share. A layout and a method from outside: what runs over LAYOUTS or METHODS runs over these, too.
+# What several folders share. A layout and methods from outside: what runs over LAYOUTS or METHODS runs over these, too.
 sys.path += [str(ROOT / "tests" / folder) for folder in ("outside", "train", "fuzz")]
-for module in ("ell", "momentum"):
+for module in ("ell", "momentum", "thinning"):
     importlib.import_module(module)
 
 CPU_DTYPES = tuple(dtype for dtype in DTYPES if dtype != torch.float16)

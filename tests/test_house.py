@@ -12,7 +12,11 @@ from sparse_ext.ops import BACKENDS, LAYOUTS, OPS, reference
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "sparse_ext"
-PYTHON = [path for folder in ("sparse_ext", "bench", "examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+PYTHON = [
+    path
+    for folder in ("sparse_ext", "bench", "examples", "accuracy", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 CPP = (".h", ".inc", ".cpp", ".cu", ".cuh")
 CODE = [path for path in sorted(CSRC.rglob("*")) if path.suffix in CPP]
 ALL_CODE = [*CODE, *(path for path in sorted((ROOT / "tests").rglob("*")) if path.suffix in CPP)]

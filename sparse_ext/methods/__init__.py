@@ -6,13 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from .acdc import ACDC
-from .actions import Action, Choose, Regrow, Switch
+from .actions import Action, Choose, Freeze, Regrow, RegrowEvenly, Switch
 from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .cht import CHTs, CHTss
 from .est_dgm import ESTDGM
+from .mest import MEST
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .pruning import GMP, GraNet
 from .rigl import SET, RigL, Static
+from .sat import SAT, Together
 from .schedules import SCHEDULES
+from .snfs import SNFS
+from .srigl import SRigL
+from .top_kast import TopKAST
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -55,10 +61,17 @@ for _name, _method in (
     ("sr-ste", SRSTE),
     ("fst", FST),
     ("s-ste", SSTE),
+    ("snfs", SNFS),
+    ("mest", MEST),
+    ("srigl", SRigL),
+    ("chts", CHTs),
+    ("chtss", CHTss),
     ("gmp", GMP),
     ("granet", GraNet),
     ("ac/dc", ACDC),
     ("est-dgm", ESTDGM),
+    ("sat", SAT),
+    ("top-kast", TopKAST),
 ):
     register_method(_name, _method)
 
@@ -67,24 +80,34 @@ __all__ = [
     "ESTDGM",
     "FST",
     "GMP",
+    "MEST",
     "METHODS",
+    "SAT",
     "SCHEDULES",
     "SET",
+    "SNFS",
     "SRSTE",
     "SSTE",
     "About",
     "Action",
+    "CHTs",
+    "CHTss",
     "Choose",
     "DenseWeight",
     "DropAndGrow",
+    "Freeze",
     "GraNet",
     "LayerNumbers",
     "Layers",
     "Method",
     "Regrow",
+    "RegrowEvenly",
     "RigL",
+    "SRigL",
     "Static",
     "Switch",
     "Time",
+    "Together",
+    "TopKAST",
     "register_method",
 ]

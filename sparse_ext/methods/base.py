@@ -13,6 +13,10 @@ from typing import Any, ClassVar, NamedTuple
 from .actions import Action, Regrow
 from .schedules import SCHEDULES
 
+# Metadata of a hyper-parameter that earlier versions did not have: a saved state names it only if it is not the default, so
+# that states of these versions still load.
+LATER = {"later": True}
+
 
 class Time(NamedTuple):
     """Progress of a run. Step s is the s-th call of `Sparsifier.step()`; step 0 is the start, before the first call."""
@@ -35,6 +39,8 @@ class LayerNumbers:
         shape: of the dense layer's weight; (): as (rows, cols).
         target: nnz that the layer was made for; None: as now. A method that changes densities ends with it.
         total_in_use: as `total`, of the positions in use alone.
+        observed: () -> whether the layer had a gradient since the last update, for methods whose signals observe it.
+        share: () -> the share of its weights that train; the rest is frozen. May synchronise with the device.
     """
 
     rows: int
@@ -47,6 +53,8 @@ class LayerNumbers:
     shape: tuple[int, ...] = ()
     target: int | None = None
     total_in_use: Callable[[str], float] = lambda signal: 0.0
+    observed: Callable[[], bool] = lambda: True
+    share: Callable[[], float] = lambda: 1.0
 
     @property
     def nnz(self) -> int:
@@ -111,13 +119,27 @@ class Method:
         masked_decay: lambda_W of SR-STE. Before every optimizer step, masked_decay * w is added to the gradient of each weight
             w that products leave out.
         changes_density: whether layers do not keep their nnz.
+        spare_per_row: how many more positions than `max_density` says a layer may need, for each of its rows.
+        any_positions: whether a layout has to be able to store any positions, however many of them there are in a row.
         about: for the table of methods in the docs; None: the method is not in it.
         samples_gradient: whether the weight gradient is estimated from a random sample of the output gradient.
+        freezes: whether it freezes parts of layers.
+        trains_dense_layers: whether it also trains layers that were never made sparse.
+        importance: how weights are scored at an update's step, of which the whole gradient is computed, in whatever part a
+            layer trains: "taylor" (|w g|) or "square" (g^2). None: they are not.
+        smoothing: the former scores' share of the exponential average of scores.
+        exploration: lambda of Top-KAST's penalty, whose gradient is added before every optimizer step; see there.
+        exploration_norm: "l1" or "l2", of that penalty.
+        parts: the methods that it consists of.
     """
 
     signals: ClassVar[tuple[str | type[Any], ...]] = ()
     dense_weight: ClassVar[bool] = False
     changes_density: ClassVar[bool] = False
+    spare_per_row: ClassVar[float] = 0.0
+    any_positions: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
+    trains_dense_layers: ClassVar[bool] = False
     about: ClassVar[About | None] = None
 
     @property
@@ -127,6 +149,40 @@ class Method:
     @property
     def samples_gradient(self) -> bool:
         return False
+
+    @property
+    def first_spread(self) -> float | None:
+        """How the random pattern of a layer is drawn that `sparsify_` makes for this method.
+
+        None: any positions. A number in [0, 1]: as many in every row, or one more; at 1 anywhere in the row, the smaller it is
+        the nearer to the row's own place, see `nn.receptive_field`.
+        """
+        return None
+
+    @property
+    def importance(self) -> str | None:
+        return None
+
+    @property
+    def smoothing(self) -> float:
+        return 0.0
+
+    @property
+    def exploration(self) -> float:
+        return 0.0
+
+    @property
+    def exploration_norm(self) -> str:
+        return "l1"
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        return (self,)
+
+    @property
+    def decides(self) -> bool:
+        """Whether there are steps at which a pattern, or what is frozen, may change."""
+        return any(part.changes_patterns or part.freezes for part in self.parts)
 
     @property
     def changes_patterns(self) -> bool:
@@ -165,7 +221,7 @@ class Method:
         return density
 
     def max_density(self, density: float) -> float:
-        """The largest density that a layer, now of this density, will reach: it needs that capacity."""
+        """The largest density that a layer which is made for this one will reach: it needs that capacity."""
         return density
 
     def room_for(self, density: float, time: Time) -> float:
@@ -208,9 +264,19 @@ class DropAndGrow(Method):
             known = ", ".join(map(repr, SCHEDULES))
             raise ValueError(f"expected schedule to be one of {known}, got {self.schedule!r}")
 
+    @property
+    def unfired_first(self) -> bool:
+        """Whether positions that were never in use grow before all others; a subclass may have a field of this name."""
+        return False
+
     def last_step(self, total_steps: int) -> float:
         """t_end as a step number."""
         return self.t_end * total_steps if isinstance(self.t_end, float) else self.t_end
+
+    def share(self, time: Time) -> float:
+        """Which part of a layer's connections an update at this step replaces."""
+        last = self.last_step(time.total_steps)
+        return self.drop_fraction * SCHEDULES[self.schedule](time.step / last if last else 1.0)
 
     def is_update(self, time: Time) -> bool:
         return time.step % self.update_interval == 0 and 0 < time.step < self.last_step(time.total_steps)
@@ -218,6 +284,8 @@ class DropAndGrow(Method):
     def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
         if not 0 < time.step < self.last_step(time.total_steps):
             return {}  # a postponed update may fall behind t_end
-        share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
-        counts = {name: math.floor(share * layer.nnz) for name, layer in layers.items()}
-        return {name: Regrow(count, count, grow_by=self.grow_by) for name, count in counts.items() if count}
+        counts = {name: math.floor(self.share(time) * layer.nnz) for name, layer in layers.items()}
+        first = self.unfired_first
+        return {
+            name: Regrow(count, count, grow_by=self.grow_by, unfired_first=first) for name, count in counts.items() if count
+        }

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .actions import Action, Choose, Switch
-from .base import LayerNumbers, Method, Time
+from .base import About, LayerNumbers, Method, Time
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ class SRSTE(DenseWeight):
     Raises:
         ValueError: decay is out of range.
     """
+
+    about = About(
+        source="Zhou et al. 2021, https://arxiv.org/abs/2102.04010",
+        forward="1/2",
+        grad_input="1",
+        grad_weight="1 (mvue: 1/2)",
+        optimizer_memory="1",
+        good_for="2:4 for inference: any weight can come back at any step",
+    )
 
     decay: float = 2e-4
     mvue: bool = False
@@ -86,6 +95,14 @@ class FST(DenseWeight):
     """
 
     rule = "transposable"
+    about = About(
+        source="Hu et al. 2024, https://arxiv.org/abs/2404.01847",
+        forward="1/2",
+        grad_input="1/2",
+        grad_weight="1/2 (without mvue: 1)",
+        optimizer_memory="1",
+        good_for="pre-training on sparse tensor cores, for a dense model: the tail of the run is dense, and costs 1",
+    )
 
     decay: float = 6e-5
     refresh_interval: int = 40
@@ -133,6 +150,14 @@ class SSTE(DenseWeight):
     """
 
     rule = "soft"
+    about = About(
+        source="Hu et al. 2024, https://arxiv.org/abs/2409.09099",
+        forward="1/2",
+        grad_input="1",
+        grad_weight="1/2 (without mvue: 1)",
+        optimizer_memory="1",
+        good_for="2:4 for inference, without a decay to be tuned",
+    )
 
     mvue: bool = True
 

@@ -15,13 +15,14 @@ from sparse_ext.ops.dense_grad import new_handle
 from sparse_ext.ops.follow import FOLLOWERS, OTHER_RULE, OTHER_SHAPES, follow_, is_batched, is_fake
 
 from .binding import BATCHED, META, ROUNDED, UNTRACED, WRITTEN, Binding, are_rounded, countable
+from .partly import PartlyTrained
 
 # None outside of torch.jit.trace, and of make_fx.
 tracing = torch._C._get_tracing_state
 recording = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 
 
-class BoundWeight(nn.Module):
+class BoundWeight(PartlyTrained, nn.Module):
     """A module with a pattern in its buffers; see `SparseWeight`.
 
     The buffers are the source of truth, and a `Binding` is what is derived from one state of them. A module has up to two:
@@ -130,6 +131,7 @@ class BoundWeight(nn.Module):
         self._pattern_changed()
 
     def _pattern_changed(self) -> None:
+        self._trains = None  # it is a part of slots, which may be of other positions now
         if self._watch is not None and self._watch.sink is not None:
             self._watch.sink.pattern_changed_()
 

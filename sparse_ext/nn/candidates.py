@@ -22,6 +22,7 @@ from .readers import readers
 from .replacement import has_own_forward
 from .table import nearest, replacement_of
 
+HOOKS = "its hooks would be lost"
 # Why a conversion left a module dense, where nobody could tell afterwards.
 WHY_DENSE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
@@ -97,7 +98,7 @@ def _of_class(module: nn.Module) -> str | None:
     if has_own_forward(module, type(module)):
         return "its forward is another function than its class's, and would be lost"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return "its hooks would be lost"
+        return HOOKS
     return None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -78,8 +79,9 @@ def sparsify_(
         distribution: how the sparsity is divided among the layers, see `layer_densities`. A layer that gets density 1 stays
             dense. Layouts with a fixed sparsity ignore it.
         layout: see `SparseLinear`.
-        method: the method that will train the model, if known: layers get the capacity, or the dense weight, that it needs, and
-            the density with which it begins. `sparsity` is then what it ends with.
+        method: the method that will train the model, or {name pattern: method} as a `Sparsifier` takes it, if known: layers get
+            the capacity, or the dense weight, that it needs, and the density with which it begins. `sparsity` is then what it
+            ends with.
         init: "variance": new random values, scaled for the sparse fan-in, so that outputs are as large as with the present
             weight: a layer that begins with zeros still does. "masked": the model's own values at a random mask. "magnitude":
             the largest of them, for a model that was trained. With the last two a dense weight takes all values. A warning says
@@ -107,10 +109,11 @@ def sparsify_(
     shares, said_of_shares = _shares(found.layers, sparsity, distribution if kind.VARIABLE else "uniform")
     chosen = {name: layer for name, layer in found.layers.items() if shares[name] < 1.0 or not kind.VARIABLE}
     _remember(model, found, chosen)
-    told += [*said_of_shares, *_said_of_values(model, chosen, init, method)]
+    methods = {name: _method_of(name, method) for name in chosen}
+    told += [*said_of_shares, *_said_of_values(model, chosen, init, methods)]
     if sparsity:
         told += much_stays_dense(weights_of(model, {}), chosen, (EXCLUDED, WHOLE))
-    sparse = {name: _sparse_twin(name, layer, shares[name], layout, method, init) for name, layer in chosen.items()}
+    sparse = {name: _sparse_twin(name, layer, shares[name], layout, methods[name], init) for name, layer in chosen.items()}
     for sentence in told:
         warnings.warn(sentence, stacklevel=2)
     for name, layer in sparse.items():
@@ -179,10 +182,18 @@ def _instead(model: nn.Module) -> str:
     return f"its matrix weights are those of {', '.join(kinds)}; register_layer tells how to replace one"
 
 
-def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method: Any) -> list[str]:
+def _method_of(name: str, method: Any) -> Any:
+    """The layer's method; None: it is not known."""
+    if not isinstance(method, Mapping):
+        return method
+    return next((one for pattern, one in method.items() if fnmatchcase(name, pattern)), None)
+
+
+def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, methods: dict[str, Any]) -> list[str]:
     """A sentence if the conversion would lose what the layers have learned."""
-    keeps_all = init == "masked" and method is not None and method.dense_weight
-    if init == "magnitude" or keeps_all or not (chosen and (sign := sign_of_training(model, chosen.values()))):
+    dense_weights = {name for name, method in methods.items() if method is not None and method.dense_weight}
+    chosen = {name: layer for name, layer in chosen.items() if init != "masked" or name not in dense_weights}
+    if init == "magnitude" or not (chosen and (sign := sign_of_training(model, chosen.values()))):
         return []
     fate = "replaces them by new random values" if init == "variance" else "keeps a random part of them"
     return [
@@ -193,9 +204,13 @@ def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, method:
 @torch.no_grad()
 def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any, init: str) -> Replacement:
     """The layer that takes this one's place; ValueError if the values of its weight are not finite."""
-    first = density if method is None or method.dense_weight else max(density, method.initial_density(density))
-    capacity = None if method is None or method.dense_weight else max(first, method.max_density(density))
     kind: Any = replacement_of(layer)
+    product = kind.product_of(layer)
+    first, capacity = _densities_of(method, density, product.rows * product.cols)
+    spread = None if method is None else method.first_spread
+    if capacity is not None and method.spare_per_row and layout_named(layout).pattern.VARIABLE:
+        spare = method.spare_per_row * product.rows + 1  # one more, whichever way this is rounded
+        capacity = min(1.0, capacity + spare / max(1, product.rows * product.cols))
     twin: Replacement = kind.outline(layer, layer.weight, sparsity=1.0 - first, layout=layout, capacity=capacity)
     if method is not None and method.changes_density:
         twin.aim_at_(density)
@@ -206,13 +221,23 @@ def _sparse_twin(name: str, layer: Any, density: float, layout: str, method: Any
     mean_square = _mean_square(name, layer.weight)
     twin.allocate_(layer.weight.device)
     if init == "variance":
-        twin.reset_weight_(mean_square)
+        twin.reset_weight_(mean_square, spread)
     else:
         at_random = init == "masked" and twin.chosen_by is None
-        mask = twin.random_pattern().mask().view(twin.product.weight_shape) if at_random else None
+        mask = twin.random_pattern(spread).mask().view(twin.product.weight_shape) if at_random else None
         twin.set_matrix_(kind.as_matrix(layer.weight), mask)
     twin.copy_rest_(layer, layer.bias)
     return twin
+
+
+def _densities_of(method: Any, density: float, positions: int) -> tuple[float, float | None]:
+    """The density with which a method begins a layer that is made for this one, and the capacity that it needs, if known."""
+    if method is None or method.dense_weight:
+        return density, None
+    made = round(density * positions) / max(1, positions)  # of the weights' number alone a Sparsifier computes them again
+    first, most = method.initial_density(made), method.max_density(made)
+    first = first if first > made else density
+    return first, max(first, most) if most > made else first
 
 
 def _mean_square(name: str, weight: torch.Tensor) -> float:

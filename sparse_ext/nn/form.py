@@ -24,8 +24,8 @@ class Form(NamedTuple):
         nnz: how many positions a new layer stores.
         capacity: how many the pattern has room for.
         dense_weight: whether the weight is dense, and the pattern a part of it.
+        target: how many positions it was made for; None: nnz.
         asked: the layout that it was asked for; "": this one.
-        target: the nnz that it was made for, if a method may lead it there; None: as a new layer's.
     """
 
     layout: str
@@ -33,15 +33,15 @@ class Form(NamedTuple):
     nnz: int
     capacity: int
     dense_weight: bool
-    asked: str = ""
     target: int | None = None
+    asked: str = ""
 
     @classmethod
     def of(cls, layer: SparseLayer) -> Form:
         """The form of this layer."""
         dense_weight, asked = layer.chosen_by is not None, "" if layer.asked == layer.layout else layer.asked
-        sizes = layer.product.weight_shape, layer._initial_nnz, layer.pattern.capacity
-        return cls(layer.layout, *sizes, dense_weight, asked, layer._target_nnz)
+        counts = layer._initial_nnz, layer.pattern.capacity
+        return cls(layer.layout, layer.product.weight_shape, *counts, dense_weight, layer._target_nnz, asked)
 
     def written(self) -> dict[str, Any]:
         """Its fields by name, without those that say nothing: so earlier versions can read it."""

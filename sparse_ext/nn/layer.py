@@ -84,9 +84,12 @@ class SparseLayer(MovableWeight):
         else:  # parametrized, or a replica of nn.DataParallel
             check_entrywise(self)
             weight, bias = self.weight, self.bias
+        part = None
+        if self._trains is not None and active is self._home:
+            weight, bias, part = self._trains.of(weight, bias)
         return multiply(
             self._kind, self.product, x, weight, bias, operands,
-            active.rule, self._rng, handle, self._token, None, active.pattern,
+            active.rule, self._rng, handle, self._token, None, active.pattern, part,
         )  # fmt: skip
 
     # ---- values ---------------------------------------------------------------------------------------------------------
@@ -125,11 +128,16 @@ class SparseLayer(MovableWeight):
         row. So outputs have the dense layer's scale at every sparsity. The bias is initialised as there. A dense weight
         gets new values everywhere, and the rule chooses the pattern from them.
         """
+        self.reset_()
+
+    @torch.no_grad()
+    def reset_(self, spread: float | None = None) -> None:
+        """`reset_parameters`, with any spread of the pattern, see `random_pattern`."""
         if self.weight.is_meta:
             return
         rows, cols = self.product.rows, self.product.cols
         if self._rule is None:
-            self.write_pattern_(self.random_pattern())
+            self.write_pattern_(self.random_pattern(spread))
         used = self._initial_nnz if self._rule is None else rows * cols
         bound = math.sqrt(rows / used) if used else 0.0
         nn.init.uniform_(self.weight, -bound, bound)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from sparse_ext.ops import Pattern
 from sparse_ext.ops.follow import is_fake
 
+from .receptive_field import receptive_field
 from .weight import SparseWeight
 
 Buffers = dict[str, torch.Tensor | None]
@@ -45,11 +46,17 @@ class MovableWeight(SparseWeight):
             self._clear_unused()
         return self
 
-    def random_pattern(self) -> Pattern:
-        """A new random pattern with the initial nnz, for this layer's capacity; the seed is PyTorch's next random number."""
+    def random_pattern(self, spread: float | None = None) -> Pattern:
+        """A new random pattern with the initial nnz, for this layer's capacity; the seed is PyTorch's next random number.
+
+        spread: of each row's positions, see `receptive_field`; None: any positions.
+        """
         # Not the present nnz: after to_empty the buffers are uninitialised.
-        sizes = (self.product.rows, self.product.cols, self._initial_nnz)
-        return self._pattern.random(*sizes, _seed(self.weight), self.weight.device, self._pattern.capacity)
+        sizes, seed = (self.product.rows, self.product.cols, self._initial_nnz), _seed(self.weight)
+        if spread is None:
+            return self._pattern.random(*sizes, seed, self.weight.device, self._pattern.capacity)
+        score = receptive_field(*sizes[:2], spread, seed, self.weight.device)
+        return self._pattern.select(score, sizes[2], capacity=self._pattern.capacity)
 
     def _no_pattern_yet(self) -> Pattern:
         return self._pattern.empty(self.product.rows, self.product.cols, self._pattern.capacity, self.weight.device)

@@ -133,14 +133,15 @@ class Replacement(SparseLayer):
         return layer.train(dense.training)
 
     @torch.no_grad()
-    def reset_weight_(self, mean_square: float) -> None:
+    def reset_weight_(self, mean_square: float, spread: float | None = None) -> None:
         """A new random pattern and new values, at the scale of a dense layer.
 
         Args:
             mean_square: of the dense layer's weight. The values get the variance mean_square * cols / fan_in, where fan_in is
                 the mean number of weights in a row: outputs are as large as the dense layer's. 0: they all become 0.
+            spread: see `random_pattern`.
         """
-        SparseLayer.reset_parameters(self)  # at the scale of a dense weight of mean square 1 / (3 cols)
+        self.reset_(spread)  # at the scale of a dense weight of mean square 1 / (3 cols)
         self.weight.mul_(math.sqrt(3 * self.product.cols * mean_square))
         if self.chosen_by is not None:
             self.set_matrix_(self.weight.detach().view(self.product.weight_shape))

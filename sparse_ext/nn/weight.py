@@ -15,7 +15,7 @@ from .bound import BoundWeight
 from .checkpoint import check_version, fitted, storage_of, whole
 
 # Not pickled or copied: these belong to one layer in one process, and a copy makes its own.
-_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_mark", "_token", "_watch")
+_TRANSIENT = ("_kind", "_home", "_guest", "_active", "_watched", "_rng", "_handle", "_mark", "_token", "_watch", "_trains")
 
 
 class SparseWeight(BoundWeight):

@@ -6,6 +6,7 @@ from .autograd import multiply
 from .boundary.launch import BACKENDS, FLOATING
 from .boundary.library import OPS
 from .csr.layout import Auto, Csr, sampled
+from .csr.part import slots_part
 from .csr.pattern import CsrPattern
 from .dense.layout import Dense
 from .dense_grad import GradientTotal, Watch, new_handle
@@ -16,9 +17,12 @@ from .masked.layout import Masked
 from .masked.pattern import MaskedPattern
 from .nm24.layout import Nm24
 from .nm24.pattern import Nm24Pattern
+from .part import Part, rows_part
 from .pattern import Pattern, Sizes, slot_map
 from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
+from .regrow.first import random_score, with_first
+from .regrow.links import link_scores
 from .regrow.sampler import drawn
 from .rule import Rule
 
@@ -42,6 +46,7 @@ __all__ = [
     "Linear",
     "MaskedPattern",
     "Nm24Pattern",
+    "Part",
     "Pattern",
     "Product",
     "Rule",
@@ -53,12 +58,17 @@ __all__ = [
     "kernels_of",
     "lasting",
     "layout_named",
+    "link_scores",
     "multiply",
     "new_handle",
     "operands_of",
     "prepared",
+    "random_score",
     "reference",
     "register_layout",
+    "rows_part",
     "sampled",
     "slot_map",
+    "slots_part",
+    "with_first",
 ]

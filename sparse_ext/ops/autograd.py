@@ -16,12 +16,19 @@ from torch.compiler import is_exporting
 from . import written_out
 from .dense_grad import observe, observe_matrix
 from .layout import Layout
+from .part import PARTS, Part
 from .pattern import Pattern
 from .rule import Rule
 
+CONSTANTS = 10  # arguments of `ProductFunction` in front of x
+
 
 class ProductFunction(torch.autograd.Function):
-    """y = kernels.forward(...). Operands are plain arguments, so that compilers see them."""
+    """y = kernels.forward(...). Operands are plain arguments, so that compilers see them.
+
+    part, live: the kind of the weight's part that trains, and by what its gradient is multiplied; the part's tensors follow
+    those of the operands. None: all trains.
+    """
 
     @staticmethod
     def forward(
@@ -34,45 +41,58 @@ class ProductFunction(torch.autograd.Function):
         handle: int,
         token: torch.Tensor | None,
         relu: bool,
+        part: str | None,
+        live: torch.Tensor | None,
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        *operands: torch.Tensor,
+        *tensors: torch.Tensor,
     ) -> torch.Tensor:
+        ctx.part, ctx.live, operands = part, live, tensors[: len(layout.operands._fields)]
         ctx.layout, ctx.product, ctx.rule, ctx.pattern, ctx.handle = layout, product, rule, pattern, handle
         ctx.rng, ctx.token = rng, token  # not saved_tensors: backward writes them, and autograd would raise
         kernels = layout.products[type(product)]
         y = kernels.forward(product, weight, rule, layout.operands(*operands), x, bias, relu)
-        ctx.save_for_backward(x, weight, y if relu else None, *operands)
+        ctx.save_for_backward(x, weight, y if relu else None, *tensors)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return differentiable_backward(ctx, dy)
-        x, weight, y, *operands = ctx.saved_tensors
+        x, weight, y, *tensors = ctx.saved_tensors
         layout, product, rule = ctx.layout, ctx.product, ctx.rule
-        kernels, operands = layout.products[type(product)], layout.operands(*operands)
+        count = len(layout.operands._fields)
+        kernels, operands = layout.products[type(product)], layout.operands(*tensors[:count])
         if y is not None:
             dy = torch.ops.aten.threshold_backward(dy, y, 0)  # as relu's own: 0 where y is not positive
-        *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:11]
+        *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[: CONSTANTS + 3]
         dx = kernels.grad_input(product, weight, rule, operands, dy, x.shape) if needs_x else None
         dw = db = None
         if needs_weight:
-            dw = kernels.grad_weight(product, rule, operands, dy, x, ctx.rng)
+            if ctx.part is None:
+                dw = kernels.grad_weight(product, rule, operands, dy, x, ctx.rng)
+            else:
+                dw = PARTS[ctx.part](product, weight.numel(), dy, x, *tensors[count:])
+                dw = (dw if rule is not None else layout.at_pattern(dw, operands)).view(weight.shape)
             if dw.dtype is not weight.dtype:  # of a dense weight, which autocast does not cast
                 dw = dw.to(weight.dtype)
             if ctx.token is not None:
                 observe(ctx.handle, ctx.token, dy, x)
         if needs_bias:
             db = product.grad_bias(dy)
-        return *(None for _ in range(8)), dx, dw, db, *(None for _ in operands)
+        if ctx.live is not None:
+            dw, db = (None if gradient is None else gradient * ctx.live.to(gradient.dtype) for gradient in (dw, db))
+        return *(None for _ in range(CONSTANTS)), dx, dw, db, *(None for _ in tensors)
 
 
 def differentiable_backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """`ProductFunction.backward` with create_graph=True. The weight gradient is exact, also where it would be estimated."""
-    x, weight, y, *operands = ctx.saved_tensors
-    *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:11]
+    """`ProductFunction.backward` with create_graph=True.
+
+    The weight gradient is exact, also where it would be estimated, and that of all weights, also where some are frozen.
+    """
+    x, weight, y, *tensors = ctx.saved_tensors
+    *_, needs_x, needs_weight, needs_bias = ctx.needs_input_grad[: CONSTANTS + 3]
     if y is not None:
         dy = torch.ops.aten.threshold_backward(dy, y.detach(), 0)
     matrix = written_out.matrix(ctx.layout, _known(ctx.pattern), ctx.rule, weight)
@@ -84,7 +104,7 @@ def differentiable_backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | 
         observe(ctx.handle, ctx.token, dy.detach(), x.detach())
         observe_matrix(ctx.handle, ctx.product, matrix)
     db = ctx.product.grad_bias(dy) if needs_bias else None
-    return *(None for _ in range(8)), dx, dw, db, *(None for _ in operands)
+    return *(None for _ in range(CONSTANTS)), dx, dw, db, *(None for _ in tensors)
 
 
 def _differentiable(
@@ -134,6 +154,7 @@ def multiply(
     token: torch.Tensor | None = None,
     activation: str | None = None,
     pattern: Pattern | None = None,
+    part: Part | None = None,
 ) -> torch.Tensor:
     """The product of x and the sparse weight, plus bias, then the activation.
 
@@ -146,6 +167,7 @@ def multiply(
         handle, token: identify the watch on the dense weight gradient, see `dense_grad`; token None: no watch.
         activation: "relu" or None.
         pattern: of which the operands are. None: there are first derivatives of one backward pass only.
+        part: of the weight, that trains: elsewhere its gradient is 0, and costs nothing. None: all of it.
 
     Raises:
         ValueError: x does not fit, devices differ, or the activation is unknown.
@@ -174,7 +196,10 @@ def multiply(
     if is_exported or forward_ad._current_level >= 0 or _are_functorch_transforms_active():
         y = _differentiable(layout, product, rule, pattern, handle, token, relu, x, weight, bias)
     elif torch.is_grad_enabled():
-        y = ProductFunction.apply(layout, product, rule, pattern, rng, handle, token, relu, x, weight, bias, *operands)
+        kind, tensors, live = (None, (), None) if part is None else part
+        y = ProductFunction.apply(
+            layout, product, rule, pattern, rng, handle, token, relu, kind, live, x, weight, bias, *operands, *tensors
+        )
     else:
         y = layout.products[type(product)].forward(product, weight, rule, operands, x, bias, relu)
     return y if lead is None else product.unbatched(y, lead)

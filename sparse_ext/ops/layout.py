@@ -28,6 +28,7 @@ class Layout(ABC):
         products: {product class: kernels class}. Convolutions may be missing: they can be made of linear products.
         SAMPLES: whether the kernels can sample the output gradient.
         STORAGES: names of the layouts that `storage` may choose in place of this one.
+        AT_POSITIONS: whether a packed weight has a slot for every position p, which is slot p.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,7 @@ class Layout(ABC):
     products: ClassVar[dict[type, type[Kernels]]]
     SAMPLES: ClassVar[bool] = False
     STORAGES: ClassVar[tuple[str, ...]] = ()
+    AT_POSITIONS: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "stem") and hasattr(cls, "name"):
@@ -84,6 +86,23 @@ class Layout(ABC):
     def refuses(cls, dtype: torch.dtype, device: torch.device) -> str | None:
         """Why a new weight of this dtype cannot be on this device, as no kernel would multiply it there; None: it can."""
         return None
+
+    @classmethod
+    def backward_entries(cls, product: Any, nnz: Any, rule: str | None, sampled: bool) -> tuple[Any, Any]:
+        """How many entries of the weight the input gradient and the weight gradient cost; the forward product costs nnz.
+
+        By default both cost the pattern's; of a dense weight, the weight gradient costs all positions.
+
+        Args:
+            nnz: of the pattern: a number, or a tensor with one.
+            rule: the name of the rule that chose it of a dense weight; None: the weight is packed.
+            sampled: whether the weight gradient is estimated from a sample of the output gradient.
+        """
+        return nnz, nnz if rule is None else product.rows * product.cols
+
+    def at_pattern(cls, values: torch.Tensor, operands: Any) -> torch.Tensor:
+        """The values [capacity], 0 in unused slots; they are elsewhere than AT_POSITIONS already."""
+        return values
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Any) -> torch.Tensor:

@@ -90,6 +90,11 @@ class Pattern(ABC):
         return None
 
     @classmethod
+    def holds_any(cls) -> bool:
+        """Whether any positions can be stored, however many of them there are in a row."""
+        return cls.VARIABLE and cls.REGROWS and cls.grown is Pattern.grown
+
+    @classmethod
     def sizes(cls, rows: int, cols: int, sparsity: float, capacity: float | None) -> Sizes:
         """The sizes of a layer; sparsity and capacity are shares of rows * cols. ValueError if it is impossible."""
         nnz = round((1.0 - sparsity) * rows * cols)
@@ -176,17 +181,22 @@ class Pattern(ABC):
             The new pattern, and the slot map [capacity]: the old slot of each slot, -1 if its position is new or it is unused.
         """
         at = self.positions()
+        score = grow
+        if isinstance(grow, int):
+            score = _random(self.rows, self.cols, grow % 2**63, at.device)
+        mask = self.grown(self.kept(keep, drop), _magnitude(score), count)
+        new = self.from_mask(mask, self.capacity)
+        return new, slot_map(at, new.positions())
+
+    def kept(self, keep: torch.Tensor, drop: int) -> torch.Tensor:
+        """bool [rows, cols]: the stored positions without the `drop` of smallest |keep| [capacity], as `regrown` keeps them."""
+        at = self.positions()
         used = (at >= 0).nonzero().squeeze(1)
         if not 0 <= drop <= used.numel():
             raise ValueError(f"expected drop between 0 and nnz = {used.numel()}, got {drop}")
         kept = torch.zeros(self.rows * self.cols, dtype=torch.bool, device=at.device)
         kept[at[used[largest(keep[used], used.numel() - drop)]]] = True
-        score = grow
-        if isinstance(grow, int):
-            score = _random(self.rows, self.cols, grow % 2**63, at.device)
-        mask = self.grown(kept.view(self.rows, self.cols), _magnitude(score), count)
-        new = self.from_mask(mask, self.capacity)
-        return new, slot_map(at, new.positions())
+        return kept.view(self.rows, self.cols)
 
     def grown(self, mask: torch.Tensor, score: torch.Tensor, count: int) -> torch.Tensor:
         """The mask [rows, cols] with `count` more positions, of largest score; ties go to the lower linear index.

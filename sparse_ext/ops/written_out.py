@@ -35,7 +35,7 @@ def matrix(layout: type[Layout], pattern: Pattern, rule: Rule | None, weight: to
     if weight.is_meta:  # the shapes are all there is
         return weight.sum().expand(pattern.rows, pattern.cols)
     if rule is None:
-        flat = _scattered(pattern, weight)
+        flat = _scattered(pattern, weight.flatten())
     elif torch.onnx.is_in_onnx_export():
         flat = _masked(layout, pattern, rule, weight)
     else:  # straight through

@@ -38,6 +38,16 @@ class Coverage:
         ever = torch.cat([self._ever.to(now.device), now]).unique()
         self._ever = ever if self._is_short(ever.numel()) else bits_at(ever, self._shape[0] * self._shape[1])
 
+    def mask(self) -> torch.Tensor:
+        """bool [rows, cols], True where a position was ever in use."""
+        count = self._shape[0] * self._shape[1]
+        if self._ever.dtype is torch.int64:
+            mask = torch.zeros(count, dtype=torch.bool, device=self._ever.device)
+            mask[self._ever] = True
+            return mask.view(self._shape)
+        places = torch.arange(8, dtype=torch.uint8, device=self._ever.device)
+        return (self._ever[:, None] >> places & 1).bool().flatten()[:count].view(self._shape)
+
     def count(self) -> int:
         """How many positions were ever in use."""
         if self._ever.dtype is torch.int64:

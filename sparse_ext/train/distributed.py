@@ -52,11 +52,17 @@ def digest(layer: SparseLayer) -> bytes:
     return hashlib.sha256(tensors + repr(layer.chosen_by).encode()).digest()
 
 
+def _digest(managed: ManagedLayer) -> bytes:
+    """A hash of the layer's pattern, and of what of it trains."""
+    trained = managed.part.trained
+    return hashlib.sha256(digest(managed.layer) + (b"" if trained is None else trained.cpu().numpy().tobytes())).digest()
+
+
 def verify_agreement(layers: Sequence[ManagedLayer], step: int, group: dist.ProcessGroup | None) -> None:
     """RuntimeError, on all ranks, unless all of them have the same patterns."""
     if world_size(group) == 1:
         return
-    digests = [int.from_bytes(digest(managed.layer)[:8], "little", signed=True) for managed in layers]
+    digests = [int.from_bytes(_digest(managed)[:8], "little", signed=True) for managed in layers]
     mine = torch.tensor(digests, device=layers[0].layer.weight.device)
     everyone = [torch.empty_like(mine) for _ in range(world_size(group))]
     dist.all_gather(everyone, mine, group=group)
@@ -74,7 +80,7 @@ def refuse_join(wrappers: Sequence[nn.Module], methods: Sequence[Method], group:
     for wrapper in wrappers:
         config: Any = wrapper._join_config
         joins = config.enable and not config.throw_on_early_termination
-        if joins and world_size(group) > 1 and any(method.changes_patterns for method in methods):
+        if joins and world_size(group) > 1 and any(method.decides for method in methods):
             raise RuntimeError(
                 "step(): expected ranks that take equally many steps, got a model in join(): ranks that have run out of inputs "
                 "take no part in changes of the pattern; give each rank as many batches, or use "
@@ -85,7 +91,7 @@ def refuse_join(wrappers: Sequence[nn.Module], methods: Sequence[Method], group:
 def refuse_local_steps(optimizers: Sequence[Any], methods: Sequence[Method], group: dist.ProcessGroup | None) -> None:
     """ValueError for post-local SGD: between two averages the ranks' weights differ, and so would their patterns."""
     local = any(kind.__name__ == "PostLocalSGDOptimizer" for optimizer in optimizers for kind in type(optimizer).__mro__)
-    if local and world_size(group) > 1 and any(method.changes_patterns for method in methods):
+    if local and world_size(group) > 1 and any(method.decides for method in methods):
         raise ValueError(
             "expected an optimizer that gives all ranks the same weights at every step, got PostLocalSGDOptimizer: ranks would "
             "choose different patterns, and their weights could not be averaged; use the optimizer that it wraps, or Static()"
@@ -95,7 +101,7 @@ def refuse_local_steps(optimizers: Sequence[Any], methods: Sequence[Method], gro
 def refuse_shards(layers: Sequence[ManagedLayer], method: Method) -> None:
     """ValueError for FSDP2-sharded weights, unless the method never changes patterns: a shard alone cannot be regrown."""
     sharded = [managed.name for managed in layers if type(managed.layer.weight.data).__name__ == "DTensor"]
-    if sharded and method.changes_patterns:
+    if sharded and method.decides:
         raise ValueError(
             f"expected unsharded weights for {type(method).__name__}, got FSDP-sharded ones in {', '.join(sharded)}; a shard "
             "cannot be regrown: use Static() here, or DistributedDataParallel"

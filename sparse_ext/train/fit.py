@@ -17,6 +17,13 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
     start: what the method orders at step 0.
     """
     kind = type(method).__name__
+    if replace_step and any(one.observation.reads_gradient for one in group):
+        raise ValueError(
+            f"{kind} ranks weights by the gradients that the optimizer's step has used: expected replace_step=False, got True, "
+            "with which it would come before a GradScaler's scale is removed from them"
+        )
+    if method.freezes and replace_step and not method.dense_weight:
+        raise ValueError(f"{kind} freezes weights while optimizers step: expected replace_step=False, got True")
     if not method.dense_weight:
         dense = [one.name for one in group if one.layer.chosen_by is not None or not one.layer.pattern.REGROWS]
         if dense and method.changes_patterns:
@@ -26,6 +33,12 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
             raise ValueError(
                 f"{kind} changes how dense layers are, got layers whose layout has one density only: {', '.join(fixed)}; use "
                 "layout='auto' or 'csr', or a method that keeps nnz, such as RigL()"
+            )
+        bound = [one.name for one in group if not one.layer.pattern.holds_any()]
+        if bound and method.any_positions:
+            raise ValueError(
+                f"{kind} chooses how many positions each row has, got layers whose layout has a say in that: "
+                f"{', '.join(bound)}; use layout='auto' or 'csr', or a method that leaves it open, such as RigL()"
             )
         return
     if replace_step:
@@ -56,4 +69,5 @@ def check_start(group: Sequence[ManagedLayer], method: Method) -> None:
 
 def _is_as_dense(layer: SparseLayer, method: Method) -> bool:
     positions = max(1, layer.product.rows * layer.product.cols)
-    return layer.nnz >= round(method.initial_density(layer.target_nnz / positions) * positions)
+    first = round(method.initial_density(layer.target_nnz / positions) * positions)
+    return first <= layer.target_nnz or layer.nnz >= first - 1  # one that falls between two numbers may be rounded either way

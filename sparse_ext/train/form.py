@@ -26,11 +26,15 @@ FORM: dict[str, Any] = {
     "observed": _COUNTS,
     "spoiled": [str],
     "offsets": _COUNTS,
+    "trained": {str: {str: torch.Tensor}},
     "replaced": _COUNTS,
     "replaced_last": _COUNTS,
     "flips": _COUNTS,
     "coverage": {str: torch.Tensor},
     "updated_at": [int],
+    "executed": {str: [int]},
+    "uncounted": int,
+    "shares": {str: [float]},
 }
 # Version 1 had these in place of signals and offsets, and one number for all methods.
 _FORM_1 = {"growth": {str: torch.Tensor}, "draws": _COUNTS}
@@ -60,13 +64,25 @@ def check_numbers(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     before, last = state["updated_at"]
     if not (before < last <= state["step"] or before == last == 0):
         raise ValueError(f"updated_at: expected two steps up to {state['step']}, one after the other, got {[before, last]}")
+    _check_executed(state)
     layers = own["shapes"].keys()
-    for key in ("replaced", "replaced_last", "flips", "coverage"):
+    for key in ("replaced", "replaced_last", "flips", "coverage", "executed", "shares"):
         if state[key].keys() != layers:
             raise ValueError(f"{key}: expected layers {', '.join(layers)}, got {', '.join(state[key])}")
-    for key in ("signals", "observed", "offsets", "spoiled"):
+    for key in ("signals", "observed", "offsets", "spoiled", "trained"):
         if unknown := [name for name in state[key] if name not in layers]:
             raise ValueError(f"{key}: expected layers among {', '.join(layers)}, got {', '.join(unknown)}")
+
+
+def _check_executed(state: Mapping[str, Any]) -> None:
+    if not 0 <= state["uncounted"] <= state["step"]:
+        raise ValueError(f"uncounted: expected a number of steps from 0 to {state['step']}, got {state['uncounted']}")
+    for name, numbers in state["executed"].items():
+        if len(numbers) != 4 or min(numbers) < 0:
+            raise ValueError(f"executed: expected four numbers, none below 0, got {_short(numbers)} for {name}")
+    for name, shares in state["shares"].items():
+        if len(shares) != 2 or not all(0.0 <= share <= 1.0 for share in shares):
+            raise ValueError(f"shares: expected two numbers from 0 to 1, got {_short(shares)} for {name}")
 
 
 def same_choices(own: Any, got: Any) -> bool:
@@ -94,7 +110,7 @@ def _words(form: Any) -> str:
         return f"a dict from names to {_words(next(iter(form.values())))}"
     if isinstance(form, list):
         return f"a list of {_words(form[0])}"
-    return {int: "int64", str: "str", object: "values", torch.Tensor: "a tensor"}[form]
+    return {int: "int64", float: "float", str: "str", object: "values", torch.Tensor: "a tensor"}[form]
 
 
 def _numbers(value: Any) -> list[int]:

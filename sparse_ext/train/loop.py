@@ -15,6 +15,7 @@ from . import stamps
 from .managed import ManagedLayer
 from .masked_decay import decay_with
 from .observation import Observation
+from .partial_step import PartialStep
 from .steps import changes_nothing, gradients_wait, was_skipped
 from .uncompiled import uncompiled
 from .wrappers import leaves, parameters_of
@@ -64,9 +65,14 @@ class Loop:
             self._follow(leaf, hears_steps, owner)
 
     def _follow(self, optimizer: torch.optim.Optimizer, hears_steps: bool, owner: object) -> None:
-        if any(managed.method.masked_decay for managed in self._layers):
+        if any(managed.method.masked_decay or managed.method.exploration for managed in self._layers):
             decay_with(optimizer, partial(self._held_by, optimizer), owner)
+        if any(managed.is_partly_trained for managed in self._layers):
+            PartialStep(optimizer, partial(self._held_by, optimizer), owner)
         handles = []
+        reads = any(managed.observation.reads_gradient for managed in self._layers)
+        if hears_steps and reads and hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            handles.append(optimizer.register_step_pre_hook(self._stepping))
         if hears_steps and hasattr(optimizer, "_optimizer_step_post_hooks"):
             handles.append(optimizer.register_step_post_hook(self._stepped))
         if hasattr(optimizer, "_optimizer_load_state_dict_post_hooks"):
@@ -82,6 +88,11 @@ class Loop:
         return [managed for managed in self._layers if id(managed.layer.weight) in held]
 
     # ---- what the optimizers do -----------------------------------------------------------------------------------------
+
+    @uncompiled
+    def _stepping(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for managed in self._held_by(optimizer):
+            managed.observation.open(getattr(optimizer, "grad_scale", None))
 
     @uncompiled
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -135,7 +146,13 @@ class Loop:
 
     def check_sight(self, idle: Observation) -> None:
         """Called for a layer that saw no gradient before an update was due; warns if there was one."""
-        if idle.blind:
+        if idle.reads_gradient and idle.had_gradient is not False:
+            self.say(
+                "step(): expected weight.grad as the optimizer's step has left it, got None: weights are ranked by their "
+                "gradients, and updates are left out; call step() after optimizer.step() and before optimizer.zero_grad(), or "
+                "use attach()"
+            )
+        elif idle.blind:
             self.say(
                 "step(): expected a call after the optimizer's step and before the next forward pass, got one elsewhere: "
                 "growth sees no gradient, and updates are left out; call it right after optimizer.step(), or use attach()"

@@ -1,4 +1,8 @@
-"""Masked decay: pulls the weights that products leave out towards 0 (Zhou et al. 2021, SR-STE)."""
+"""Gradients that are added right before the optimizer's step.
+
+Masked decay pulls the weights that products leave out towards 0 (Zhou et al. 2021, SR-STE). The exploration penalty pulls all
+towards 0, those that products leave out the more (Jayakumar et al. 2020, Top-KAST).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,29 @@ from typing import Any
 
 import torch
 
+from sparse_ext.methods import Method
+from sparse_ext.nn import SparseLayer
+
 from .managed import ManagedLayer
 from .stamps import is_current
 from .steps import changes_nothing
 from .uncompiled import uncompiled
 
 
+def _masked(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:
+    """(factor, what it multiplies): the gradient of masked decay."""
+    return method.masked_decay, layer.weight.detach().masked_fill(layer.pattern.mask().view(-1), 0)
+
+
+def _exploring(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:
+    """The same of the exploration penalty. It reaches what is frozen, too, on which no optimizer steps."""
+    weight = layer.weight.detach()
+    gradient = weight.sign() if method.exploration_norm == "l1" else weight
+    return method.exploration, torch.where(layer.pattern.mask().view(-1), gradient, gradient / max(layer.density, 1e-30))
+
+
 def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[ManagedLayer]], owner: object) -> None:
-    """Adds masked decay to the gradients right before every step of this innermost optimizer, until the owner is freed.
+    """Adds masked decay and exploration penalties to the gradients right before every step of this innermost optimizer, until the owner is freed.
 
     Not in the backward pass: the decay must be added once for all micro-batches, after clipping and unscaling. If a later
     Sparsifier trains a layer, that one's hook alone adds it.
@@ -29,12 +48,12 @@ def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[M
             return
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves unscaling to fused optimizers
         for managed in layers():
-            layer, factor = managed.layer, managed.method.masked_decay
-            if not factor or layer.chosen_by is None or not is_current(managed):
+            layer, method = managed.layer, managed.method
+            if not (method.masked_decay or method.exploration) or layer.chosen_by is None or not is_current(managed):
                 continue
             if layer.weight.requires_grad and layer.weight.grad is not None:
-                rest = layer.weight.detach().masked_fill(layer.pattern.mask().view(-1), 0)
-                layer.weight.grad.add_(rest if scale is None else rest * scale, alpha=factor)
+                factor, penalty = _masked(layer, method) if method.masked_decay else _exploring(layer, method)
+                layer.weight.grad.add_(penalty if scale is None else penalty * scale, alpha=factor)
 
     @torch.no_grad()
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

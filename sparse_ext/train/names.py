@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from sparse_ext.nn import SparseLayer, sparse_layers
@@ -18,15 +21,19 @@ def named_layers(model: nn.Module) -> dict[str, SparseLayer]:
     Raises:
         ValueError: two layers would have the same name, or one has no values yet.
     """
+    return named(model, sparse_layers(model))
+
+
+def named(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """These layers, {name in the model: layer}, named so; ValueError as `named_layers`."""
     found: dict[str, str] = {}
-    layers = sparse_layers(model)
     for full, layer in layers.items():
         if layer.weight.is_meta:
             raise ValueError(
                 f"expected layers with values, got {full!r} on meta; before this, call to_empty(device=...) and initialise the "
                 "model, or load a checkpoint with assign=True"
             )
-        name = _plain(model, full)
+        name = plain_name(model, full)
         if (other := found.setdefault(name, full)) != full:
             raise ValueError(
                 f"expected layers of different names, got two named {name!r}: {other!r} and {full!r}; rename a part"
@@ -34,7 +41,7 @@ def named_layers(model: nn.Module) -> dict[str, SparseLayer]:
     return {name: layers[full] for name, full in found.items()}
 
 
-def _plain(model: nn.Module, name: str) -> str:
+def plain_name(model: nn.Module, name: str) -> str:
     """The name without the attributes in which wrappers hold what they wrap."""
     kept, holder = [], model
     for part in name.split("."):
@@ -42,6 +49,13 @@ def _plain(model: nn.Module, name: str) -> str:
             kept.append(part)
         holder = holder.get_submodule(part)
     return ".".join(kept)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What all wrappers around the whole model hold in the end."""
+    while inner := next((part for name, part in model.named_children() if _wraps(model, name)), None):
+        model = inner
+    return model
 
 
 def _wraps(holder: nn.Module, attribute: str) -> bool:

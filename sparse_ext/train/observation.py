@@ -12,6 +12,7 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import GradientTotal
 
 from . import distributed
+from .scaled import Before, before_step, scale_left
 from .signals import Signal, signal_classes
 from .view import LayerView
 
@@ -29,6 +30,7 @@ class Observation:
         spoiled: whether a gradient since then was not finite, or could not be kept.
         blind: whether gradients since then came where none could be seen.
         unseen: whether the optimizer has used a gradient since then that no backward pass accumulated.
+        had_gradient: whether `weight.grad` held one when the optimizer's last step began; None: unknown.
     """
 
     def __init__(self, layer: SparseLayer, method: Method, group: dist.ProcessGroup | None) -> None:
@@ -36,6 +38,9 @@ class Observation:
         self.signals: dict[str, Signal] = {}
         self.passes = self.observed = 0
         self.spoiled = self.blind = self.unseen = False
+        self.had_gradient: bool | None = None
+        self._view = LayerView(layer)
+        self._before: Before | None = None  # of the optimizer's present step
         self._method = method
         self._kinds = signal_classes(method.signals)
         self._group = group
@@ -52,24 +57,26 @@ class Observation:
             may_stream: whether the update uses this step's gradient alone.
         """
         layer = self.layer
+        if not any(kind.OBSERVES for kind in self._kinds.values()):
+            return  # they read what the layer has at the update
         may_stream = may_stream and all(kind.STREAMS or not kind.OBSERVES for kind in self._kinds.values())
         if may_stream and not (isinstance(action, Regrow) and self.needs(action)):
-            return  # the update would leave this layer as it is, or asks for no gradient
+            return  # the update would leave this layer as it is, or not ask for the gradient
         sink = None
         alone = self.passes == 1 and distributed.world_size(self._group) == 1
-        if may_stream and alone and isinstance(action, Regrow) and action.keep_by == "magnitude":
+        if may_stream and alone and isinstance(action, Regrow) and action.streams:
             sink, self._grow = layer.pattern.growth_sink(layer.weight, lambda: layer.pattern, action.grow), action.grow
         layer.watch(sink or GradientTotal(layer.weight, layer.product))
 
     def count(self) -> None:
         """Counts the accumulations of the layer's next step, if their number is unknown."""
-        if not self.passes:
+        if not self.passes and any(kind.OBSERVES for kind in self._kinds.values()):
             self.layer.watch(None)
 
-    def end(self) -> None:
-        """Ends the step: keeps its candidates, or lets the signals observe its gradient."""
+    def end(self) -> bool:
+        """Ends the step: keeps its candidates, or lets the signals observe its gradient. True if that gradient was computed."""
         if self.layer.watched is None:
-            return
+            return False
         watch = self.layer.unwatch()
         assert watch is not None
         self.passes = max(self.passes, watch.passes)
@@ -83,15 +90,16 @@ class Observation:
         elif sink is not None:
             self._streamed = sink.kept()
             self.spoiled |= watch.passes > 0 and not sink.is_finite()
+        return sink is not None and watch.passes > 0
 
     def _show(self, sink: GradientTotal, passes: int) -> None:
         if not passes:
             return
+        observing = [(name, kind) for name, kind in self._kinds.items() if kind.OBSERVES]
         if not sink.is_finite():
-            self.spoiled = True
+            self.spoiled |= not all(kind.SKIPS for _, kind in observing)
             return
         self.observed += 1
-        observing = [(name, kind) for name, kind in self._kinds.items() if kind.OBSERVES]
         for number, (name, kind) in enumerate(observing):
             if name not in self.signals:
                 self.signals[name] = self._new(kind, sink.total)
@@ -102,27 +110,30 @@ class Observation:
         """A signal that has observed nothing, for gradients like this one."""
         product = self.layer.product
         signal = kind(product.rows, product.cols, torch.promote_types(like.dtype, torch.float32), like.device, self._method)
-        signal.layer = LayerView(self.layer)
+        signal.layer = self._view
         return signal
 
     # ---- an update ------------------------------------------------------------------------------------------------------
 
-    def score(self, name: str) -> Any:
+    def score(self, name: str, left: torch.Tensor | None = None) -> Any:
         """What ranks positions by this signal: dense [rows, cols], or what a growth sink kept.
 
         As the weight is now: `double()` or `to(...)` may have come since the signal began.
+
+        left: bool [rows, cols], for signals that read their layer: the positions to see as the stored ones.
         """
         if self._streamed is not None:
             return self._streamed
         if name not in self._kinds:
             raise ValueError(f"expected one of the method's signals {', '.join(map(repr, self._kinds))}, got {name!r}")
         weight = self.layer.weight
-        return self._signal(name).score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        return self._signal(name, left).score().to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
-    def _signal(self, name: str) -> Signal:
-        """The signal of this name; one that observes nothing begins when it is asked for."""
+    def _signal(self, name: str, left: torch.Tensor | None = None) -> Signal:
+        """The signal of this name, which sees all of its layer or what is left; one that observes nothing begins when asked."""
         if name not in self.signals and not self._kinds[name].OBSERVES:
             self.signals[name] = self._new(self._kinds[name], self.layer.weight)
+        self.signals[name].layer.left = left
         return self.signals[name]
 
     def total(self, name: str, where: torch.Tensor | None = None) -> float:
@@ -144,18 +155,40 @@ class Observation:
         names = [name for name in (action.grow_by, action.keep_by) if name in self._kinds and not self._kinds[name].OBSERVES]
         return all(self._signal(name).is_ready() for name in names)
 
+    def _reads(self, action: Regrow) -> bool:
+        """Whether the action ranks positions by what the optimizer's step has left in `weight.grad`."""
+        return any(name in self._kinds and self._kinds[name].READS_GRADIENT for name in (action.grow_by, action.keep_by))
+
+    @property
+    def reads_gradient(self) -> bool:
+        """Whether a signal reads what the optimizer's step has left in `weight.grad`."""
+        return any(kind.READS_GRADIENT for kind in self._kinds.values())
+
+    def lacks(self, action: Regrow) -> bool:
+        """Whether nothing says where to drop, or to grow: the layer keeps its pattern."""
+        return not self.is_ready(action) or (self.needs(action) and self.idle)
+
     @property
     def idle(self) -> bool:
         """Whether no accumulation came since the last update, on any rank: nothing says where to grow."""
         return not (self.observed or self.spoiled or self._streamed is not None)
 
     def is_usable(self, action: Regrow) -> bool:
-        """Whether what was observed is finite, and enough for the action."""
-        return not self.spoiled and (self._streamed is None or action.grow <= self._grow)
+        """Whether what the action ranks by is finite, and enough for it."""
+        gradient = self.layer.weight.grad
+        if self._reads(action) and not (gradient is not None and gradient.isfinite().all()):
+            return False
+        return not self.needs(action) or (not self.spoiled and (self._streamed is None or action.grow <= self._grow))
+
+    def open(self, scale: torch.Tensor | None) -> None:
+        """The optimizer is about to step. scale: of a GradScaler, if it leaves dividing by it to the optimizer."""
+        self.had_gradient = self.layer.weight.grad is not None
+        self._before = before_step(self.layer.weight.grad, scale)
 
     def close(self) -> None:
         """The optimizer has stepped: what comes until `end` does not belong to this step."""
         watch, gradient = self.layer.watched, self.layer.weight.grad
+        self._view.scale, self._before = scale_left(gradient, self._before), None
         if watch is None:
             return
         watch.close()

@@ -22,9 +22,11 @@ _COMPUTED = (
 )
 
 
-def trainable(everyone: Mapping[str, SparseLayer]) -> dict[str, SparseLayer]:
-    """The layers whose weight is a Parameter that needs a gradient; ValueError if there is none."""
+def trainable(everyone: Mapping[str, SparseLayer], needed: bool = True) -> dict[str, SparseLayer]:
+    """The layers whose weight is a Parameter that needs a gradient; ValueError if there is none, and one is needed."""
     layers = {name: layer for name, layer in everyone.items() if not is_computed(layer) and layer.weight.requires_grad}
+    if not needed:
+        return layers
     if not layers and (computed := [name for name, layer in everyone.items() if _computes_trained(layer)]):
         raise ValueError(_COMPUTED.format(", ".join(computed)))
     if not layers:
@@ -34,7 +36,7 @@ def trainable(everyone: Mapping[str, SparseLayer]) -> dict[str, SparseLayer]:
 
 def refuse_computed(layers: Sequence[ManagedLayer]) -> None:
     """ValueError for a weight that is trained by way of other Parameters: no change of its pattern would reach these."""
-    changing = [managed for managed in layers if managed.method.changes_patterns]
+    changing = [managed for managed in layers if any(part.changes_patterns or part.freezes for part in managed.parts)]
     if computed := [managed.name for managed in changing if _computes_trained(managed.layer)]:
         raise ValueError(_COMPUTED.format(", ".join(computed)))
 
@@ -67,7 +69,7 @@ def checked_state(
             raise ValueError(f"expected a weight of its own for every sparse layer, got one shared by {twin!r} and {name!r}")
     state = OptimizerState(optimizers, trusted)
     admit(state, layers, methods)
-    _warn_of_decay(optimizers, groups)
+    _warn_of_decay(optimizers, {name: group for name, group in groups.items() if layers[name].weight.dim() == 1})
     return state
 
 
@@ -76,7 +78,7 @@ def admit(state: OptimizerState, layers: Mapping[str, SparseLayer], methods: Map
 
     ValueError if their state cannot follow. Of a layer whose method never changes anything it need not.
     """
-    changing = {name: layer.weight for name, layer in layers.items() if methods[name].changes_patterns}
+    changing = {name: layer.weight for name, layer in layers.items() if methods[name].decides}
     for weight in changing.values():
         optimizer = state.holder(weight)
         probed = probe(optimizer, weight)

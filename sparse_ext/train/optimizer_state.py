@@ -78,19 +78,20 @@ class OptimizerState:
     def move_state_(self, weight: torch.nn.Parameter, source: torch.Tensor) -> None:
         """Moves the state alone."""
         for one in self.of(weight):
-            take_(one.tensor, source, self._value(weight, one))
+            take_(one.tensor, source, self.fresh_value(weight, one))
 
     def renew_(self, weight: torch.nn.Parameter) -> None:
         """Has the state of all elements begin anew."""
         for one in self.of(weight):
-            one.tensor.fill_(self._value(weight, one))
+            one.tensor.fill_(self.fresh_value(weight, one))
 
     def resize_(self, weight: torch.nn.Parameter, state: Sequence[Found], source: torch.Tensor) -> None:
         """Moves the state that `of` found before the weight was resized; source: the slot map."""
         for one in state:
-            one.tensor.data = _with(taken(one.tensor, source), source, self._value(weight, one))
+            one.tensor.data = _with(taken(one.tensor, source), source, self.fresh_value(weight, one))
 
-    def _value(self, weight: torch.Tensor, one: Found) -> float:
+    def fresh_value(self, weight: torch.Tensor, one: Found) -> float:
+        """What this state holds of a weight that got no gradient yet."""
         return self._fresh.get(weight, {}).get(one.path, 0.0)
 
 

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from sparse_ext.methods import Layers, Method, Time
+from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import lasting
 from sparse_ext.ops.pattern import largest
 
 from .loop import Loop
 from .managed import ManagedLayer
+from .names import named_layers
 from .report import History
 from .sampling import offsets_of
 from .stamps import recognise, stamp
@@ -52,8 +55,9 @@ class Resumable:
             "observed": {name: one.observed for name, one in observations.items()},
             "spoiled": [name for name, one in observations.items() if one.spoiled],
             "offsets": offsets_of(self._layers),
+            "trained": {managed.name: state for managed in self._layers if (state := managed.part.state_dict())},
             "stamps": {managed.name: stamp(managed.layer) for managed in self._layers},
-            **self._history.state_dict(),
+            **self._history.state_dict(self._step),
         }
 
     @lasting
@@ -72,6 +76,8 @@ class Resumable:
             m.name: m.observation.restored(state["signals"].get(m.name, {}), state["observed"].get(m.name, 0))
             for m in self._layers
         }
+        for managed in self._layers:
+            managed.part.check(managed.name, state["trained"].get(managed.name, {}))
         if state["total_steps"] != self.total_steps:
             self._loop.say(
                 f"total_steps: the loaded state was saved with {state['total_steps']}, this Sparsifier was made with "
@@ -86,9 +92,23 @@ class Resumable:
         for managed in self._layers:
             name = managed.name
             managed.observation.restore(signals[name], state["observed"].get(name, 0), name in state["spoiled"])
+            managed.part.load_state_dict(state["trained"].get(name, {}))
             managed.state_stamp = state["stamps"].get(name)
             recognise(managed)
         self._arm()
+
+    @lasting
+    def track(self, model: nn.Module) -> None:
+        """Also changes the patterns of a copy of the model (an EMA, `torch.optim.swa_utils.AveragedModel`) at every update.
+
+        Raises:
+            ValueError: the copy lacks a layer, has it with another pattern, or was made in inference mode.
+        """
+        copies, layers = named_layers(model), [managed for managed in self._layers if isinstance(managed.layer, SparseLayer)]
+        for managed in layers:
+            managed.check_copy(copies)
+        for managed in layers:
+            managed.copies.append(copies[managed.name])
 
     def check_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state in today's form, if `load_state_dict` would take it; it raises the same errors, and changes nothing."""
@@ -144,12 +164,19 @@ def numbers_of(group: Group) -> Layers:
 
 def smallest(group: Group, count: int) -> dict[str, int]:
     """How many of the `count` smallest magnitudes of all these layers are each one's."""
-    used = [managed.layer.weight.detach().abs()[managed.layer.pattern.positions() >= 0] for managed in group]
+    used = [_in_use(managed).abs() for managed in group]
     sizes = [values.numel() for values in used]
     if not 0 <= count <= sum(sizes):
         raise ValueError(f"expected a count between 0 and {sum(sizes)} (positions in use), got {count}")
     stay = largest(torch.cat([values.to(used[0].device, torch.float64) for values in used]), sum(sizes) - count)
     return {m.name: size - int(part.sum()) for m, size, part in zip(group, sizes, stay.split(sizes), strict=True)}
+
+
+def _in_use(managed: ManagedLayer) -> torch.Tensor:
+    """The values of the positions in use."""
+    layer = managed.layer
+    where = layer.pattern.positions() >= 0 if layer.chosen_by is None else layer.pattern.mask().view(-1)
+    return layer.weight.detach()[where]
 
 
 def live(group: Group) -> Group:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from sparse_ext.ops import link_scores
+
 if TYPE_CHECKING:
     from .view import LayerView
 
@@ -24,6 +26,9 @@ class Signal(ABC):
         method: the method that uses it; its fields are the hyper-parameters.
         layer: weight(), mask() and gradient() of the layer as they are now, each [rows, cols], see `LayerView`.
         OBSERVES: whether it observes dense gradients. One that does not needs no `observe`; its score is asked for at updates.
+        READS_GRADIENT: whether its score uses `layer.gradient()`: what the optimizer's step has left in `weight.grad`.
+        SKIPS: whether a step whose gradient is not finite is left out, as one of many. Otherwise the update waits until its
+            steps have been observed anew.
         STREAMS: whether the score after a single observed step is that step's gradient. Then growth can choose positions while
             the gradient is computed, and nothing dense is kept.
 
@@ -38,6 +43,8 @@ class Signal(ABC):
     name: ClassVar[str]
     STREAMS: ClassVar[bool] = False
     OBSERVES: ClassVar[bool] = True
+    READS_GRADIENT: ClassVar[bool] = False
+    SKIPS: ClassVar[bool] = False
 
     layer: LayerView
 
@@ -121,7 +128,22 @@ class GradientSum(Signal):
         self.total = None
 
 
-SIGNALS: dict[str, type[Signal]] = {GradientSum.name: GradientSum}
+class LinkPrediction(Signal):
+    """Which connections the layer's own topology predicts: CH2-L3n of its mask, see `ops.link_scores`. Needs no gradient.
+
+    Where no path of length 3 leads, the score is UNLINKED, below all others: random growth then reaches such positions when no
+    others are left, all with the same chance.
+    """
+
+    name = "links"
+    OBSERVES = False
+    UNLINKED: ClassVar[float] = 1e-30
+
+    def score(self) -> torch.Tensor:
+        return link_scores(self.layer.mask()).clamp_(min=self.UNLINKED)
+
+
+SIGNALS: dict[str, type[Signal]] = {kind.name: kind for kind in (GradientSum, LinkPrediction)}
 
 
 def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:

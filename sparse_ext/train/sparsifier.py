@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sparse_ext.methods import Action, Choose, Method, Regrow
+from sparse_ext.methods import Action, Choose, Freeze, Method, Regrow
 from sparse_ext.ops import lasting
 
-from . import distributed, fit
+from . import dense_layers, distributed, fit
 from .attach import Attachment
 from .loop import Loop
 from .managed import ManagedLayer
@@ -22,7 +22,6 @@ from .optimizer_check import admit, checked_state, refuse_computed, trainable
 from .report import History, Report
 from .resumable import Group, Resumable, live, numbers_of
 from .sampling import offsets_of, sample
-from .state import methods_by_name
 from .uncompiled import uncompiled
 from .undo import Undo
 from .wrappers import parameters_of, sequence
@@ -75,23 +74,31 @@ class Sparsifier(Resumable):
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
         trust_optimizer: bool = False,
     ) -> None:
-        everyone = named_layers(model)
+        sparse = named_layers(model)
+        self._process_group = distributed.group_of(process_group)
+        everyone, methods = dense_layers.methods_by_layer(
+            model, sparse, method, optimizer, [name for name, layer in sparse.items() if not trainable({name: layer}, False)]
+        )
         layers = trainable(everyone)
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
-        self._process_group = distributed.group_of(process_group)
-        methods = methods_by_name(method, list(everyone), everyone.keys() - layers)
         distributed.refuse_local_steps(sequence(optimizer), list(methods.values()), self._process_group)
         self._state = checked_state(sequence(optimizer), layers, methods, trust_optimizer)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
+        with dense_layers.adopted(everyone[name] for name in methods):
+            self._manage({name: (everyone[name], one) for name, one in methods.items()}, model)
+
+    def _manage(self, layers: dict[str, tuple[Any, Method]], model: nn.Module) -> None:
+        """Begins with these layers and their methods."""
         self._layers = [
-            ManagedLayer(name, everyone[name], one, self._state, Observation(everyone[name], one, self._process_group))
-            for name, one in methods.items()
+            ManagedLayer(name, layer, one, self._state, Observation(layer, one.parts[0], self._process_group))
+            for name, (layer, one) in layers.items()
         ]
         refuse_computed(self._layers)
         self._groups: list[tuple[Method, Group]] = [
-            (one, [managed for managed in self._layers if managed.method == one]) for one in dict.fromkeys(methods.values())
+            (part, [managed for managed in self._layers if part in managed.parts])
+            for part in dict.fromkeys(part for managed in self._layers for part in managed.parts)
         ]
         self._attached = False
         self._step = self._updates = 0
@@ -99,6 +106,8 @@ class Sparsifier(Resumable):
         wrappers = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
         self._admit(live(self._layers), wrappers)
         self._history = History({managed.name: managed.layer for managed in self._layers})
+        for managed in self._layers:
+            managed.coverage = self._history.coverage_of(managed.name)
         self._follow({}, wrappers)
         self._arm()
 
@@ -174,7 +183,7 @@ class Sparsifier(Resumable):
         return self
 
     def step(self) -> bool:
-        """Call once per training step, after `optimizer.step()`. Returns True if an update changed anything.
+        """Call once per training step, after `optimizer.step()`. Returns True if an update changed a pattern.
 
         A non-finite gradient, as on a step that AMP skips, postpones the update until its gradient steps have been observed
         again. A layer that got no gradient keeps its pattern, and a frozen one keeps all: one whose weight needs no gradient,
@@ -199,8 +208,7 @@ class Sparsifier(Resumable):
         self._compare_stamps()
         self._step += 1
         try:
-            for managed in self._layers:
-                managed.observation.end()
+            self._history.end_step(self._step, self._layers)
             self._review()
             changed = self._update()
         except BaseException:
@@ -209,22 +217,13 @@ class Sparsifier(Resumable):
         self._arm()
         return changed
 
-    @lasting
-    def track(self, model: nn.Module) -> None:
-        """Also changes the patterns of a copy of the model (an EMA, `torch.optim.swa_utils.AveragedModel`) at every update.
-
-        Raises:
-            ValueError: the copy lacks a layer, has it with another pattern, or was made in inference mode.
-        """
-        copies = named_layers(model)
-        for managed in self._layers:
-            managed.check_copy(copies)
-        for managed in self._layers:
-            managed.copies.append(copies[managed.name])
-
     def _arm(self) -> None:
         """Observes the next step's dense gradient if an update needs it; counts accumulations in the step before that."""
         time = self._time(1)
+        due = [
+            time.step <= to or method.is_update(time) for (method, _), to in zip(self._groups, self._postponed_to, strict=True)
+        ]
+        dense_layers.arm(self._groups, due, bool(self._loop.wrappers) or distributed.world_size(self._process_group) > 1)
         for (method, every), postponed_to in zip(self._groups, self._postponed_to, strict=True):
             group = live(every)
             if method.signals and (time.step <= postponed_to or method.observes(time)):
@@ -248,15 +247,16 @@ class Sparsifier(Resumable):
             return self._carry_out([order for i in due for order in self._orders(i, *self._groups[i])], undo)
 
     def _carry_out(self, orders: list[tuple[ManagedLayer, Action]], undo: Undo) -> bool:
-        """Carries out these orders, after what they change was kept; True if there are any."""
+        """Carries out these orders, after what they change was kept; True if a pattern, layout or rule may have changed."""
         if not orders:
             return False
         for managed, action in orders:
             managed.keep(undo, action)
-        self._history.begin_update(self._step)
+        if not all(isinstance(action, Freeze) for _, action in orders):
+            self._history.begin_update(self._step)
         for managed, action in orders:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"), self._time())
-            self._history.add(managed.name, managed.layer, *change)
+            self._history.add(self._step, managed.name, managed.layer, action, *change)
         self._updates += 1
         # Rules may choose in every step, and a comparison synchronises: those are compared now and then only.
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:
@@ -264,7 +264,7 @@ class Sparsifier(Resumable):
         if self.replace_step:
             for optimizer in sequence(self.optimizer):
                 optimizer.zero_grad(set_to_none=True)
-        return True
+        return not all(isinstance(action, Freeze) for _, action in orders)
 
     def _orders(self, number: int, method: Method, group: Group) -> list[tuple[ManagedLayer, Action]]:
         """The method's actions for its layers now; none, and the update is postponed, if a signal it needs is unusable."""
@@ -272,15 +272,15 @@ class Sparsifier(Resumable):
         distributed.refuse_shards([managed for managed in group if managed.layer.weight.requires_grad], method)
         group = live(group)
         actions = method.plan(numbers_of(group), self._time()) if group else {}
-        orders, usable = [], True
+        orders, usable = [], method.importance is None or dense_layers.are_scored(group)
         for managed in group:
             action = actions.get(managed.name)
             if action is None or (not isinstance(action, Regrow | Choose) and managed.is_so(action)):
                 continue
-            if isinstance(action, Regrow) and not managed.observation.is_ready(action):
+            if isinstance(action, Freeze) and not managed.part.scored:  # it took no part in this step
                 continue
-            if isinstance(action, Regrow) and managed.observation.needs(action):
-                if managed.observation.idle:
+            if isinstance(action, Regrow):
+                if managed.observation.lacks(action):
                     self._loop.check_sight(managed.observation)
                     continue
                 usable &= managed.observation.is_usable(action)
@@ -289,12 +289,12 @@ class Sparsifier(Resumable):
         self._postponed_to[number] = 0 if usable else self._step + method.observed_steps()
         if usable:
             return orders
-        for managed in group:
+        for managed in group if method.signals else ():
             managed.observation.clear()
         return []
 
     # ---- the report -----------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
-        """nnz, density, replaced connections, coverage and flip rate of every layer; `print` shows a table."""
-        return Report(self._step, self._updates, tuple(self._history.of(m.name, m.layer, m.frozen) for m in self._layers))
+        """nnz, density, average density, replaced connections, coverage, flip rate of every layer; `print` shows a table."""
+        return Report(self._step, self._updates, tuple(self._history.of(managed, self._step) for managed in self._layers))

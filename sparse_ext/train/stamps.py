@@ -11,6 +11,8 @@ import weakref
 from typing import Any
 
 from sparse_ext.nn import SparseLayer
+from sparse_ext.nn.partly import PartlyTrained
+from sparse_ext.nn.plain import release
 from sparse_ext.ops import lasting
 
 from .managed import ManagedLayer
@@ -29,6 +31,14 @@ def claim(managed: ManagedLayer, owner: object) -> None:
         layer.register_load_state_dict_post_hook(_after_load),
     ):
         weakref.finalize(owner, handle.remove)
+    weakref.finalize(owner, _let_go, layer, _MANAGED[layer]).atexit = False
+
+
+def _let_go(layer: SparseLayer, managed: weakref.ref[ManagedLayer]) -> None:
+    """What managed the layer is gone: all of it trains again, unless a later Sparsifier manages it."""
+    if _MANAGED.get(layer) is managed and isinstance(layer, PartlyTrained):
+        layer.train_all_()
+        release(layer)
 
 
 def is_current(managed: ManagedLayer) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -37,9 +37,12 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str], fro
 
 
 def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:
-    """The method's name and choices, as plain values; of a mapping, by pattern."""
+    """The method's name and choices, as plain values, see `methods.base.LATER`; of a mapping, by pattern."""
+    if isinstance(method, Method) and len(method.parts) > 1:
+        return {"name": type(method).__name__, **{type(part).__name__: described(part) for part in method.parts}}
     if isinstance(method, Method):
-        return {"name": type(method).__name__, **asdict(method)}
+        known = [one for one in fields(method) if not (one.metadata.get("later") and getattr(method, one.name) == one.default)]
+        return {"name": type(method).__name__, **{one.name: getattr(method, one.name) for one in known}}
     return {pattern: described(one) for pattern, one in method.items()}
 
 
@@ -62,6 +65,11 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     state.setdefault("observed", dict.fromkeys(state.get("signals", {}), 1))
     state.setdefault("spoiled", [])
     state.setdefault("stamps", {})
+    if "executed" not in state:  # nothing is known of the steps so far
+        layers = list(state.get("shapes", {}))
+        state |= {"executed": {name: [0, 0, 0, 0] for name in layers}, "uncounted": state.get("step", 0)}
+        state["shares"] = {name: [1.0, 1.0] for name in layers}
+    state.setdefault("trained", {})
     if isinstance(state.get("postponed_to"), int):
         state["postponed_to"] = [state["postponed_to"]]
     return state if version >= 3 else _renamed(state, {shortened(name): name for name in names})
@@ -70,7 +78,7 @@ def upgraded(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 def with_frozen(state: dict[str, Any], own: Mapping[str, Any], frozen: Collection[str]) -> dict[str, Any]:
     """The state, in which layers that are frozen now may be missing, as earlier versions left them out."""
     if missing := [name for name in frozen if name not in state.get("shapes", frozen)]:
-        for key in ("shapes", "replaced", "replaced_last", "flips", "coverage"):
+        for key in ("shapes", "replaced", "replaced_last", "flips", "coverage", "executed", "shares"):
             if isinstance(state.get(key), Mapping):
                 state[key] = state[key] | {name: own[key][name] for name in missing}
     return state

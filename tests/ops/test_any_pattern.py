@@ -102,3 +102,20 @@ def test_a_slot_map_says_where_every_entry_was(layout, data):
         used = before >= 0
         kept = before[used][largest(keep[used], old.nnz - drop)]
         assert torch.isin(kept, after).all()
+
+
+@pytest.mark.parametrize("layout", regrowing.values(), ids=regrowing)
+@given(st.data())
+def test_what_is_kept_is_what_regrowth_keeps(layout, data):
+    """Other positions score more than those that were dropped, so none of these comes back while there are others."""
+    old = data.draw(patterns(layout.pattern))
+    keep, drop = data.draw(numbers(old.capacity)), data.draw(st.integers(0, old.nnz))
+    kept, before = old.kept(keep, drop), old.mask()
+    new, _ = old.regrown(keep, (~before).float(), drop, drop)
+    stayed = before & new.mask()
+    assert not (kept & ~stayed).any()
+    free = drop <= int((~before).sum()) if old.VARIABLE else old.cols % 4 != 3  # the third of three is no room for two
+    assert not free or torch.equal(kept, stayed)
+    if old.VARIABLE:
+        with pytest.raises(ValueError, match=f"drop between 0 and nnz = {old.nnz}, got {old.nnz + 1}"):
+            old.kept(keep, old.nnz + 1)

@@ -8,9 +8,11 @@ A scenario returns plain values and tensors; the test compares those of both ran
 import sys
 import traceback
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import children
+import exchange
 import following
 import sharded
 import torch
@@ -18,7 +20,20 @@ import torch.distributed as dist
 import uneven
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
-from training import DENSE_WEIGHT, KINDS, OPTIMIZERS, backward, batch, chosen_layer, method_named, mlp, patterns, push, trainer
+from training import (
+    DENSE_WEIGHT,
+    KINDS,
+    OPTIMIZERS,
+    REGROWING,
+    backward,
+    batch,
+    chosen_layer,
+    method_named,
+    mlp,
+    patterns,
+    push,
+    trainer,
+)
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -87,6 +102,21 @@ def two_of_four(rank):
         found[method] = (patterns(model), [layer.layout for layer in sparse_layers(inner).values()])
         seeds += [int(layer.rng[0]) for layer in sparse_layers(inner).values() if layer.rng is not None]
     return found, seeds
+
+
+def trained_by(rank, method, layout):
+    """Packed weights by any method, all of its schedule, on batches of its own for each rank; patterns, and the weights."""
+    model = DDP(mlp(layout=layout, method=method))
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    chosen = method_named(method, update_interval=3, drop_fraction=0.4, t_end=1.0)
+    sparsifier = sx.Sparsifier(model, optimizer, chosen, total_steps=STEPS)
+    history = []
+    for step in range(1, STEPS):
+        backward(model, step + 100 * rank)
+        optimizer.step()
+        history.append((sparsifier.step(), patterns(model)))
+        optimizer.zero_grad()
+    return history, [layer.weight.detach() for layer in sparse_layers(model).values()]
 
 
 def a_dense_weight_after_ddp(rank):
@@ -238,9 +268,10 @@ SCENARIOS = {
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
         convolutions_with_batchnorm, two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds,
         different_seeds, no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, compiled_before_ddp,
-        *sharded.SCENARIOS, *uneven.SCENARIOS, *following.SCENARIOS,
+        *exchange.SCENARIOS, *sharded.SCENARIOS, *uneven.SCENARIOS, *following.SCENARIOS,
     )
 }  # fmt: skip
+SCENARIOS |= {f"trained_by_{n}": partial(trained_by, method=how[0], layout=how[1]) for n, how in enumerate(REGROWING)}
 
 
 def main(rank, folder):

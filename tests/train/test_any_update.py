@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import CHANGING, KINDS, OPTIMIZERS, RENEWING, backward, method_named, mlp, slots, spread
+from orders import more, recorded
+from training import CHANGING, KINDS, OPTIMIZERS, backward, method_named, mlp, slots, spread
 
 import sparse_ext as sx
 from sparse_ext.nn import sparse_layers
@@ -24,13 +25,17 @@ def test_values_and_state_follow(method, layout, seed, optimizer, share, steps, 
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     chosen = method_named(method, update_interval=1, refresh_interval=1, t_end=1.0, drop_fraction=share, dense_tail=0.0)
     sparsifier = sx.Sparsifier(model, optimizer, chosen, total_steps=10)
+    orders = recorded(sparsifier)
     for step in range(1, steps + 1):
         backward(model, seed + step)
         optimizer.step()
         before = {name: held(layer, optimizer) for name, layer in sparse_layers(model).items()}
-        sparsifier.step()
+        orders.clear()
+        assert sparsifier.step() == bool(orders and orders[0])
         for name, layer in sparse_layers(model).items():
-            assert_followed(held(layer, optimizer), before[name], layer, method)
+            action = orders[0].get(name) if orders else None
+            anew = getattr(action, "fresh_state", False)
+            assert_followed(held(layer, optimizer), before[name], layer, more(chosen, action), anew)
         optimizer.zero_grad(set_to_none=True)
 
 
@@ -40,14 +45,14 @@ def held(layer, optimizer):
     return where, layer.nnz, {name: spread(layer, value) for name, value in slots(layer, optimizer).items() if name != "grad"}
 
 
-def assert_followed(now, before, layer, method):
+def assert_followed(now, before, layer, more, anew):
+    """more: how many weights it has gained, if that is known. anew: whether the optimizer's state begins anew."""
     (mask, nnz, values), (old_mask, old_nnz, old_values) = now, before
-    assert nnz == old_nnz or sx.METHODS[method].changes_density
+    assert more is None or nnz == old_nnz + more
     assert values.keys() == old_values.keys()
     for name, value in values.items():
-        if method in RENEWING and nnz > old_nnz and name != "weight":
-            assert not value.any()
-            continue
-        assert torch.equal(value[mask & old_mask], old_values[name][mask & old_mask]), name
+        stays = old_values[name][mask & old_mask]
+        expected = torch.zeros_like(stays) if anew and name != "weight" else stays
+        assert torch.equal(value[mask & old_mask], expected), name
         assert not value[mask & ~old_mask].any(), name
     assert not layer.weight[layer.slots() < 0].any()

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import children
+import exchange
 import following
 import pytest
 import ranks
 import torch
-from training import KINDS, assert_same, backward, mlp, patterns, trainer
+from training import KINDS, REGROWING, assert_same, backward, mlp, patterns, trainer
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -61,6 +62,16 @@ def test_2_4_agrees_and_samples_apart(outcomes):
     assert {layouts[0] for _, layouts in first.values()} == {"2:4", "dense"}
     assert len(seeds) == len(others) == 4  # of FST none: it ends in its dense tail
     assert len({*seeds, *others}) == 4  # two layers on two ranks: of every method the same
+
+
+@pytest.mark.parametrize(("method", "layout"), REGROWING)
+def test_every_method_agrees(outcomes, method, layout):
+    """On patterns after every step, and in the end on weights."""
+    (first, weights), (second, others) = values(outcomes, f"trained_by_{REGROWING.index((method, layout))}")
+    assert first == second
+    assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
+    assert sum(changed for changed, _ in first) >= 2
+    assert len({str(pattern) for _, pattern in first}) >= 2
 
 
 def test_a_packed_weight_cannot_become_dense_under_ddp(outcomes):
@@ -178,6 +189,13 @@ def test_a_sharded_layer_from_meta_has_one_pattern(outcomes):
         assert torch.equal(mask, other)
         assert torch.equal(y, its)
         assert y.std() > 0
+
+
+@pytest.mark.parametrize("method", exchange.METHODS)
+def test_layers_exchange_weights_as_in_one_process(outcomes, method):
+    found = equal(outcomes, "exchange_between_layers")[method]
+    assert found == exchange.history(method, lambda model: model, lambda whole: whole)
+    assert len({str(pattern) for pattern in found}) > 3
 
 
 @pytest.mark.parametrize("scenario", ["join_with_growth", "join_with_random_growth"])

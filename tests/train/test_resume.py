@@ -6,7 +6,7 @@ import children
 import pytest
 import resume
 import torch
-from training import CHANGING, KINDS, RENEWING, assert_same, masks, run
+from training import CHANGING, KINDS, assert_same, masks, run
 
 import sparse_ext as sx
 
@@ -24,7 +24,7 @@ def is_slow(case):
 
 
 def name(case):
-    return "-".join(map(str, case)).replace("/", "")
+    return "-".join(map(str, case)).replace("/", "-")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def test_resumed_run_equals_uninterrupted_run(folder, case):
 
     assert_same(load("result"), load("expected"))
     before, after = load("masks"), load("later")
-    assert all(not torch.equal(before[layer], after[layer]) for layer in before) or case[0] in RENEWING
+    # A schedule of densities may have come to the same phase again, or to its end.
+    assert sx.METHODS[case[0]].changes_density or all(not torch.equal(before[layer], after[layer]) for layer in before)
 
 
 @pytest.mark.parametrize(("method", "layout"), CHANGING)

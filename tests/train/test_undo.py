@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import CHANGING, OPTIMIZERS, assert_same, backward, everything, method_named, mlp, run
 
 from sparse_ext import Sparsifier
-from sparse_ext.methods import Method, Switch
+from sparse_ext.methods import Method, Switch, Time
 from sparse_ext.nn import sparse_layers
 from sparse_ext.train.managed import ManagedLayer
 from sparse_ext.train.undo import Undo
@@ -70,8 +70,9 @@ def trained_until_the_update(method, layout):
     sparsifier = Sparsifier(model, optimizer, method, total_steps=30)
     copied = copy.deepcopy(model)
     sparsifier.track(copied)
-    run(model, optimizer, sparsifier, range(1, 3))
-    backward(model, 3)
+    first = next(step for step in range(3, 30) if method.is_update(Time(step, 30)))
+    run(model, optimizer, sparsifier, range(1, first))
+    backward(model, first)
     optimizer.step()
     for managed in sparsifier._layers:  # the signals have seen this step, whatever becomes of the update
         managed.observation.end()

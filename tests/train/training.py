@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import ell  # noqa: F401
-import momentum  # noqa: F401  (both register themselves, also in child processes)
+import momentum  # noqa: F401
+import thinning  # noqa: F401  (all register themselves, also in child processes)
 import torch
 from torch import nn
 
@@ -74,12 +75,15 @@ def mlp(
     kind: str = "linear",
 ) -> nn.Sequential:
     """Two sparse layers of a kind, for "csr" one of them with unused slots, and a dense one."""
-    torch.manual_seed(seed)
-    first = sx.METHODS.get(method, sx.Static)().initial_density(1 - sparsity)  # a test may have a method of its own
-    choices = [{"sparsity": 1 - first}, {"sparsity": 1 - first, "capacity": min(1.0, 1.2 * first)}]
+    shape, *layers, length = KINDS[kind]
+    (first, most), (other, room) = (densities(make, 1 - sparsity, method) for make in layers)
+    choices = [
+        {"sparsity": 1 - first, "capacity": most},
+        {"sparsity": 1 - other, "capacity": min(1.0, max(1.2 * other, room))},
+    ]
     if layout == "2:4":
         choices = 2 * [{"capacity": 1.0 if method in DENSE_WEIGHT else 0.5}]
-    shape, *layers, length = KINDS[kind]
+    torch.manual_seed(seed)
     first, second = (make(dtype=dtype, layout=layout, **choice) for make, choice in zip(layers, choices, strict=True))
     for layer in (first, second) if layout != "2:4" else ():
         layer.aim_at_(1 - sparsity)
@@ -87,6 +91,16 @@ def mlp(
         return nn.Sequential(first, nn.Tanh(), second, nn.ReLU(), nn.Linear(length, CLASSES, dtype=dtype))
     head = nn.Sequential(nn.Flatten(), nn.Linear(length, CLASSES, dtype=dtype))
     return nn.Sequential(nn.Unflatten(1, shape), first, nn.Tanh(), second, nn.ReLU(inplace=True), head)
+
+
+def densities(make: Callable[..., nn.Module], density: float, method: str) -> tuple[float, float]:
+    """With which a layer begins that is made for this density, and for which it has room, as `sparsify_` has it."""
+    if method not in sx.METHODS:  # a test may have one of its own
+        return density, density
+    pattern, chosen = make(device="meta").pattern, sx.METHODS[method]()
+    made = round(density * pattern.rows * pattern.cols) / (pattern.rows * pattern.cols)
+    first = chosen.initial_density(made) if chosen.initial_density(made) > made else density
+    return first, max(first, chosen.max_density(made)) if chosen.max_density(made) > made else first
 
 
 # Methods that train a dense weight; and the others, with the layouts that they train.
@@ -110,7 +124,10 @@ REGROWING = [(name, layout) for name, layout in PACKED if method_named(name).cha
 KEEPING = [(name, layout) for name, layout in REGROWING if not sx.METHODS[name].changes_density]
 NEVER_GROWING = ("gmp",)
 RENEWING = ("ac/dc",)  # growth renews the optimizer's state of all weights
-CHANGING = REGROWING + [(name, "2:4") for name in DENSE_WEIGHT] + [("sr-ste", "ell")]
+CHANGING = REGROWING + [(name, layout) for name in DENSE_WEIGHT for layout in (*PATTERNS, "2:4") if trains(name, layout)]
+CHANGING = list(dict.fromkeys(CHANGING))
+# And those that do anything else, such as freezing a part of a layer.
+ACTING = CHANGING + [how for how in PACKED if sx.METHODS[how[0]].freezes and how not in CHANGING]
 
 
 def batch(step: int, size: int = BATCH, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,12 +226,13 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     """Bit for bit."""
     assert actual.keys() == expected.keys()
-    different = [
-        key
-        for key, value in expected.items()
-        if not (torch.equal(actual[key], value) if torch.is_tensor(value) else actual[key] == value)
-    ]
-    assert not different
+    assert not [key for key, value in expected.items() if not _is_same(actual[key], value)]
+
+
+def _is_same(actual: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return actual.keys() == expected.keys() and all(_is_same(actual[key], value) for key, value in expected.items())
+    return torch.equal(actual, expected) if torch.is_tensor(expected) else actual == expected
 
 
 # ---- one layer whose dense gradient the test chooses ---------------------------------------------------------------

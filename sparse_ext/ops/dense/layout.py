@@ -73,6 +73,7 @@ class Dense(Layout):
     pattern = DensePattern
     operands = DenseOperands
     products = {Linear: DenseLinear, Conv2d: DenseConv2d}  # noqa: RUF012
+    AT_POSITIONS = True
 
     @staticmethod
     def allocate(pattern: DensePattern) -> DenseOperands:

@@ -87,6 +87,7 @@ class Masked(Layout):
     pattern = MaskedPattern
     operands = MaskedOperands
     products = {Linear: MaskedLinear, Conv2d: MaskedConv2d}  # noqa: RUF012
+    AT_POSITIONS = True
 
     @staticmethod
     def allocate(pattern: MaskedPattern) -> MaskedOperands:
@@ -107,6 +108,10 @@ class Masked(Layout):
     @classmethod
     def held(cls, operands: MaskedOperands) -> dict[str, torch.Tensor]:
         return {"mask_bits": operands.bits}
+
+    @classmethod
+    def at_pattern(cls, values: torch.Tensor, operands: MaskedOperands) -> torch.Tensor:
+        return kernels.masked_select.call(values, operands.bits)
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: MaskedPattern) -> torch.Tensor:

@@ -9,7 +9,7 @@ Where a dense product was measured to be faster, as with few tokens, the weight 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -120,6 +120,11 @@ class Nm24(Layout):
     @staticmethod
     def is_prepared(operands: Nm24Operands, pattern: Nm24Pattern) -> bool:
         return torch.equal(operands.ids, pattern.ids)
+
+    @classmethod
+    def backward_entries(cls, product: Any, nnz: Any, rule: str | None, sampled: bool) -> tuple[Any, Any]:
+        positions = product.rows * product.cols
+        return nnz if rule == "transposable" else positions, positions // 2 if sampled else positions
 
     @classmethod
     def pack(cls, dense: torch.Tensor, pattern: Nm24Pattern) -> torch.Tensor:

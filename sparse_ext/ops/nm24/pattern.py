@@ -163,6 +163,11 @@ class Nm24Pattern(Pattern):
         ids, source = training.nm24_regrow(values, self.ids, self.cols, score, seed, drop)
         return Nm24Pattern(self.rows, self.cols, ids), source
 
+    def kept(self, keep: torch.Tensor, drop: int) -> torch.Tensor:
+        """Positions without an alternative stay."""
+        fixed = self.positions() % self.cols >= (self.cols if self.cols % 4 == 3 else self.cols // 4 * 4)
+        return super().kept(keep.detach().abs().masked_fill(fixed, math.inf), min(drop, self.rows * _droppable(self.cols)))
+
     def resized(self, capacity: int) -> Nm24Pattern:
         return self
 

@@ -1,0 +1,1 @@
+"""Every method on small tasks with known accuracies: `make accuracy`, results in bench/results/accuracy.jsonl."""

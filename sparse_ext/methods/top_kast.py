@@ -1,0 +1,80 @@
+"""Top-KAST: products use the largest weights, and gradients reach some more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .actions import Action, Choose
+from .base import About, LayerNumbers, Method, Time
+
+
+@dataclass(frozen=True)
+class TopKAST(Method):
+    """Top-K always sparse training (Jayakumar et al. 2020, https://arxiv.org/abs/2106.03517).
+
+    Layers have a dense weight. Products use the set A: the share D of largest magnitudes, D being the layer's density. A larger
+    set B, the share D + extra, gets gradients, as a sampled product, and the optimizer steps on it alone; what is in neither
+    keeps value and state. The exploration penalty is lambda |w| on A, and lambda |w| / D on what B has beside A, so that what
+    explores has to prove itself. The sets are chosen anew every `update_interval` steps, of which the paper says that 100 lose
+    little.
+
+    In the paper layers may be chosen together; here each one keeps its density. In 2:4, A are two of every four neighbours,
+    and B has beside them the largest of the others.
+
+    Forward and input gradient cost D, the weight gradient D + extra; a choice costs a pass over the weight. Weight and
+    optimizer state are as long as the dense layer's. Make the layers by `sparsify_(model, ..., method=TopKAST())`: layers
+    that hold packed weights begin with 0 at all other positions.
+
+    Args:
+        extra: M, in [0, 1]: how much larger the share B is than A; all weights at most.
+        update_interval: steps between choices, at least 1 (the paper).
+        penalty: lambda, finite, at least 0.
+        norm: "l1": the penalty is lambda |w|; "l2": lambda w^2 / 2.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    dense_weight = True
+    freezes = True
+    about: ClassVar[About | None] = About(
+        source="[Jayakumar et al. 2020](https://arxiv.org/abs/2106.03517)",
+        grad_weight="d + extra",
+        optimizer_memory="1",
+        good_for="sparse training without dense gradients, where memory is no concern",
+    )
+
+    extra: float = 0.1
+    update_interval: int = 100
+    penalty: float = 1e-4
+    norm: str = "l1"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.extra <= 1.0:
+            raise ValueError(f"expected extra in [0, 1], got {self.extra}")
+        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
+            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        if not 0.0 <= self.penalty < float("inf"):
+            raise ValueError(f"expected a finite penalty of at least 0, got {self.penalty}")
+        if self.norm not in ("l1", "l2"):
+            raise ValueError(f"expected norm to be one of 'l1', 'l2', got {self.norm!r}")
+
+    @property
+    def exploration(self) -> float:
+        return self.penalty
+
+    @property
+    def exploration_norm(self) -> str:
+        return self.norm
+
+    def is_update(self, time: Time) -> bool:
+        return time.step % self.update_interval == 0
+
+    def plan(self, layers: Mapping[str, LayerNumbers], time: Time) -> dict[str, Action]:
+        counts = {name: min(one.positions, one.nnz + round(self.extra * one.positions)) for name, one in layers.items()}
+        return {name: Choose("largest", trained=count) for name, count in counts.items()}
+
+    def max_density(self, density: float) -> float:
+        return 1.0

@@ -1,0 +1,143 @@
+"""Dense layers that a method trains in part: `nn.Linear` and `nn.Conv2d`, as they are, with what a Sparsifier asks of a layer.
+
+`adopt` gives such a layer a subclass of its own class, as `torch.nn.utils.parametrize` does, and `release` the class back.
+Parameters, state dict, copies, pickles and isinstance stay what they were.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_ext.ops import Conv2d, Linear, Pattern, layout_named, multiply
+
+from .candidates import HOOKS, obstacles
+from .conv import Window
+from .partly import PartlyTrained
+
+
+class Adopted(PartlyTrained):
+    """What these subclasses share. The members are those of `SparseLayer`, of a layer that stores every position."""
+
+    layout = "dense"
+    layout_reason = "a dense layer"
+    chosen_by = None
+    watched = None
+    can_sample = False
+    rng = None
+    in_features: int
+    out_features: int
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the dense layer; the weight gradient is computed of the part that trains."""
+        trains = self._trains
+        if trains is None or not torch.is_grad_enabled():
+            return super().forward(x)  # type: ignore[misc, no-any-return]
+        weight, bias, part = trains.of(self.weight, self.bias)  # type: ignore[attr-defined]
+        if part is None:
+            return self.dense_forward(x, weight, bias)
+        kind = layout_named(self.layout)
+        return multiply(kind, self.product, x, weight, bias, kind.operands(), pattern=self.pattern, part=part)
+
+    def dense_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """By PyTorch's own function."""
+        raise NotImplementedError
+
+    @property
+    def pattern(self) -> Pattern:
+        """All positions."""
+        return layout_named(self.layout).pattern.empty(self.product.rows, self.product.cols, 0, self.weight.device)
+
+    @property
+    def capacity(self) -> int:
+        """How many weights there are."""
+        return self.weight.numel()
+
+    nnz = target_nnz = capacity
+
+    @property
+    def density(self) -> float:
+        """1."""
+        return 1.0
+
+    def slots(self) -> torch.Tensor:
+        """int64 [capacity]: the position of every weight."""
+        return torch.arange(self.capacity, device=self.weight.device)
+
+    def mask(self) -> torch.Tensor:
+        """bool, of the weight's shape: True."""
+        return torch.ones_like(self.weight, dtype=torch.bool)
+
+    def sync(self) -> None:
+        """There is nothing that is derived from buffers."""
+
+    def unwatch(self) -> None:
+        """There is no watch: no method asks for more than `weight.grad`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_trains"}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.train_all_()
+        return super()._apply(*args, **kwargs)  # type: ignore[misc]
+
+
+class AdoptedLinear(Adopted, nn.Linear):
+    """An `nn.Linear` that is trained in part."""
+
+    @property
+    def product(self) -> Linear:  # type: ignore[override]
+        return Linear(self.out_features, self.in_features)
+
+    def dense_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return nn.functional.linear(x, weight, bias)
+
+
+class AdoptedConv2d(Adopted, nn.Conv2d):
+    """An `nn.Conv2d` that is trained in part."""
+
+    @property
+    def product(self) -> Conv2d:  # type: ignore[override]
+        sizes: Any = (self.kernel_size, self.stride, Window.of(self).zeros(), self.dilation)
+        return Conv2d(self.out_channels, self.in_channels // self.groups, *sizes, self.groups)
+
+    def dense_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._conv_forward(x, weight, bias)
+
+
+ADOPTED: dict[type[nn.Module], type[Any]] = {nn.Linear: AdoptedLinear, nn.Conv2d: AdoptedConv2d}
+
+
+def adoptable(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The dense layers of a model that could be trained in part, by name, and why others of their kinds could not."""
+    why = obstacles(model)
+    found, kept = {}, {}
+    for name, module in model.named_modules():
+        if type(module) not in (*ADOPTED, *ADOPTED.values()):
+            if isinstance(module, tuple(ADOPTED)) and name in why:
+                kept[name] = why[name]
+            continue
+        reason = None if isinstance(module, Adopted) else why.get(name)
+        if reason == HOOKS:  # they stay, as the layer does
+            reason = None
+        if isinstance(module, nn.Conv2d) and Window.of(module).zeros() is None:
+            reason = f"it pads with {module.padding_mode!r}, or one side more than the other"
+        if reason is None:
+            found[name] = module
+        else:
+            kept[name] = reason
+    return found, kept
+
+
+def adopt(layer: nn.Module) -> None:
+    """Gives a dense layer the subclass that can be trained in part."""
+    layer.__class__ = ADOPTED.get(type(layer), type(layer))
+
+
+def release(layer: nn.Module) -> None:
+    """Gives the layer its own class back."""
+    if isinstance(layer, Adopted):
+        vars(layer).pop("_trains", None)
+        layer.__class__ = next(kind for kind, own in ADOPTED.items() if own is type(layer))

@@ -1,0 +1,169 @@
+"""A dry run of a method over plain numbers: what its layers' products will cost in a whole run, if it goes as planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sparse_ext.methods import Action, LayerNumbers, Layers, Method, Regrow, Time
+from sparse_ext.ops import LAYOUTS
+
+from .signals import signal_classes
+from .work import Entries, Executed, Work, after
+
+if TYPE_CHECKING:
+    from .managed import ManagedLayer
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One layer's run as planned.
+
+    Attributes:
+        sums: what all steps together cost. Of a step that observes the dense gradient, the weight gradient costs all positions:
+            the sparse one is a part of it.
+        observed: how many steps do.
+        end: the layer after the last step.
+    """
+
+    sums: Entries
+    observed: int
+    end: Work
+
+
+def planned(method: Method, group: Sequence[ManagedLayer], total_steps: int) -> dict[str, Planned]:
+    """{name: its run} of the layers that this method trains, from step 0 to total_steps.
+
+    What depends on values is taken as if all positions were alike: a total over a signal's scores is the number of positions,
+    and of the smallest magnitudes of all layers each one has a share in proportion to its nnz.
+    """
+    run = _DryRun(method, group)
+    run.carry_out(0, {name: one for name, one in run.plan(Time(0, total_steps)).items() if not isinstance(one, Regrow)})
+    kinds = signal_classes(method.signals)
+    watching = {name for name, kind in kinds.items() if kind.OBSERVES}
+    streams = method.observed_steps() == 1 and all(kinds[name].STREAMS for name in watching)
+    for time, due, observed in _steps(method, total_steps):
+        observed &= bool(watching)
+        if not (due or observed):
+            continue
+        actions = run.plan(time) if due or streams else {}
+        if observed:
+            run.observe([name for name in run.now if not streams or _asks_for(watching, actions.get(name))])
+        if due:
+            run.carry_out(time.step, actions)
+    ends = {name: one.settled(total_steps) for name, one in run.now.items()}
+    return {name: Planned(one.sums, one.observed, one.work) for name, one in ends.items()}
+
+
+def _asks_for(signals: set[str], action: Action | None) -> bool:
+    """Whether the action ranks positions by one of these signals."""
+    return isinstance(action, Regrow) and not signals.isdisjoint((action.grow_by, action.keep_by))
+
+
+def _steps(method: Method, total_steps: int) -> Iterator[tuple[Time, bool, bool]]:
+    """(time, whether patterns may change, whether signals observe) of each step from 1 on."""
+    ahead = max(1, method.observed_steps())
+    due = [method.is_update(Time(step, total_steps)) for step in range(1, total_steps + ahead)]
+    usual = type(method).observes is Method.observes
+    following: list[int] = [0] * len(due)  # the next step, this one included, that is due
+    after_all = total_steps + 2 * ahead
+    for index in reversed(range(len(due))):
+        after_all = following[index] = index + 1 if due[index] else after_all
+    for step in range(1, total_steps + 1):
+        time = Time(step, total_steps)
+        near = following[step - 1] - step < method.observed_steps() if usual else method.observes(time)
+        yield time, due[step - 1], near
+
+
+class _DryRun:
+    """The layers of one method as plain numbers.
+
+    Attributes:
+        now: {name: what the layer has cost so far, and is now}.
+    """
+
+    def __init__(self, method: Method, group: Sequence[ManagedLayer]) -> None:
+        self.now = {managed.name: Executed(_start(managed)) for managed in group}
+        self._method = method
+        self._capacities = {managed.name: managed.layer.capacity for managed in group}
+        self._targets = {managed.name: managed.layer.target_nnz for managed in group}
+        self._numbers: Layers | None = None
+        self._idle: dict[str, Action] = {}  # by layer, what changes nothing, such as a choice by the present rule
+
+    def plan(self, time: Time) -> dict[str, Action]:
+        """What the method orders at this step."""
+        if self._numbers is None:
+            self._numbers = Layers({name: self._seen(name) for name in self.now}, self._smallest)
+        return self._method.plan(self._numbers, time)
+
+    def _seen(self, name: str) -> LayerNumbers:
+        work = self.now[name].work
+        return LayerNumbers(
+            rows=work.product.rows,
+            cols=work.product.cols,
+            capacity=self._capacities[name],
+            layout=work.layout,
+            dense_weight=work.rule is not None,
+            count=lambda: int(self.now[name].work.nnz),
+            total=lambda signal: float(work.positions),
+            shape=work.product.weight_shape,
+            target=self._targets[name],
+            total_in_use=lambda signal: float(self.now[name].work.nnz),
+        )
+
+    def _smallest(self, count: int) -> dict[str, int]:
+        return in_proportion({name: int(one.work.nnz) for name, one in self.now.items()}, count)
+
+    def observe(self, names: Sequence[str]) -> None:
+        """A step that computes these layers' dense gradients: of it, the weight gradient costs all positions."""
+        for name in names:
+            one = self.now[name]
+            more = max(0, one.work.positions - int(one.work.entries.grad_weight))
+            sums = one.sums._replace(grad_weight=one.sums.grad_weight + more)
+            self.now[name] = replace(one, sums=sums, observed=one.observed + 1)
+
+    def carry_out(self, step: int, actions: Mapping[str, Action]) -> None:
+        """These actions, at the end of this step."""
+        for name, action in actions.items():
+            if self._idle.get(name) == action:
+                continue
+            before = self.now[name].work
+            work, self._idle[name] = after(before, action), action
+            if work != before:
+                del self._idle[name]
+                self.now[name] = self.now[name].changed(step, work)
+                if (work.layout, work.rule is None) != (before.layout, before.rule is None):
+                    self._numbers = None
+
+
+def _start(managed: ManagedLayer) -> Work:
+    """The layer as it is, or was, before the first step."""
+    layer, method, home = managed.layer, managed.method, managed.home
+    pattern, product = LAYOUTS[home].pattern, layer.product
+    positions = product.rows * product.cols
+    if not pattern.VARIABLE:
+        nnz = pattern.sizes(product.rows, product.cols, pattern.SPARSITY, None).nnz
+    elif method.changes_density or layer.layout != home:
+        nnz = round(method.initial_density(layer.target_nnz / max(1, positions)) * positions)
+    else:
+        nnz = layer.nnz
+    rule = pattern.RULES[0] if method.dense_weight else None
+    if layer.layout == home and layer.chosen_by is not None:
+        rule = layer.chosen_by.name
+    return Work(product, home, rule, nnz, method.samples_gradient, home, nnz)
+
+
+def in_proportion(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """`count` things, shared in proportion to these sizes, and exactly so many; what is left over goes to the largest rests.
+
+    ValueError unless count is from 0 to the sum.
+    """
+    total = sum(sizes.values())
+    if not 0 <= count <= total:
+        raise ValueError(f"expected a count between 0 and {total} (positions in use), got {count}")
+    shares = {name: count * size // max(1, total) for name, size in sizes.items()}
+    left = count - sum(shares.values())
+    for name in sorted(sizes, key=lambda name: -(count * sizes[name] % max(1, total)))[:left]:
+        shares[name] += 1
+    return shares
