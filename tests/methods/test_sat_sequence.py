@@ -20,9 +20,7 @@ class Frozen(MaskedTraining):
 
     def __init__(self, model, masks, *rest):
         dense = {name: layer.weight for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-        super().__init__(
-            model, {name: masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in dense.items()}, *rest
-        )
+        super().__init__(model, {name: masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in dense.items()}, *rest)
         self.trained = {name: torch.ones_like(mask) for name, mask in self.masks.items()}
         self.whole = dict.fromkeys(self.masks, True)
         self.importance, self.now = {}, 0

@@ -187,9 +187,7 @@ def test_compiled_code_needs_few_programs(layout, by):
 
     eager, twin = network(layout, torch.float64), network(layout, torch.float64)
     compiled = torch.compile(twin, fullgraph=True, backend=backend)
-    trios = [
-        (model, *trainer(one, "sgd", granularity=by, update_interval=2)) for one, model in ((eager, eager), (twin, compiled))
-    ]
+    trios = [(model, *trainer(one, "sgd", granularity=by, update_interval=2)) for one, model in ((eager, eager), (twin, compiled))]
     sets = set()
     for step in range(1, 41):
         for model, optimizer, sparsifier in trios:
@@ -302,13 +300,7 @@ def test_together_keeps_what_is_frozen_through_changes_of_the_pattern():
     run(model, optimizer, sparsifier, range(1, 6))
     for step in range(6, 10):
         layer, part = sparsifier._layers[0].layer, sparsifier._layers[0].part
-        still = {
-            at: v
-            for at, v, f in zip(
-                layer.slots().tolist(), layer.weight.tolist(), frozen(sparsifier._layers[0]).tolist(), strict=True
-            )
-            if f
-        }
+        still = {at: v for at, v, f in zip(layer.slots().tolist(), layer.weight.tolist(), frozen(sparsifier._layers[0]).tolist(), strict=True) if f}
         changed = run(model, optimizer, sparsifier, range(step, step + 1))
         assert changed == (step % 2 == 0)
         now = dict(zip(layer.slots().tolist(), layer.weight.tolist(), strict=True))
