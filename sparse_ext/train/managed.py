@@ -58,8 +58,6 @@ class ManagedLayer:
         self.state_stamp: str | None = None
         self._slots: torch.Tensor | None = None  # while the layer loads: those before,
         self._left = False  # and whether it has left their storage
-        if method.changes_density:
-            layer.aim_at_(layer.target_nnz / max(1, layer.product.rows * layer.product.cols))
 
     def numbers(self) -> LayerNumbers:
         """What the method sees of it."""
@@ -104,6 +102,8 @@ class ManagedLayer:
         wrappers: the model's instances of DDP.
         """
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
+        if self.method.changes_density:
+            layer.aim_at_(layer.target_nnz / max(1, positions))  # as its present target, which is said so from now on
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         # A layer whose density changes may be at any by now, as in a run that is resumed: room is counted from its own.
         density = layer.target_nnz / max(1, positions) if self.method.changes_density else layer.density
