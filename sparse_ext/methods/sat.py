@@ -40,7 +40,7 @@ class SAT(Method):
             counts by the mean importance of its weights.
         score: "taylor" or "square".
         smoothing: the former scores' share of the average, in [0, 1).
-        hysteresis: h in [0, 1): what is frozen thaws above (1 + h) times the threshold, what trains freezes below (1 - h) times.
+        hysteresis: h in [0, 1): what is frozen thaws above (1 + h) times the threshold, what trains freezes below (1 - h).
 
     Raises:
         ValueError: an argument is out of range.
@@ -65,7 +65,7 @@ class SAT(Method):
     update_interval: int = 500
     granularity: str = "element"
     score: str = "taylor"
-    smoothing: float = 0.5  # type: ignore[assignment]  # a property of other methods
+    smoothing: float = 0.5
     hysteresis: float = 0.1
 
     def __post_init__(self) -> None:
@@ -107,7 +107,8 @@ class SAT(Method):
         counts = {name: layer.nnz for name, layer in layers.items()}
         means = {name: layer.total("importance") / max(1, counts[name]) for name, layer in layers.items()}
         scores = {
-            name: means[name] / (1 - self.hysteresis if layer.share() else 1 + self.hysteresis) for name, layer in layers.items()
+            name: means[name] / (1 - self.hysteresis if layer.share() else 1 + self.hysteresis)
+            for name, layer in layers.items()
         }
         target, sums = self.active * sum(counts.values()), [0]
         ranked = sorted(layers, key=lambda name: -scores[name])  # stable: of equal ones the first

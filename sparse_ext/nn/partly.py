@@ -27,9 +27,7 @@ class Trains(NamedTuple):
     whole: bool | None = None
     awaited: bool = False
 
-    def of(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, Part | None]:
+    def of(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None, Part | None]:
         """Weight, bias and part for a product. What is frozen as a whole is detached, so that autograd skips all before it.
 
         Compiled code gets a part in any case: a program for each set of frozen layers would be too many.

@@ -146,9 +146,8 @@ class ManagedLayer:
 
     def settle(self, action: Action) -> None:
         """Brings the layer to the action's layout or rule, as after loading a state, unless it is there already."""
-        if isinstance(action, Choose) and action.trained is not None and self.part.trained is None:
-            self.carry_out(action, 0)
-        elif not (isinstance(action, Regrow | Freeze) or self.is_so(action)):
+        begins = isinstance(action, Choose) and action.trained is not None and self.part.trained is None
+        if begins or not (isinstance(action, Regrow | Freeze) or self.is_so(action)):
             self.carry_out(action, 0)
 
     def carry_out(self, action: Action, seed: int) -> Change:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import children
+import partly
 import sharded
 import torch
 import torch.distributed as dist
@@ -237,7 +238,7 @@ SCENARIOS = {
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
         convolutions_with_batchnorm, two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds,
         different_seeds, no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, compiled_before_ddp,
-        *sharded.SCENARIOS, *uneven.SCENARIOS,
+        *sharded.SCENARIOS, *uneven.SCENARIOS, *partly.SCENARIOS,
     )
 }  # fmt: skip
 
