@@ -30,8 +30,9 @@ class SAT(Method):
 
     Of a training step of 3 equal products it saves at most (1 - active) / 3; by "layer" also the input gradients in front of
     the first layer that trains, unless parameters that it does not freeze lie there, such as those of normalizations. Compiled
-    code and DDP compute these input gradients. The optimizer steps on the trained part alone. From scratch, accuracy falls
-    where the task is hard: use it to fine-tune.
+    code and DDP compute these input gradients. The optimizer steps on the trained part alone. Its state stays as long as it
+    was, and the importance is one more number for each weight. From scratch, accuracy falls where the task is hard: use it to
+    fine-tune.
 
     Args:
         active: the share of weights that train, in (0, 1].

@@ -33,7 +33,7 @@ class DenseLayer(PartlyTrained):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the dense layer; the weight gradient is computed of the part that trains."""
         trains = self._trains
-        if trains is None or not torch.is_grad_enabled():
+        if trains is None or not torch.is_grad_enabled() or trains.part.tensors[0].device != x.device:  # a replica's
             return super().forward(x)  # type: ignore[misc]
         weight, bias, part = trains.of(self.weight, self.bias)  # type: ignore[attr-defined]
         if part is None:

@@ -170,7 +170,8 @@ class ManagedLayer:
 
     def _follow_load(self, before: torch.Tensor, now: torch.Tensor) -> None:
         weight, source = self.layer.weight, slot_map(before.to(now.device), now)
-        self.part.follow(source)
+        if self.state_stamp is None:  # otherwise what trains was loaded, as a part of the checkpoint's pattern
+            self.part.follow(source)
         for copy in self.copies:
             if torch.equal(copy.slots(), before):
                 copy.write_pattern_(self.layer.pattern, self.layer.chosen_by)

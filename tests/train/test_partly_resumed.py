@@ -90,3 +90,28 @@ def test_together_keeps_what_is_frozen_through_changes_of_the_pattern():
         now = dict(zip(layer.slots().tolist(), layer.weight.tolist(), strict=True))
         assert all(now[at] == value for at, value in still.items() if at in now)
         assert int(part.trained.sum()) > 0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("layout", ["csr", "masked"])
+def test_resume_in_any_order_beside_rigl(layout, order):
+    """The pattern that the state belongs to may be loaded before or after it."""
+
+    def build(seed):
+        torch.manual_seed(seed)
+        model = network(layout)
+        optimizer = EVERY["adamw"](model.parameters())
+        method = sx.Together(sx.RigL(update_interval=3, t_end=1.0), sx.SAT(update_interval=4))
+        return model, optimizer, sx.Sparsifier(model, optimizer, method, total_steps=60)
+
+    trio, twins = build(0), build(1)
+    run(*trio, range(1, 12))
+    states = [copy.deepcopy(one.state_dict()) for one in trio]
+    run(*twins, range(20, 27))
+    for number in order:
+        twins[number].load_state_dict(states[number])
+    parts = [[managed.part.trained for managed in sparsifier._layers] for sparsifier in (trio[2], twins[2])]
+    assert all(torch.equal(one, other) for one, other in zip(*parts, strict=True))
+    for one in (trio, twins):
+        run(*one, range(12, 20))
+    assert_same(everything(*twins[:2]), everything(*trio[:2]))
