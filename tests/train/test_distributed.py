@@ -220,3 +220,15 @@ def test_a_mesh_names_the_ranks(outcomes):
 
 def test_post_local_sgd_is_refused(outcomes):
     refused(outcomes, "post_local_sgd", "ValueError", "got PostLocalSGDOptimizer", "or Static()")
+
+
+def test_ranks_freeze_alike(outcomes):
+    """Rows and layers, dense and sparse; also beside RigL, whose pattern stays where a layer is frozen as a whole."""
+    for how, (parts, weights, norms) in equal(outcomes, "freezing").items():
+        assert all(not all(part) for part in parts) or how.startswith("layer")
+        assert all(norm > 0 for norm in norms), how
+        assert weights
+
+
+def test_ranks_postpone_alike(outcomes):
+    assert equal(outcomes, "one_rank_skips_scoring") == [0, 0, 1, 2]
