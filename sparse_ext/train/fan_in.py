@@ -57,9 +57,13 @@ def _best(score: torch.Tensor, among: torch.Tensor, count: int) -> torch.Tensor:
 
 def _first(score: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """bool [rows, cols]: of each row the `count` [rows, 1] largest; ties go to the lower column."""
-    order = score.argsort(dim=1, descending=True, stable=True)
-    chosen = torch.arange(score.shape[1], device=score.device) < count
-    return torch.zeros_like(chosen).scatter_(1, order, chosen)
+    most = int(count.max()) if count.numel() else 0
+    if not most:
+        return torch.zeros_like(score, dtype=torch.bool)
+    least = score.topk(most, dim=1).values.gather(1, (count - 1).clamp_(min=0))  # of those that are taken
+    above, ties = score > least, score == least
+    ties &= ties.cumsum(1) <= count - above.sum(1, keepdim=True)
+    return (above | ties) & (count > 0)
 
 
 def _magnitude(score: torch.Tensor) -> torch.Tensor:
