@@ -193,6 +193,14 @@ class SparseWeight(BoundWeight):
             self._bind()  # assign=True put other tensors in their place
         else:
             self.sync()
+        self._give_reason()
+
+    def _give_reason(self) -> None:
+        """Says, of a layer that may have been loaded with another density, why it is stored so: as after training to it."""
+        if self._target_nnz is None or self._rule is not None or not layout_named(self.asked).STORAGES or self.weight.is_meta:
+            return
+        chosen, reason = self.storage_for(self.nnz)
+        self.layout_reason = reason if chosen == self.layout else "as in the checkpoint"
 
     def _take_storage_of(self, state_dict: dict[str, Any], prefix: str) -> torch.Tensor | None:
         """Takes over how the entries are stored, if `storage_of` says so: then returns the slots until now."""

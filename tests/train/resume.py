@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import torch
+from following import table_from_60_percent
 from training import OPTIMIZERS, everything, method_named, mlp, run
 
 import sparse_ext as sx
+from sparse_ext.ops import auto
 
 # Updates at 10, 20 ... 250: ten in the 100 steps that follow. RigL is armed on 37 to 40, 47 to 50, ...
 CHOICES = {"update_interval": 10, "drop_fraction": 0.3, "t_end": 260, "gradient_steps": 4, "refresh_interval": 10, "mvue": True}
@@ -33,6 +35,7 @@ def outcome(model, optimizer, sparsifier) -> dict:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    auto.POLICY.table = table_from_60_percent()  # as in the process that wrote them
     for path in folder.glob("*.checkpoint"):
         saved = torch.load(path, weights_only=True)
         # Another seed: nothing may come from construction.

@@ -6,9 +6,11 @@ import children
 import pytest
 import resume
 import torch
+from following import table_from_60_percent
 from training import CHANGING, KINDS, assert_same, masks, run
 
 import sparse_ext as sx
+from sparse_ext.ops import auto
 
 CASES = [(*how, "adamw", "linear", at) for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
 CASES += [(*how, "sgd", "linear", 39) for how in CHANGING if how[1] == "csr"]
@@ -30,7 +32,8 @@ def name(case):
 @pytest.fixture(scope="module")
 def folder(request, tmp_path_factory):
     """{case}.checkpoint and, from another process, {case}.result; {case}.expected of the run that went on."""
-    folder = tmp_path_factory.mktemp("resume")
+    folder, before = tmp_path_factory.mktemp("resume"), auto.POLICY.table
+    auto.POLICY.table = table_from_60_percent()
     torch.set_num_threads(1)
     users = (item for item in request.session.items if item.path == request.path and "folder" in item.fixturenames)
     cases = {item.callspec.params["case"] for item in users}
@@ -57,6 +60,7 @@ def folder(request, tmp_path_factory):
                 path = folder / name((*how, kind, stop - resume.MORE))
                 torch.save(resume.outcome(model, optimizer, sparsifier), f"{path}.expected")
                 torch.save(masks(model), f"{path}.later")
+    auto.POLICY.table = before
     children.run((resume.__file__, folder))
     return folder
 
