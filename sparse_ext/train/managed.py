@@ -17,7 +17,7 @@ from .coverage import Coverage
 from .distributed import digest
 from .observation import Observation
 from .optimizer_state import OptimizerState, take_
-from .storage import follow_density, give_room, may_resize, may_store_otherwise
+from .storage import follow_density, give_room, is_exact, may_resize, may_store_otherwise
 from .trained_part import TrainedPart
 from .undo import Undo
 
@@ -182,7 +182,7 @@ class ManagedLayer:
             return CHANGES[type(action)](self, action, seed)
         give_room(self, action, time)
         change = CHANGES[type(action)](self, action, seed)
-        if action.drop != action.grow:
+        if not is_exact(action) or action.drop != action.grow:
             follow_density(self, time)
         return change
 

@@ -8,6 +8,7 @@ layer that was asked for a layout of one storage keeps its tensors where they ar
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sparse_ext.methods import Regrow, Time
@@ -28,14 +29,21 @@ def may_resize(layer: SparseLayer) -> bool:
     return may_store_otherwise(layer) and not layer.keeps_length
 
 
+def is_exact(action: Regrow) -> bool:
+    """Whether the action changes nnz by just what it grows and drops; one that also evens out rows may not."""
+    return type(action) is Regrow
+
+
 def give_room(managed: ManagedLayer, action: Regrow, time: Time) -> None:
     """Extends a packed weight that this action would make too short."""
     layer = managed.layer
-    if action.grow > action.drop and may_resize(layer):
-        needed = layer.nnz + action.grow - action.drop
-        if needed > layer.capacity:
-            room = _room(managed, needed, time)
-            managed.resize(lambda one: one.enlarge_(room))
+    if (is_exact(action) and action.grow <= action.drop) or not may_resize(layer):
+        return
+    spare = math.floor(managed.method.spare_per_row * layer.product.rows)
+    positions = layer.product.rows * layer.product.cols
+    if min(positions, layer.nnz + action.grow - action.drop + spare) > layer.capacity:
+        room = _room(managed, layer.nnz + action.grow - action.drop, time)
+        managed.resize(lambda one: one.enlarge_(room))
 
 
 def follow_density(managed: ManagedLayer, time: Time) -> None:
@@ -58,8 +66,10 @@ def follow_density(managed: ManagedLayer, time: Time) -> None:
 
 def _room(managed: ManagedLayer, nnz: int, time: Time) -> int:
     """How many positions a layer with so many should have room for."""
-    positions = max(1, managed.layer.product.rows * managed.layer.product.cols)
-    return max(nnz, round(managed.method.room_for(nnz / positions, time) * positions))
+    rows, method = managed.layer.product.rows, managed.method
+    positions = rows * managed.layer.product.cols
+    room = max(nnz, round(method.room_for(nnz / max(1, positions), time) * positions))
+    return min(positions, room + math.floor(method.spare_per_row * rows))
 
 
 def _length(layer: SparseLayer, layout: str, capacity: int) -> int:

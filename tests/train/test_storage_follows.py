@@ -261,3 +261,18 @@ def test_a_phase_that_only_prunes_asks_for_no_gradient():
     optimizer.step()
     assert sparsifier.step()
     assert model[0].nnz == 72
+
+
+def test_rows_that_are_evened_out_get_room():
+    """SRigL gives each row as many weights: of 70 in 20 rows 80, if it rounds up."""
+    model = nn.Sequential(sx.SparseLinear(12, 20, sparsity=1 - 70 / 240, layout="auto"))
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    sparsifier = sx.Sparsifier(model, optimizer, sx.SRigL(update_interval=2, t_end=1.0), total_steps=12)
+    for step in range(1, 13):
+        model(batch(step)[0]).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+        (row,) = sparsifier.report().layers
+        assert step < 2 or row.reason.startswith(f"{1 - model[0].density:.0%} zeros")
+    assert model[0].nnz % 20 == 0
