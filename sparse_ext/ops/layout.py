@@ -100,6 +100,7 @@ class Layout(ABC):
         """
         return nnz, nnz if rule is None else product.rows * product.cols
 
+    @classmethod
     def at_pattern(cls, values: torch.Tensor, operands: Any) -> torch.Tensor:
         """The values [capacity], 0 in unused slots; they are elsewhere than AT_POSITIONS already."""
         return values

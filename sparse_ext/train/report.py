@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Action, Freeze
+from sparse_ext.methods import Action, Choose, Freeze
 from sparse_ext.nn import SparseLayer
 
 from .coverage import Coverage
-from .work import Executed, after, as_now, plus, work_of
+from .work import Executed, after, as_now, in_part, plus, work_of
 
 if TYPE_CHECKING:
     from .managed import ManagedLayer
@@ -133,8 +133,10 @@ class History:
             name = managed.name
             if self._recounts or managed.is_other:
                 nnz, managed.is_other = managed.layer.nnz, False
-                work = as_now(replace(self._executed[name].work, nnz=nnz), managed.layer)
+                work = in_part(as_now(replace(self._executed[name].work, nnz=nnz), managed.layer), managed.part)
                 self._executed[name] = self._executed[name].changed(step - 1, work)
+            if managed.part.trained is not None and managed.layer._trains is None:
+                self._executed[name] = self._executed[name].with_whole_gradient()
             if managed.observation.end():
                 self._executed[name] = replace(self._executed[name], observed=self._executed[name].observed + 1)
         self._recounts = False
@@ -157,15 +159,18 @@ class History:
         self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
-    def add(self, step: int, name: str, layer: SparseLayer, action: Action, new: torch.Tensor, gone: torch.Tensor) -> None:
+    def add(self, step: int, managed: ManagedLayer, action: Action, new: torch.Tensor, gone: torch.Tensor) -> None:
         """Records that an action has changed a layer at this step.
 
         Args:
             new, gone: how many positions were added and removed.
         """
+        name, layer = managed.name, managed.layer
         now = self._executed[name]
-        work = replace(after(now.work, action), nnz=plus(now.work.nnz, new - gone))
-        self._executed[name] = now.changed(step, as_now(work, layer))
+        work = as_now(replace(after(now.work, action), nnz=plus(now.work.nnz, new - gone)), layer)
+        if managed.part.trained is not None and not isinstance(action, Choose):
+            work = in_part(work, managed.part)
+        self._executed[name] = now.changed(step, work)
         if isinstance(action, Freeze):
             return
         before = self._replaced[name]
