@@ -66,7 +66,7 @@ class SparseConfig(QuantizationConfigMixin):
     @classmethod
     def of(cls, model: nn.Module) -> SparseConfig:
         """The entry for this model."""
-        return cls({name: Form.of(layer)._asdict() for name, layer in sparse_layers(model).items()})
+        return cls({name: Form.of(layer).written() for name, layer in sparse_layers(model).items()})
 
     def forms(self) -> dict[str, Form]:
         """{name: form} of the layers."""

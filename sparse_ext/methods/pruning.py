@@ -81,9 +81,9 @@ class GraNet(DropAndGrow):
     Every update prunes by magnitude along GMP's cubic ramp, then replaces a share of what is left: the smallest magnitudes go,
     and as many positions grow where the dense gradient of this step is largest. After the ramp it goes on as RigL does.
 
-    The paper prunes all layers together (scope="global") and draws the first masks at random; its share does not depend on
-    the schedule in all of its experiments. Here t_end and the ramp's end are those of its code: the whole run, and 110 of 160
-    epochs. It costs what GMP costs from initial_sparsity on, and one dense weight gradient for each update.
+    The paper prunes all layers together (scope="global"). The defaults of share, window and start are those of its code: a
+    half, 110 of 160 epochs, and half of all positions; connections are replaced until the end of the run. It costs what GMP
+    costs from initial_sparsity on, and one dense weight gradient for each update.
 
     Args:
         drop_fraction, update_interval, t_end, schedule: see `DropAndGrow`; of the replaced connections.

@@ -30,8 +30,9 @@ class SAT(Method):
 
     Of a training step of 3 equal products it saves at most (1 - active) / 3; by "layer" also the input gradients in front of
     the first layer that trains, unless parameters that it does not freeze lie there, such as those of normalizations. Compiled
-    code and DDP compute these input gradients. The optimizer steps on the trained part alone. From scratch, accuracy falls
-    where the task is hard: use it to fine-tune.
+    code and DDP compute these input gradients. The optimizer steps on the trained part alone. Its state stays as long as it
+    was, and the importance is one more number for each weight. From scratch, accuracy falls where the task is hard: use it to
+    fine-tune.
 
     Args:
         active: the share of weights that train, in (0, 1].
@@ -40,7 +41,7 @@ class SAT(Method):
             counts by the mean importance of its weights.
         score: "taylor" or "square".
         smoothing: the former scores' share of the average, in [0, 1).
-        hysteresis: h in [0, 1): what is frozen thaws above (1 + h) times the threshold, what trains freezes below (1 - h) times.
+        hysteresis: h in [0, 1): what is frozen thaws above (1 + h) times the threshold, what trains freezes below (1 - h).
 
     Raises:
         ValueError: an argument is out of range.
@@ -65,7 +66,7 @@ class SAT(Method):
     update_interval: int = 500
     granularity: str = "element"
     score: str = "taylor"
-    smoothing: float = 0.5  # type: ignore[assignment]  # a property of other methods
+    smoothing: float = 0.5
     hysteresis: float = 0.1
 
     def __post_init__(self) -> None:

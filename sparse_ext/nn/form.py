@@ -25,6 +25,7 @@ class Form(NamedTuple):
         capacity: how many the pattern has room for.
         dense_weight: whether the weight is dense, and the pattern a part of it.
         target: how many positions it was made for; None: nnz.
+        asked: the layout that it was asked for; "": this one.
     """
 
     layout: str
@@ -33,13 +34,18 @@ class Form(NamedTuple):
     capacity: int
     dense_weight: bool
     target: int | None = None
+    asked: str = ""
 
     @classmethod
     def of(cls, layer: SparseLayer) -> Form:
         """The form of this layer."""
-        dense_weight = layer.chosen_by is not None
+        dense_weight, asked = layer.chosen_by is not None, "" if layer.asked == layer.layout else layer.asked
         counts = layer._initial_nnz, layer.pattern.capacity
-        return cls(layer.layout, layer.product.weight_shape, *counts, dense_weight, layer._target_nnz)
+        return cls(layer.layout, layer.product.weight_shape, *counts, dense_weight, layer._target_nnz, asked)
+
+    def written(self) -> dict[str, Any]:
+        """Its fields by name, without those that say nothing: so earlier versions can read it."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults.get(name, ...)}
 
     def fits(self, layer: Any) -> bool:
         """Whether this is a sparse layer, or a dense one that can be replaced, with a weight of this shape."""
@@ -63,8 +69,8 @@ class Form(NamedTuple):
         pattern = layout_named(self.layout).pattern
         empty = pattern.empty(layer.product.rows, layer.product.cols, self.capacity, layer.weight.device)
         layer._move_to(self.layout, empty, Rule(pattern.RULES[0]) if self.dense_weight else None)
-        layer._asked, layer._initial_nnz, layer._target_nnz = self.layout, self.nnz, self.target
-        layer.layout_reason = "as in the checkpoint"
+        layer._asked, layer.layout_reason = self.asked or self.layout, "as in the checkpoint"
+        layer._initial_nnz, layer._target_nnz = self.nnz, self.target
         return layer
 
 

@@ -25,7 +25,8 @@ class SparseLinear(Replacement):
         sparsity: share of zeros in W, in [0, 1). nnz = round((1 - sparsity) * in_features * out_features). None: the layout's
             default: 0.9 for "csr" and "auto", 0.5 for "2:4", 0 for "dense". The last two allow no other value.
         layout: "csr": any positions. "auto": the same, but multiplied densely where that was measured to be faster, and with
-            few zeros the layout "masked": any positions of a weight that has room for all. "2:4": two of every four neighbours
+            few zeros the layout "masked": any positions of a weight that has room for all; a `Sparsifier` whose method changes
+            the density changes the storage, too. "2:4": two of every four neighbours
             of a row. "dense": all positions. Or a name from `register_layout`.
         capacity: the length of `weight` as a share of W's elements, in [1 - sparsity, 1]: how far the layer can grow. None:
             just enough for nnz. For "2:4": 0.5 stores the weight packed; 1.0 stores a dense weight, of which products use two

@@ -1,6 +1,6 @@
 """Dense layers that a method trains in part: `nn.Linear` and `nn.Conv2d`, as they are, with what a Sparsifier asks of a layer.
 
-`adopt` gives such a layer a subclass of its own class, as `torch.nn.utils.parametrize` does, and `release` the class back.
+`enroll` gives such a layer a subclass of its own class, as `torch.nn.utils.parametrize` does, and `release` the class back.
 Parameters, state dict, copies, pickles and isinstance stay what they were.
 """
 
@@ -18,7 +18,7 @@ from .conv import Window
 from .partly import PartlyTrained
 
 
-class Adopted(PartlyTrained):
+class DenseLayer(PartlyTrained):
     """What these subclasses share. The members are those of `SparseLayer`, of a layer that stores every position."""
 
     layout = "dense"
@@ -33,8 +33,8 @@ class Adopted(PartlyTrained):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the dense layer; the weight gradient is computed of the part that trains."""
         trains = self._trains
-        if trains is None or not torch.is_grad_enabled():
-            return super().forward(x)  # type: ignore[misc, no-any-return]
+        if trains is None or not torch.is_grad_enabled() or trains.part.tensors[0].device != x.device:  # a replica's
+            return super().forward(x)  # type: ignore[misc]
         weight, bias, part = trains.of(self.weight, self.bias)  # type: ignore[attr-defined]
         if part is None:
             return self.dense_forward(x, weight, bias)
@@ -84,42 +84,43 @@ class Adopted(PartlyTrained):
         return super()._apply(*args, **kwargs)  # type: ignore[misc]
 
 
-class AdoptedLinear(Adopted, nn.Linear):
+class PartlyTrainedLinear(DenseLayer, nn.Linear):  # type: ignore[misc]
     """An `nn.Linear` that is trained in part."""
 
     @property
-    def product(self) -> Linear:  # type: ignore[override]
+    def product(self) -> Linear:
         return Linear(self.out_features, self.in_features)
 
     def dense_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return nn.functional.linear(x, weight, bias)
 
 
-class AdoptedConv2d(Adopted, nn.Conv2d):
+class PartlyTrainedConv2d(DenseLayer, nn.Conv2d):  # type: ignore[misc]
     """An `nn.Conv2d` that is trained in part."""
 
     @property
-    def product(self) -> Conv2d:  # type: ignore[override]
-        sizes: Any = (self.kernel_size, self.stride, Window.of(self).zeros(), self.dilation)
-        return Conv2d(self.out_channels, self.in_channels // self.groups, *sizes, self.groups)
+    def product(self) -> Conv2d:
+        zeros: Any = Window.of(self).zeros()
+        sizes: Any = (self.kernel_size, self.stride, zeros, self.dilation)
+        return Conv2d._make((self.out_channels, self.in_channels // self.groups, *sizes, self.groups))
 
     def dense_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return self._conv_forward(x, weight, bias)
 
 
-ADOPTED: dict[type[nn.Module], type[Any]] = {nn.Linear: AdoptedLinear, nn.Conv2d: AdoptedConv2d}
+SUBCLASSES: dict[type[nn.Module], type[Any]] = {nn.Linear: PartlyTrainedLinear, nn.Conv2d: PartlyTrainedConv2d}
 
 
-def adoptable(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+def eligible(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """The dense layers of a model that could be trained in part, by name, and why others of their kinds could not."""
     why = obstacles(model)
     found, kept = {}, {}
     for name, module in model.named_modules():
-        if type(module) not in (*ADOPTED, *ADOPTED.values()):
-            if isinstance(module, tuple(ADOPTED)) and name in why:
+        if type(module) not in (*SUBCLASSES, *SUBCLASSES.values()):
+            if isinstance(module, tuple(SUBCLASSES)) and name in why:
                 kept[name] = why[name]
             continue
-        reason = None if isinstance(module, Adopted) else why.get(name)
+        reason = None if isinstance(module, DenseLayer) else why.get(name)
         if reason == HOOKS:  # they stay, as the layer does
             reason = None
         if isinstance(module, nn.Conv2d) and Window.of(module).zeros() is None:
@@ -131,13 +132,14 @@ def adoptable(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     return found, kept
 
 
-def adopt(layer: nn.Module) -> None:
+def enroll(layer: nn.Module) -> None:
     """Gives a dense layer the subclass that can be trained in part."""
-    layer.__class__ = ADOPTED.get(type(layer), type(layer))
+    layer.__class__ = SUBCLASSES.get(type(layer), type(layer))
 
 
 def release(layer: nn.Module) -> None:
     """Gives the layer its own class back."""
-    if isinstance(layer, Adopted):
+    if isinstance(layer, DenseLayer):
         vars(layer).pop("_trains", None)
-        layer.__class__ = next(kind for kind, own in ADOPTED.items() if own is type(layer))
+        dense: Any = {own: kind for kind, own in SUBCLASSES.items()}[type(layer)]
+        layer.__class__ = dense

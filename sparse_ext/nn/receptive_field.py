@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from sparse_ext.ops import drawn
@@ -30,9 +28,3 @@ def receptive_field(rows: int, cols: int, spread: float, seed: int, device: torc
     before = near.argsort(dim=1, descending=True, stable=True).argsort(1)  # in its row
     first = drawn(torch.ones(rows, dtype=torch.float64, device=device), 0.0, ~seed)  # of the rows, for what is left over
     return cols - before + first[:, None] / 2
-
-
-def check_spread(spread: float | None) -> None:
-    """ValueError unless it is None or in [0, 1]."""
-    if spread is not None and not (0.0 <= spread <= 1.0 and math.isfinite(spread)):
-        raise ValueError(f"expected a spread in [0, 1] or None, got {spread}")

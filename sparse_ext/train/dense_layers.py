@@ -9,34 +9,32 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ext.methods import Method
+from sparse_ext.methods import Method, Time
 from sparse_ext.nn import SparseLayer
-from sparse_ext.nn.plain import Adopted, adopt, adoptable, release
+from sparse_ext.nn.plain import DenseLayer, eligible, enroll, release
 
 from .names import named
+from .optimizer_check import trainable
 from .state import methods_by_name
 from .wrappers import parameters_of, sequence
 
 
 def methods_by_layer(
-    model: nn.Module,
-    sparse: Mapping[str, SparseLayer],
-    method: Method | Mapping[str, Method],
-    optimizer: Any,
-    idle: Iterable[str],
+    model: nn.Module, sparse: Mapping[str, SparseLayer], method: Method | Mapping[str, Method], optimizer: Any
 ) -> tuple[dict[str, Any], dict[str, Method]]:
     """({name: layer} of all layers that a Sparsifier has to do with, {name: its methods}).
 
     Args:
-        sparse: {name: layer} of the sparse ones. idle: the names of those among them that need no method.
+        sparse: {name: layer} of the sparse ones.
 
     Raises:
         ValueError: as `methods_by_name`.
     """
+    idle = sparse.keys() - trainable(sparse, needed=False)
     methods = [method] if isinstance(method, Method) else list(method.values())
     if not any(part.trains_dense_layers for one in methods for part in one.parts):
         return dict(sparse), methods_by_name(method, list(sparse), idle)
-    found, kept = adoptable(model)
+    found, kept = eligible(model)
     held = {id(p) for one in sequence(optimizer) for p in parameters_of(one)}
     dense = {name: layer for name, layer in named(model, found).items() if _is_trained(layer, held)}
     everyone = {**sparse, **dense}
@@ -56,11 +54,11 @@ def _is_trained(layer: Any, held: set[int]) -> bool:
 
 
 @contextmanager
-def adopted(layers: Iterable[Any]) -> Iterator[None]:
+def enrolled(layers: Iterable[Any]) -> Iterator[None]:
     """Makes dense layers ones that can be trained in part; they are released again if the block ends by an exception."""
-    new = [layer for layer in layers if not isinstance(layer, SparseLayer | Adopted)]
+    new = [layer for layer in layers if not isinstance(layer, SparseLayer | DenseLayer)]
     for layer in new:
-        adopt(layer)
+        enroll(layer)
     try:
         yield
     except BaseException:
@@ -74,16 +72,17 @@ def are_scored(group: Sequence[Any]) -> bool:
     return any(managed.part.scored for managed in group) and not any(managed.part.spoiled for managed in group)
 
 
-def arm(groups: Sequence[tuple[Method, Sequence[Any]]], scoring: Sequence[bool], awaited: bool) -> None:
-    """Prepares what is partly trained for the next step.
+def arm(groups: Sequence[tuple[Method, Sequence[Any]]], postponed_to: Sequence[int], time: Time, awaited: bool) -> None:
+    """Prepares what is partly trained for the step of this time.
 
     Args:
-        groups: (method, the layers that it trains). scoring: whether each method scores the gradient of that step.
+        groups: (method, the layers that it trains). postponed_to: the step to which each method's update was put off, or 0.
         awaited: whether a gradient of every layer is waited for.
     """
-    by: dict[Any, Method | None] = {}
-    for (method, group), scores in zip(groups, scoring, strict=True):
+    scoring: dict[Any, Method | None] = {}
+    for (method, group), to in zip(groups, postponed_to, strict=True):
+        scores = method.importance is not None and (time.step <= to or method.is_update(time))
         if method.freezes:
-            by |= dict.fromkeys(group, method if scores and method.importance is not None else None)
-    for managed, method_that_scores in by.items():
-        managed.part.arm(method_that_scores, awaited)
+            scoring |= dict.fromkeys(group, method if scores else None)
+    for managed, by in scoring.items():
+        managed.part.arm(by, awaited)

@@ -30,9 +30,9 @@ def even(pattern: Pattern, weight: torch.Tensor, score: torch.Tensor, action: Re
     # Half of a position is rounded up.
     fan_in = min((2 * action.nnz + count) // max(1, 2 * count), pattern.cols, pattern.capacity // max(1, count))
     kept = _best(magnitude, stored & rows[:, None], stay)
-    kept &= _rank(magnitude.masked_fill(~kept, -1.0)) < fan_in
+    kept &= _first(magnitude.masked_fill(~kept, -1.0), kept.sum(1, keepdim=True).clamp_(max=fan_in))
     missing = (fan_in - kept.sum(1, keepdim=True)) * rows[:, None]
-    mask = kept | (_rank(growth.masked_fill(kept, -1.0)) < missing)
+    mask = kept | _first(growth.masked_fill(kept, -1.0), missing)
     other = type(pattern).from_mask(mask, pattern.capacity)
     return other, slot_map(at, other.positions())
 
@@ -55,9 +55,15 @@ def _best(score: torch.Tensor, among: torch.Tensor, count: int) -> torch.Tensor:
     return largest(score.masked_fill(~among, -1.0).flatten(), count, signed=True).view_as(among)
 
 
-def _rank(score: torch.Tensor) -> torch.Tensor:
-    """int64 [rows, cols]: how many of its row come before each element; ties go to the lower column."""
-    return score.argsort(dim=1, descending=True, stable=True).argsort(1)
+def _first(score: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """bool [rows, cols]: of each row the `count` [rows, 1] largest; ties go to the lower column."""
+    most = int(count.max()) if count.numel() else 0
+    if not most:
+        return torch.zeros_like(score, dtype=torch.bool)
+    least = score.topk(most, dim=1).values.gather(1, (count - 1).clamp_(min=0))  # of those that are taken
+    above, ties = score > least, score == least
+    ties &= ties.cumsum(1) <= count - above.sum(1, keepdim=True)
+    return (above | ties) & (count > 0)
 
 
 def _magnitude(score: torch.Tensor) -> torch.Tensor:

@@ -58,8 +58,6 @@ class ManagedLayer:
         self.state_stamp: str | None = None
         self._slots: torch.Tensor | None = None  # while the layer loads: those before,
         self._left = False  # and whether it has left their storage
-        if method.changes_density:
-            layer.aim_at_(layer.target_nnz / max(1, layer.product.rows * layer.product.cols))
 
     def numbers(self) -> LayerNumbers:
         """What the method sees of it."""
@@ -104,6 +102,8 @@ class ManagedLayer:
         wrappers: the model's instances of DDP.
         """
         layer, positions = self.layer, self.layer.product.rows * self.layer.product.cols
+        if self.method.changes_density:
+            layer.aim_at_(layer.target_nnz / max(1, positions))  # as its present target, which is said so from now on
         makes_dense = self.method.dense_weight and layer.chosen_by is None
         # A layer whose density changes may be at any by now, as in a run that is resumed: room is counted from its own.
         density = layer.target_nnz / max(1, positions) if self.method.changes_density else layer.density
@@ -168,11 +168,8 @@ class ManagedLayer:
 
     def settle(self, action: Action) -> None:
         """Brings the layer to the action's layout or rule, as after loading a state, unless it is there already."""
-        if isinstance(action, Choose):
-            settled = self.is_so(action) and (action.trained is None or self.part.trained is not None)
-        else:
-            settled = isinstance(action, Regrow | Freeze) or self.is_so(action)
-        if not settled:
+        begins = isinstance(action, Choose) and action.trained is not None and self.part.trained is None
+        if begins or not (isinstance(action, Regrow | Freeze) or self.is_so(action)):
             self.carry_out(action, 0)
             self.is_other = True
 
@@ -226,7 +223,8 @@ class ManagedLayer:
     def _follow_load(self, before: torch.Tensor, now: torch.Tensor) -> None:
         self.is_other = True
         layer, weight, source = self.layer, self.layer.weight, slot_map(before.to(now.device), now)
-        self.part.follow(source)
+        if self.state_stamp is None:  # otherwise what trains was loaded, as a part of the checkpoint's pattern
+            self.part.follow(source)
         for copy in self.copies:
             if torch.equal(copy.slots(), before) and self._left:
                 copy.adopt_(layer.layout, layer.pattern, layer.layout_reason)

@@ -28,13 +28,14 @@ def _masked(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:
 
 def _exploring(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:
     """The same of the exploration penalty. It reaches what is frozen, too, on which no optimizer steps."""
-    weight = layer.weight.detach()
+    weight, used = layer.weight.detach(), layer.pattern.mask().view(-1)
     gradient = weight.sign() if method.exploration_norm == "l1" else weight
-    return method.exploration, torch.where(layer.pattern.mask().view(-1), gradient, gradient / max(layer.density, 1e-30))
+    density = used.to(torch.promote_types(weight.dtype, torch.float32)).mean().clamp(min=1 / max(1, used.numel()))
+    return method.exploration, torch.where(used, gradient, gradient / density.to(weight.dtype))
 
 
 def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[ManagedLayer]], owner: object) -> None:
-    """Adds masked decay and exploration penalties to the gradients right before every step of this innermost optimizer, until the owner is freed.
+    """Adds these to the gradients right before every step of this innermost optimizer, until the owner is freed.
 
     Not in the backward pass: the decay must be added once for all micro-batches, after clipping and unscaling. If a later
     Sparsifier trains a layer, that one's hook alone adds it.

@@ -83,7 +83,7 @@ class OptimizerState:
     def renew_(self, weight: torch.nn.Parameter) -> None:
         """Has the state of all elements begin anew."""
         for one in self.of(weight):
-            one.tensor.fill_(self._value(weight, one))
+            one.tensor.fill_(self.fresh_value(weight, one))
 
     def resize_(self, weight: torch.nn.Parameter, state: Sequence[Found], source: torch.Tensor) -> None:
         """Moves the state that `of` found before the weight was resized; source: the slot map."""

@@ -10,6 +10,7 @@ import torch
 
 from sparse_ext.methods import Action, Choose, Freeze
 from sparse_ext.nn import SparseLayer
+from sparse_ext.ops import Pattern
 
 from .coverage import Coverage
 from .work import Executed, after, as_now, in_part, plus, work_of
@@ -226,6 +227,13 @@ class History:
             coverage=self._coverage[name].count() / max(1, positions),
             flip_rate=int(self._flips[name]) / max(1, positions) / (last - before) if last else None,
             frozen=managed.frozen,
-            ablated=int((~pattern.mask().any(1)).sum()),
+            ablated=pattern.rows - _rows_in_use(pattern),
             trained=managed.part.share(),
         )
+
+
+def _rows_in_use(pattern: Pattern) -> int:
+    at = pattern.positions()
+    in_use = torch.zeros(pattern.rows + 1, dtype=torch.bool, device=at.device)
+    in_use[torch.where(at >= 0, at // max(1, pattern.cols), pattern.rows)] = True
+    return int(in_use[: pattern.rows].sum())

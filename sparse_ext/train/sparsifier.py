@@ -76,9 +76,7 @@ class Sparsifier(Resumable):
     ) -> None:
         sparse = named_layers(model)
         self._process_group = distributed.group_of(process_group)
-        everyone, methods = dense_layers.methods_by_layer(
-            model, sparse, method, optimizer, [name for name, layer in sparse.items() if not trainable({name: layer}, False)]
-        )
+        everyone, methods = dense_layers.methods_by_layer(model, sparse, method, optimizer)
         layers = trainable(everyone)
         if total_steps < 1:
             raise ValueError(f"expected total_steps of at least 1, got {total_steps}")
@@ -86,7 +84,7 @@ class Sparsifier(Resumable):
         self._state = checked_state(sequence(optimizer), layers, methods, trust_optimizer)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
-        with dense_layers.adopted(everyone[name] for name in methods):
+        with dense_layers.enrolled(everyone[name] for name in methods):
             self._manage({name: (everyone[name], one) for name, one in methods.items()}, model)
 
     def _manage(self, layers: dict[str, tuple[Any, Method]], model: nn.Module) -> None:
@@ -220,10 +218,8 @@ class Sparsifier(Resumable):
     def _arm(self) -> None:
         """Observes the next step's dense gradient if an update needs it; counts accumulations in the step before that."""
         time = self._time(1)
-        due = [
-            time.step <= to or method.is_update(time) for (method, _), to in zip(self._groups, self._postponed_to, strict=True)
-        ]
-        dense_layers.arm(self._groups, due, bool(self._loop.wrappers) or distributed.world_size(self._process_group) > 1)
+        awaited = bool(self._loop.wrappers) or distributed.world_size(self._process_group) > 1
+        dense_layers.arm(self._groups, self._postponed_to, time, awaited)
         for (method, every), postponed_to in zip(self._groups, self._postponed_to, strict=True):
             group = live(every)
             if method.signals and (time.step <= postponed_to or method.observes(time)):

@@ -40,14 +40,16 @@ def give_room(managed: ManagedLayer, action: Regrow, time: Time) -> None:
 
 def follow_density(managed: ManagedLayer, time: Time) -> None:
     """Stores the layer as its layout would store a new one of this density, and makes a packed weight shorter if that pays."""
-    layer = managed.layer
-    nnz = layer.nnz
+    layer, nnz = managed.layer, managed.layer.nnz
     chosen, reason = layer.storage_for(nnz)
-    room = layer.capacity if layer.keeps_length else _room(managed, nnz, time)
-    length = _length(layer, chosen, room)
-    if layer.keeps_length and length != layer.capacity:
-        reason += f"; stays {layer.layout!r}, as its weight must keep its length where several processes train"
-    elif chosen != layer.layout or 2 * length <= layer.capacity:
+    room = _room(managed, nnz, time)
+    if layer.keeps_length and _length(layer, chosen, room) != layer.capacity:
+        room = layer.capacity
+        fits = _length(layer, chosen, room) == room
+        chosen = chosen if fits else layer.layout
+        kept = f"has room for {room}" if fits else f"stays {layer.layout!r}"
+        reason += f"; {kept}, as its weight must keep its length where several processes train"
+    if chosen != layer.layout or 2 * _length(layer, chosen, room) <= layer.capacity:
         return managed.resize(lambda one: one.store_as_(chosen, room, reason))
     for one in (layer, *managed.copies):
         one.layout_reason = reason

@@ -13,6 +13,7 @@ from sparse_ext.ops.pattern import largest, taken
 if TYPE_CHECKING:
     from sparse_ext.nn import SparseLayer
 
+Index = tuple[torch.Tensor, int | None]
 GRANULARITIES = ("element", "row", "layer")
 
 
@@ -34,6 +35,7 @@ class TrainedPart:
         self.scored = self.spoiled = False
         self._scoring: Method | None = None
         self._awaited = False
+        self._known: tuple[Any, Index] | None = None  # what `at` gave, and of what
 
     # ---- training steps -------------------------------------------------------------------------------------------------
 
@@ -117,6 +119,7 @@ class TrainedPart:
 
     def follow(self, source: torch.Tensor) -> None:
         """The weight has moved along this slot map: what is new trains."""
+        self._known = None
         if self.importance is not None:
             self.importance = taken(self.importance, source)
         if self.trained is not None and self.by == "element":
@@ -129,10 +132,15 @@ class TrainedPart:
         """bool [capacity]: the slots that have a position."""
         return self.layer.slots() >= 0
 
-    def at(self) -> tuple[torch.Tensor, int | None]:
+    def at(self) -> Index:
         """Indices of what trains, and how many rows there are, if the indices are of rows; otherwise they are of slots."""
         assert self.trained is not None
-        trained = self.trained.to(self.layer.weight.device)
+        key = id(self.trained), self.trained._version, self.layer.weight.device, self.layer.layout
+        if self._known is None or self._known[0] != key:  # to list them waits for the device
+            self._known = key, self._listed(self.trained.to(self.layer.weight.device))
+        return self._known[1]
+
+    def _listed(self, trained: torch.Tensor) -> Index:
         if self.by == "row" and self.layer._has_rows:
             return trained.nonzero().squeeze(1), self.layer.product.rows
         slots = self.layer.slots()
@@ -168,6 +176,8 @@ class TrainedPart:
             if key not in sizes or not kind or tuple(tensor.shape) != (sizes[key],):
                 known = ", ".join(f"{name} [{size}]" for name, size in sizes.items())
                 raise ValueError(f"trained: expected of {name!r} {known}, got {key} {tensor.dtype} {list(tensor.shape)}")
+            if key == "importance" and not bool((tensor >= 0).all() and tensor.isfinite().all()):
+                raise ValueError(f"trained: expected finite importances of {name!r}, 0 or more, got others")
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """What `state_dict` gave, checked."""
@@ -176,6 +186,7 @@ class TrainedPart:
         self.by = next((by for by in GRANULARITIES if by in state), "element")
         self.trained = state[self.by].to(device, copy=True) if self.by in state else None
         self.scored = self.spoiled = False
+        self._known = None
         self.layer.train_all_()
 
 

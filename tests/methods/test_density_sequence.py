@@ -182,7 +182,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_pattern_sequence_equals_a_masked_dense_model(name, network, optimizer, layout):
     method, definition = CASES[name]
-    sparse, sparsifier, masked, history = compare(
+    sparse, sparsifier, _, history = compare(
         method, definition, network=network, optimizer=optimizer, steps=STEPS, layout=layout
     )
     assert len(set(history)) >= (2 if "ac/dc" in name else 6)

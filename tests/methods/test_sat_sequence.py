@@ -20,7 +20,9 @@ class Frozen(MaskedTraining):
 
     def __init__(self, model, masks, *rest):
         dense = {name: layer.weight for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-        super().__init__(model, {name: masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in dense.items()}, *rest)
+        super().__init__(
+            model, {name: masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in dense.items()}, *rest
+        )
         self.trained = {name: torch.ones_like(mask) for name, mask in self.masks.items()}
         self.whole = dict.fromkeys(self.masks, True)
         self.importance, self.now = {}, 0
@@ -115,6 +117,13 @@ def test_equals_a_dense_model_with_frozen_parts(by, score, optimizer, network, l
     _, sparsifier, run, _ = compare(method, definition, network=network, optimizer=optimizer, layout=layout, steps=30)
     check_parts(sparsifier, run)
     assert sparsifier.report().updates == 6
+
+
+@pytest.mark.parametrize("by", ["element", "row"])
+def test_equals_it_on_2_4(by):
+    definition = type("Definition", (Frozen,), {"granularity": by})
+    _, sparsifier, run, _ = compare(sx.SAT(granularity=by, **CHOICES), definition, layout="2:4", sparsity=0.5, steps=30)
+    check_parts(sparsifier, run)
 
 
 class WithRigL(Frozen):

@@ -81,3 +81,16 @@ def test_what_cannot_have_the_form_is_refused(module, changed, message):
     with pytest.raises(ValueError, match=message):
         give_forms_(model, {"0": form, "1": form._replace(**changed)})
     assert list(model) == before
+
+
+def test_what_a_layer_was_asked_for_and_made_for_is_part_of_its_form(monkeypatch):
+    """And of no form that has nothing to say of it, as earlier versions wrote them."""
+    key = (auto.device_name(torch.device("cpu")), torch.float32, auto.STORAGE)
+    monkeypatch.setattr(auto.POLICY, "table", {key: (auto.Row(16, 128, 0, 0.4),)})
+    plain, layer = (sx.SparseLinear(16, 8, sparsity=0.5, layout=layout) for layout in ("csr", "auto"))
+    layer.aim_at_(0.1)
+    assert Form.of(layer).written().items() >= {"layout": "masked", "asked": "auto", "target": 13}.items()
+    assert set(Form.of(plain).written()) == {"layout", "shape", "nnz", "capacity", "dense_weight"}
+    for one in (plain, layer):
+        made = Form(**Form.of(one).written()).given_to(nn.Linear(16, 8))
+        assert (made.asked, made.layout, made.target_nnz) == (one.asked, one.layout, one.target_nnz)

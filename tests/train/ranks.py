@@ -13,6 +13,8 @@ from pathlib import Path
 
 import children
 import exchange
+import following
+import partly
 import sharded
 import torch
 import torch.distributed as dist
@@ -267,7 +269,7 @@ SCENARIOS = {
         gradients_that_cancel, one_rank_without_signal, non_finite_on_one_rank, half_batches, accumulation_without_sync,
         convolutions_with_batchnorm, two_of_four, a_dense_weight_after_ddp, random_growth, diverged_weights, equal_seeds,
         different_seeds, no_room_after_wrapping, no_room_inside_ddp, state_moves_between_ddp_and_plain, compiled_before_ddp,
-        *exchange.SCENARIOS, *sharded.SCENARIOS, *uneven.SCENARIOS,
+        *exchange.SCENARIOS, *sharded.SCENARIOS, *uneven.SCENARIOS, *following.SCENARIOS, *partly.SCENARIOS,
     )
 }  # fmt: skip
 SCENARIOS |= {f"trained_by_{n}": partial(trained_by, method=how[0], layout=how[1]) for n, how in enumerate(REGROWING)}

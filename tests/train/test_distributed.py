@@ -4,6 +4,7 @@ from pathlib import Path
 
 import children
 import exchange
+import following
 import pytest
 import ranks
 import torch
@@ -95,6 +96,30 @@ def test_two_ranks_train_as_one_process_does(outcomes, name, kind):
         optimizer.zero_grad()
         assert patterns(model) == expected, f"step {step}"
     assert len({str(pattern) for pattern in found}) == 5
+
+
+@pytest.mark.parametrize("layout", ["auto", "csr"])
+@pytest.mark.parametrize("method", following.METHODS)
+def test_densities_that_change_agree_and_weights_keep_their_length(outcomes, method, layout, monkeypatch):
+    """And both ranks train as one process does."""
+    history = equal(outcomes, "densities_that_change")[f"{method} {layout}"]
+    lengths = [[length for _, length in stored] for _, stored, _ in history]
+    assert all(one == lengths[0] for one in lengths)
+    layouts = {layout for _, stored, _ in history for layout, _ in stored}
+    assert layouts == ({"csr"} if layout == "csr" else {"masked", "auto"})
+    kept = "; has room for 240, as its weight must keep its length where several processes train"
+    assert history[-1][2][0].endswith("as asked for" if layout == "csr" else kept)
+    monkeypatch.setattr(following.auto.POLICY, "table", following.table_from_60_percent())
+    model = mlp(dtype=torch.float64, layout=layout, method=method)
+    optimizer = ranks.OPTIMIZERS["adamw"](model.parameters())
+    chosen = ranks.method_named(method, **following.CHOICES)
+    sparsifier = ranks.sx.Sparsifier(model, optimizer, chosen, total_steps=following.TOTAL)
+    for step, (expected, *_) in enumerate(history, 1):
+        backward(model, step)
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+        assert patterns(model) == expected, f"step {step}"
 
 
 def test_convolutions_with_batchnorm_agree(outcomes):
@@ -195,3 +220,15 @@ def test_a_mesh_names_the_ranks(outcomes):
 
 def test_post_local_sgd_is_refused(outcomes):
     refused(outcomes, "post_local_sgd", "ValueError", "got PostLocalSGDOptimizer", "or Static()")
+
+
+def test_ranks_freeze_alike(outcomes):
+    """Rows and layers, dense and sparse; also beside RigL, whose pattern stays where a layer is frozen as a whole."""
+    for how, (parts, weights, norms) in equal(outcomes, "freezing").items():
+        assert all(not all(part) for part in parts) or how.startswith("layer")
+        assert all(norm > 0 for norm in norms), how
+        assert weights
+
+
+def test_ranks_postpone_alike(outcomes):
+    assert equal(outcomes, "one_rank_skips_scoring") == [0, 0, 1, 2]

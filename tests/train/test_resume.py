@@ -13,6 +13,8 @@ import sparse_ext as sx
 CASES = [(*how, "adamw", "linear", at) for how in CHANGING for at in (resume.SAVED_AT if how[1] == "csr" else (36, 40))]
 CASES += [(*how, "sgd", "linear", 39) for how in CHANGING if how[1] == "csr"]
 CASES += [("rigl", "csr", "adamw", kind, 39) for kind in KINDS if kind != "linear"] + [("fst", "2:4", "sgd", "conv2d", 40)]
+# Of these the storage changes after the resume.
+CASES += [(name, "auto", "adamw", "linear", 40) for name, kind in sx.METHODS.items() if kind.changes_density]
 
 
 def is_slow(case):

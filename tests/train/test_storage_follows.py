@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from following import CHOICES, METHODS, TOTAL, build, held, stored, switches, table_from_60_percent
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from training import (
@@ -27,39 +28,11 @@ import sparse_ext as sx
 from sparse_ext.methods import Time
 from sparse_ext.nn import sparse_layers
 from sparse_ext.ops import auto
-from sparse_ext.ops.csr import auto_conv
-
-METHODS = [name for name, kind in sx.METHODS.items() if kind.changes_density]
-TOTAL = 30
-CHOICES = {"update_interval": 3, "drop_fraction": 0.3, "t_end": 25, "gradient_steps": 2, "cycles": 2}
 
 
 @pytest.fixture(autouse=True)
 def from_60_percent(monkeypatch):
-    """Measured: sparse storage is faster from 60 % zeros on, whatever is multiplied."""
-    kernels = ((1, 4), (1, 2), (2, 2), (3, 1))
-    names = (auto.STORAGE, *(name for kernel in kernels for name in auto_conv.all_in_table(kernel)))
-    device, rows = auto.device_name(torch.device("cpu")), (auto.Row(16, 240, 0, 0.4),)
-    monkeypatch.setattr(auto.POLICY, "table", {(device, torch.float32, name): rows for name in names})
-
-
-def build(method, seed=0, optimizer="adamw", layout="auto", kind="linear", **choices):
-    model = mlp(seed, layout=layout, method=method, kind=kind)
-    optimizer = OPTIMIZERS[optimizer](model.parameters())
-    chosen = method_named(method, **(CHOICES | choices))
-    return model, optimizer, sx.Sparsifier(model, optimizer, chosen, total_steps=TOTAL, seed=seed)
-
-
-def stored(model):
-    return [(layer.layout, layer.capacity) for layer in sparse_layers(model).values()]
-
-
-def held(model, optimizer):
-    """All that has one value for each position, as flat matrices."""
-    return [
-        {name: spread(layer, value) for name, value in slots(layer, optimizer).items()}
-        for layer in sparse_layers(model).values()
-    ]
+    monkeypatch.setattr(auto.POLICY, "table", table_from_60_percent())
 
 
 # ---- what is stored how ------------------------------------------------------------------------------------------------
@@ -93,6 +66,26 @@ def test_a_layer_that_was_asked_for_a_layout_stays_in_it(method, layout):
     run(model, optimizer, sparsifier, range(1, TOTAL + 1))
     assert stored(model) == before
     assert {row.reason for row in sparsifier.report().layers} == {"as asked for"}
+
+
+def test_memory_shrinks_with_the_density():
+    """Down to 5 %: a packed weight is made shorter whenever half of it would do."""
+    model = nn.Sequential(nn.Linear(12, 20))
+    method = sx.GMP(t_start=0, t_end=1.0, update_interval=1)
+    sx.sparsify_(model, 0.95, method=method)
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=TOTAL)
+    lengths = []
+    for step in range(1, TOTAL + 1):
+        model(batch(step)[0]).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        lengths.append(optimizer.state[model[0].weight]["exp_avg"].numel())
+        assert lengths[-1] == model[0].capacity == model[0].weight.grad.numel()
+        assert lengths[-1] == 240 if model[0].nnz > 96 else lengths[-1] < 2 * model[0].nnz
+    assert model[0].nnz == 12
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) == 4  # full length, then packed, and shorter by halves
 
 
 def test_a_layer_that_the_user_has_switched_stays_so():
@@ -138,131 +131,6 @@ def test_values_gradients_state_and_copies_follow(method, kind, optimizer):
     assert all(layer.weight is p for layer, p in zip(layers, parameters, strict=True))
 
 
-# ---- resuming ----------------------------------------------------------------------------------------------------------
-
-
-def through_a_file(value):
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def outcome(model, optimizer, sparsifier):
-    return everything(model, optimizer) | {"report": str(sparsifier.report()).replace("as in the checkpoint", "")}
-
-
-def switches(method):
-    """The steps at which the storage of a layer changes."""
-    model, optimizer, sparsifier = build(method)
-    before, found = stored(model), []
-    for step, _ in train(model, optimizer, sparsifier, range(1, TOTAL + 1)):
-        found += [step] if stored(model) != before else []
-        before = stored(model)
-    return found
-
-
-def saves(method):
-    """Before, at and after the first two switches and the last; and some in between."""
-    first, second, *_, last = switches(method)
-    return sorted({at + d for at in (first, second, last) for d in (-1, 0, 1)} & set(range(1, TOTAL)) | {1, TOTAL - 2})
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_resumes_bit_for_bit_in_every_phase(method):
-    """Whatever is loaded first."""
-    whole = build(method)
-    states, reached = {}, 0
-    for step in saves(method):
-        run(*whole, range(reached + 1, step + 1))
-        states[step], reached = through_a_file([part.state_dict() for part in whole]), step
-    run(*whole, range(reached + 1, TOTAL + 1))
-    expected = outcome(*whole)
-    for step, state in states.items():
-        parts = build(method, seed=7)  # another seed: nothing may come from construction
-        for n in ((0, 1, 2), (1, 0, 2), (2, 1, 0))[step % 3]:
-            parts[n].load_state_dict(copy.deepcopy(state[n]))
-        run(*parts, range(step + 1, TOTAL + 1))
-        assert_same({**outcome(*parts), "report": ""}, {**expected, "report": ""})
-        assert [row.nnz for row in parts[2].report().layers] == [row.nnz for row in whole[2].report().layers]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_model_that_is_loaded_before_its_sparsifier_is_made(method):
-    whole = build(method)
-    at = switches(method)[-1] + 1
-    run(*whole, range(1, at + 1))
-    states = through_a_file([part.state_dict() for part in whole])
-    run(*whole, range(at + 1, TOTAL + 1))
-    model = mlp(7, layout="auto", method=method)
-    for layer in sparse_layers(model).values():  # as sparsify_(model, method=...) makes it
-        layer.aim_at_(0.3)
-    model.load_state_dict(states[0])
-    optimizer = OPTIMIZERS["adamw"](model.parameters())
-    optimizer.load_state_dict(states[1])
-    sparsifier = sx.Sparsifier(model, optimizer, method_named(method, **CHOICES), total_steps=TOTAL)
-    sparsifier.load_state_dict(states[2])
-    run(model, optimizer, sparsifier, range(at + 1, TOTAL + 1))
-    assert_same(everything(model, optimizer), everything(*whole[:2]))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_state_goes_back_in_time(method):
-    parts = build(method)
-    first = switches(method)[0]
-    run(*parts, range(1, first))
-    state = through_a_file([part.state_dict() for part in parts])
-    results = []
-    for _ in range(2):
-        run(*parts, range(first, TOTAL + 1))
-        results.append({**outcome(*parts), "report": ""})
-        for part, one in zip(parts, copy.deepcopy(state), strict=True):
-            part.load_state_dict(one)
-    assert_same(*results)
-
-
-@pytest.mark.parametrize("average_too", [True, False])
-def test_a_rollback_of_the_weights_alone(average_too):
-    """Back over a switch: gradients, moments and the average follow by position."""
-    model, optimizer, sparsifier = build("gmp")
-    average = copy.deepcopy(model)
-    sparsifier.track(average)
-    run(model, optimizer, sparsifier, range(1, 4))
-    best, earlier = copy.deepcopy(model.state_dict()), copy.deepcopy(average.state_dict())
-    run(model, optimizer, sparsifier, range(4, 27))
-    backward(model, 27)
-    before, mean = held(model, optimizer), spread(average[0], average[0].weight.detach())
-    assert stored(model)[0][0] == "auto"
-    if average_too:
-        average.load_state_dict(earlier)
-    model.load_state_dict(best)
-    assert stored(model)[0] == ("masked", 240)
-    assert torch.equal(model[0].weight, best["0.weight"])
-    for then, now in zip(before, held(model, optimizer), strict=True):
-        for name, value in now.items():
-            assert name == "weight" or torch.equal(value, then[name]), name
-    assert (average[0].layout, average[0].capacity) == ("masked", 240)
-    if average_too:
-        assert torch.equal(average[0].weight, earlier["0.weight"])
-    else:
-        assert torch.equal(average[0].weight, mean)
-    optimizer.step()
-    sparsifier.step()
-
-
-def test_a_refused_checkpoint_leaves_the_storage():
-    donor, _, _ = (parts := build("gmp"))
-    run(*parts, range(1, TOTAL + 1))
-    model, *_ = build("gmp", seed=1)
-    before, values = stored(model), copy.deepcopy(model.state_dict())
-    good = donor.state_dict()
-    for key, value in (("0.bias", torch.zeros(3)), ("0.col_idx", good["0.col_idx"] + 40), ("0.weight", good["0.weight"][:5])):
-        with pytest.raises(RuntimeError, match=key.split(".")[1] if "col" not in key else "pattern"):
-            model[0].load_state_dict({name[2:]: tensor for name, tensor in {**good, key: value}.items() if name[0] == "0"})
-        assert stored(model) == before
-        assert_same(model.state_dict(), values)
-
-
 # ---- copies and the rest ------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +142,8 @@ def test_a_copy_of_everything_trains_on_alike(method):
     at = switches(method)[0] + 2
     run(*parts, range(at, TOTAL + 1))
     run(*twins, range(at, TOTAL + 1))
-    assert_same(outcome(*twins), outcome(*parts))
+    assert_same(everything(*twins[:2]), everything(*parts[:2]))
+    assert twins[2].report() == parts[2].report()
 
 
 def test_what_a_layer_was_asked_for_survives_a_pickle_and_older_ones():
@@ -308,14 +177,14 @@ def test_a_growing_layer_gets_room_where_it_has_none():
     assert len(positions(model[0])) == 72
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow][: name != "ac/dc"]) for name in METHODS])
 def test_compiled_code_follows_and_autocast_works(method, dtype):
     plain, compiled = build(method), build(method)
     program = torch.compile(compiled[0], backend="aot_eager")
     for step in range(1, TOTAL + 1):
         x, y = batch(step)
-        for (model, optimizer, sparsifier), call in ((plain, plain[0]), (compiled, program)):
+        for (_, optimizer, sparsifier), call in ((plain, plain[0]), (compiled, program)):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
                 loss = nn.functional.cross_entropy(call(x).float(), y)
             loss.backward()
@@ -327,3 +196,67 @@ def test_compiled_code_follows_and_autocast_works(method, dtype):
     tolerance = {} if dtype is torch.float32 else {"rtol": 0.1, "atol": 0.05}
     for one, other in zip(plain[0].parameters(), compiled[0].parameters(), strict=True):
         torch.testing.assert_close(one, other, **tolerance)
+
+
+# ---- where the length must stay -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """As where several processes train."""
+    monkeypatch.setattr(sx.nn.SparseLayer, "keeps_length", True)
+
+
+def test_a_length_that_must_stay_stays(kept):
+    """From 30 % to 65 %: full length is out of reach, and the report says why."""
+    model = nn.Sequential(sx.SparseLinear(12, 20, sparsity=0.7, capacity=0.65, layout="auto"))
+    model[0].aim_at_(0.1)
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    method = sx.ESTDGM(cycles=1, densities=(0.3, 0.65), update_interval=3)
+    sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=12)
+    seen = []
+    for step in range(1, 13):
+        model(batch(step)[0]).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+        seen.append((model[0].nnz, model[0].layout, model[0].capacity))
+        if model[0].nnz == 156:
+            (row,) = sparsifier.report().layers
+            assert row.reason.startswith("35% zeros; sparse storage is faster from 60% on")
+            assert row.reason.endswith("; stays 'auto', as its weight must keep its length where several processes train")
+    assert sorted(set(seen)) == [(24, "auto", 156), (72, "auto", 156), (156, "auto", 156)]
+
+
+def test_room_is_made_at_first_where_the_length_must_stay(kept):
+    model = nn.Sequential(sx.SparseLinear(12, 20, sparsity=0.7, layout="auto"))
+    method = sx.ESTDGM(densities=(0.3, 0.65))
+    sx.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), method, total_steps=12)
+    assert model[0].capacity == 156
+
+
+def test_a_shorter_checkpoint_loads_where_the_length_must_stay(kept):
+    donor = sx.SparseLinear(12, 20, sparsity=0.7, layout="auto")
+    layer = sx.SparseLinear(12, 20, sparsity=0.3, layout="auto")
+    layer.aim_at_(0.3)
+    assert (donor.capacity, layer.layout) == (72, "masked")
+    layer.load_state_dict(donor.state_dict())
+    assert (layer.layout, layer.capacity, layer.nnz) == ("auto", 240, 72)
+    assert torch.equal(layer.dense_weight(), donor.dense_weight())
+
+
+# ---- what is observed ---------------------------------------------------------------------------------------------------
+
+
+def test_a_phase_that_only_prunes_asks_for_no_gradient():
+    """EST-DGM's change from 65 % to 25 %: by magnitude alone."""
+    model = mlp(method="est-dgm", layout="csr")
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    sparsifier = sx.Sparsifier(model, optimizer, sx.ESTDGM(cycles=1, update_interval=2), total_steps=9)
+    run(model, optimizer, sparsifier, range(1, 3))  # the next is the third, with which the second phase begins
+    plain = mlp(method="est-dgm", layout="csr")
+    plain.load_state_dict(model.state_dict())
+    assert sx.count_flops(lambda: backward(model, 3)) == sx.count_flops(lambda: backward(plain, 3))
+    optimizer.step()
+    assert sparsifier.step()
+    assert model[0].nnz == 72
