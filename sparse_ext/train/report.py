@@ -126,6 +126,7 @@ class History:
         self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
         self._executed = {name: Executed(work_of(layer)) for name, layer in layers.items()}
         self._uncounted = 0  # steps before a resume of which nothing is known
+        self._ended = 0  # the last step that is over; of one whose update failed it is told again
         self._recounts = True  # nnz is read anew at the next step: until then a checkpoint may be loaded
 
     def end_step(self, step: int, layers: Sequence[ManagedLayer]) -> None:
@@ -136,11 +137,11 @@ class History:
                 nnz, managed.is_other = managed.layer.nnz, False
                 work = in_part(as_now(replace(self._executed[name].work, nnz=nnz), managed.layer), managed.part)
                 self._executed[name] = self._executed[name].changed(step - 1, work)
-            if managed.part.trained is not None and managed.layer._trains is None:
+            if step != self._ended and managed.part.trained is not None and managed.layer._trains is None:
                 self._executed[name] = self._executed[name].with_whole_gradient()
             if managed.observation.end():
                 self._executed[name] = replace(self._executed[name], observed=self._executed[name].observed + 1)
-        self._recounts = False
+        self._recounts, self._ended = False, step
 
     def executed(self, name: str, step: int) -> tuple[Executed, int]:
         """What the layer has cost in the steps up to this one, and how many of these were counted."""
@@ -201,6 +202,7 @@ class History:
         for name, coverage in self._coverage.items():
             coverage.load(state_dict["coverage"][name])
         self._uncounted, self._recounts = state_dict["uncounted"], True
+        self._ended = 0
         for name, one in self._executed.items():
             shares = state_dict["shares"][name]
             self._executed[name] = one.resumed(state_dict["step"], state_dict["executed"][name], shares)
