@@ -156,9 +156,9 @@ class GraNet(DropAndGrow):
 
 
 def window(start: float | int, end: float | int, total_steps: int) -> tuple[int, int]:
-    """The first and last step of a window. The last is one of the run's, so that what must be reached then is reached."""
+    """The first and last step of a window, which are not the same. The last is one of the run's, so that its end is reached."""
     last = min(max(1, step_at(end, total_steps)), total_steps)
-    return min(step_at(start, total_steps), last), last
+    return min(step_at(start, total_steps), last - 1), last
 
 
 def ramp(first: float, last: float, start: int, end: int, step: int) -> float:
