@@ -11,9 +11,9 @@ from sparse_ext.nn import SparseLayer
 
 from .flop_counter import flop_counter
 from .flops_table import Flops, LayerFlops, Pair
-from .names import named_layers
+from .names import unwrapped
 from .planned import Planned, planned
-from .tokens import measured, one_each
+from .tokens import layers_of, measured, one_each
 from .work import Entries, work_of
 
 if TYPE_CHECKING:
@@ -69,13 +69,11 @@ def count_flops(what: Any, sparsifier: Sparsifier | None = None, inputs: Any = N
 
 def _of_training(model: nn.Module, sparsifier: Sparsifier, inputs: Any) -> Flops:
     managed = {one.name: one for one in sparsifier._layers}
-    present = named_layers(model)
+    present = layers_of(unwrapped(model))
     if lost := [name for name, one in managed.items() if present.get(name) is not one.layer]:
         raise ValueError(f"count_flops: expected the model that the Sparsifier trains, got one without its {', '.join(lost)}")
-    tokens = one_each(model) if inputs is None else measured(model, inputs)
-    plans: dict[str, Planned] = {}
-    for method, group in sparsifier._groups:
-        plans |= planned(method, group, sparsifier.total_steps)
+    tokens = one_each(unwrapped(model)) if inputs is None else measured(model, inputs, managed)
+    plans = planned(sparsifier._groups, sparsifier.total_steps)
     rows = []
     for name, layer in tokens.layers.items():
         count = tokens.counts[name]
@@ -103,7 +101,9 @@ def _managed(name: str, tokens: int, layer: SparseLayer, plan: Planned, sparsifi
         _step(tokens, done.sums, done.observed * size, trains) / steps if steps else None,
     )
     forward = Pair(2 * tokens * int(plan.end.nnz), 2 * tokens * layer.nnz)
-    return LayerFlops(name, tokens, True, size, density, forward, training, *_dense(tokens, size, trains))
+    return LayerFlops(
+        name, tokens, isinstance(layer, SparseLayer), size, density, forward, training, *_dense(tokens, size, trains)
+    )
 
 
 def _constant(name: str, tokens: int, layer: Any) -> LayerFlops:

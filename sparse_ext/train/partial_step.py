@@ -170,7 +170,7 @@ def _guarded(optimizer: Any, restore: Callable[[], None]) -> Callable[[], None]:
     """Has the optimizer restore if its step ends by an exception, when no hook is called; returns what undoes this."""
     inner = optimizer.step
 
-    @wraps(inner.__func__)
+    @wraps(getattr(inner, "__func__", inner))  # a scheduler may have put a function in its place
     def step(_: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return inner(*args, **kwargs)

@@ -32,27 +32,22 @@ class Planned:
     end: Work
 
 
-def planned(method: Method, group: Sequence[ManagedLayer], total_steps: int) -> dict[str, Planned]:
-    """{name: its run} of the layers that this method trains, from step 0 to total_steps.
+def planned(groups: Sequence[tuple[Method, Sequence[ManagedLayer]]], total_steps: int) -> dict[str, Planned]:
+    """{name: its run} of all layers, from step 0 to total_steps; groups: each method, and the layers that it trains.
 
     What depends on values is taken as if all positions were alike: a total over a signal's scores is the number of positions,
     and of the smallest magnitudes of all layers each one has a share in proportion to its nnz.
     """
-    run = _DryRun(method, group)
-    run.carry_out(0, {name: one for name, one in run.plan(Time(0, total_steps)).items() if not isinstance(one, Regrow)})
-    kinds = signal_classes(method.signals)
-    watching = {name for name, kind in kinds.items() if kind.OBSERVES}
-    streams = method.observed_steps() == 1 and all(kinds[name].STREAMS for name in watching)
-    for time, due, observed in _steps(method, total_steps):
-        observed &= bool(watching)
-        if not (due or observed):
-            continue
-        actions = run.plan(time) if due or streams else {}
-        if observed:
-            run.observe([name for name in run.now if not streams or _asks_for(watching, actions.get(name))])
-        if due:
-            run.carry_out(time.step, actions)
-    ends = {name: one.settled(total_steps) for name, one in run.now.items()}
+    now = {managed.name: Executed(_start(managed)) for _, group in groups for managed in group}
+    runs = [_DryRun(method, group, now) for method, group in groups]
+    for run in runs:
+        first = run.plan(Time(0, total_steps))
+        run.carry_out(0, {name: one for name, one in first.items() if not isinstance(one, Regrow)})
+    for steps in zip(*(_steps(run.method, total_steps) for run in runs), strict=True):
+        for run, (time, due, observed) in zip(runs, steps, strict=True):
+            if due or (observed and run.watching):
+                run.step(time, due, observed and bool(run.watching))
+    ends = {name: one.settled(total_steps) for name, one in now.items()}
     return {name: Planned(one.sums, one.observed, one.work) for name, one in ends.items()}
 
 
@@ -80,12 +75,16 @@ class _DryRun:
     """The layers of one method as plain numbers.
 
     Attributes:
-        now: {name: what the layer has cost so far, and is now}.
+        now: {name: what the layer has cost so far, and is now}, of all methods' layers.
+        watching: the method's signals that observe gradients.
     """
 
-    def __init__(self, method: Method, group: Sequence[ManagedLayer]) -> None:
-        self.now = {managed.name: Executed(_start(managed)) for managed in group}
-        self._method = method
+    def __init__(self, method: Method, group: Sequence[ManagedLayer], now: dict[str, Executed]) -> None:
+        self.now, self.method = now, method
+        kinds = signal_classes(method.signals)
+        self.watching = {name for name, kind in kinds.items() if kind.OBSERVES}
+        self._streams = method.observed_steps() == 1 and all(kinds[name].STREAMS for name in self.watching)
+        self._names = [managed.name for managed in group]
         self._capacities = {managed.name: managed.layer.capacity for managed in group}
         self._targets = {managed.name: managed.layer.target_nnz for managed in group}
         self._numbers: Layers | None = None
@@ -94,8 +93,19 @@ class _DryRun:
     def plan(self, time: Time) -> dict[str, Action]:
         """What the method orders at this step."""
         if self._numbers is None:
-            self._numbers = Layers({name: self._seen(name) for name in self.now}, self._smallest)
-        return self._method.plan(self._numbers, time)
+            self._numbers = Layers({name: self._seen(name) for name in self._names}, self._smallest)
+        return self.method.plan(self._numbers, time)
+
+    def step(self, time: Time, due: bool, observed: bool) -> None:
+        """A step at which the method may change something, or its signals observe."""
+        actions = self.plan(time) if due or self._streams else {}
+        if observed:
+            asked = [name for name in self._names if not self._streams or _asks_for(self.watching, actions.get(name))]
+            self.observe(asked)
+        if due and self.method.importance is not None:  # it scores the gradient of all weights
+            self.now.update({name: self.now[name].with_whole_gradient() for name in self._names})
+        if due:
+            self.carry_out(time.step, actions)
 
     def _seen(self, name: str) -> LayerNumbers:
         work = self.now[name].work
@@ -110,10 +120,11 @@ class _DryRun:
             shape=work.product.weight_shape,
             target=self._targets[name],
             total_in_use=lambda signal: float(self.now[name].work.nnz),
+            share=lambda: self.now[name].work.weight_share,
         )
 
     def _smallest(self, count: int) -> dict[str, int]:
-        return in_proportion({name: int(one.work.nnz) for name, one in self.now.items()}, count)
+        return in_proportion({name: int(self.now[name].work.nnz) for name in self._names}, count)
 
     def observe(self, names: Sequence[str]) -> None:
         """A step that computes these layers' dense gradients: of it, the weight gradient costs all positions."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Action, Freeze
+from sparse_ext.methods import Action, Choose, Freeze
 from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import Pattern
 
 from .coverage import Coverage
-from .work import Executed, after, as_now, plus, work_of
+from .work import Executed, after, as_now, in_part, plus, work_of
 
 if TYPE_CHECKING:
     from .managed import ManagedLayer
@@ -126,6 +126,7 @@ class History:
         self._updates: tuple[int, int] = (0, 0)  # the steps of the last one but one, and of the last
         self._executed = {name: Executed(work_of(layer)) for name, layer in layers.items()}
         self._uncounted = 0  # steps before a resume of which nothing is known
+        self._ended = 0  # the last step that is over; of one whose update failed it is told again
         self._recounts = True  # nnz is read anew at the next step: until then a checkpoint may be loaded
 
     def end_step(self, step: int, layers: Sequence[ManagedLayer]) -> None:
@@ -134,11 +135,13 @@ class History:
             name = managed.name
             if self._recounts or managed.is_other:
                 nnz, managed.is_other = managed.layer.nnz, False
-                work = as_now(replace(self._executed[name].work, nnz=nnz), managed.layer)
+                work = in_part(as_now(replace(self._executed[name].work, nnz=nnz), managed.layer), managed.part)
                 self._executed[name] = self._executed[name].changed(step - 1, work)
+            if step != self._ended and managed.part.trained is not None and managed.layer._trains is None:
+                self._executed[name] = self._executed[name].with_whole_gradient()
             if managed.observation.end():
                 self._executed[name] = replace(self._executed[name], observed=self._executed[name].observed + 1)
-        self._recounts = False
+        self._recounts, self._ended = False, step
 
     def executed(self, name: str, step: int) -> tuple[Executed, int]:
         """What the layer has cost in the steps up to this one, and how many of these were counted."""
@@ -158,15 +161,18 @@ class History:
         self._flips = dict.fromkeys(self._flips, 0)
         self._updates = (self._updates[1], step)
 
-    def add(self, step: int, name: str, layer: SparseLayer, action: Action, new: torch.Tensor, gone: torch.Tensor) -> None:
+    def add(self, step: int, managed: ManagedLayer, action: Action, new: torch.Tensor, gone: torch.Tensor) -> None:
         """Records that an action has changed a layer at this step.
 
         Args:
             new, gone: how many positions were added and removed.
         """
+        name, layer = managed.name, managed.layer
         now = self._executed[name]
-        work = replace(after(now.work, action), nnz=plus(now.work.nnz, new - gone))
-        self._executed[name] = now.changed(step, as_now(work, layer))
+        work = as_now(replace(after(now.work, action), nnz=plus(now.work.nnz, new - gone)), layer)
+        if managed.part.trained is not None and not isinstance(action, Choose):
+            work = in_part(work, managed.part)
+        self._executed[name] = now.changed(step, work)
         if isinstance(action, Freeze):
             return
         before = self._replaced[name]
@@ -196,6 +202,7 @@ class History:
         for name, coverage in self._coverage.items():
             coverage.load(state_dict["coverage"][name])
         self._uncounted, self._recounts = state_dict["uncounted"], True
+        self._ended = 0
         for name, one in self._executed.items():
             shares = state_dict["shares"][name]
             self._executed[name] = one.resumed(state_dict["step"], state_dict["executed"][name], shares)

@@ -252,7 +252,7 @@ class Sparsifier(Resumable):
             self._history.begin_update(self._step)
         for managed, action in orders:
             change = managed.carry_out(action, self._stream(f"{self._step}/{managed.name}"), self._time())
-            self._history.add(self._step, managed.name, managed.layer, action, *change)
+            self._history.add(self._step, managed, action, *change)
         self._updates += 1
         # Rules may choose in every step, and a comparison synchronises: those are compared now and then only.
         if any(not isinstance(action, Choose) for _, action in orders) or self._updates % VERIFIED == 1:

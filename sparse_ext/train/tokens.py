@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,10 +57,11 @@ def one_each(model: nn.Module) -> Tokens:
     return Tokens(layers, dict.fromkeys(layers, 1), 0)
 
 
-def measured(model: nn.Module, inputs: Any) -> Tokens:
+def measured(model: nn.Module, inputs: Any, trained: Collection[str]) -> Tokens:
     """In a forward pass of these inputs, which leaves the model, its buffers and the random state as they were.
 
-    inputs: a tensor; a tuple or list of arguments; or a mapping, of keywords.
+    inputs: a tensor; a tuple or list of arguments; or a mapping, of keywords. trained: names of layers, of which at least one
+    must be reached: ValueError if none is.
     """
     inner = unwrapped(model)
     layers, found = layers_of(inner), _Found()
@@ -73,8 +74,10 @@ def measured(model: nn.Module, inputs: Any) -> Tokens:
         functional_call(inner, buffers, tuple(args), keywords)
         other = found.counter.get_total_flops() - found.of_layers
     counts = {name: found.tokens.get(name, 0) for name in layers}
-    if not any(counts[name] for name, layer in layers.items() if isinstance(layer, SparseLayer)):
-        raise ValueError("count_flops: expected inputs whose forward pass reaches the sparse layers, got some that reach none")
+    if not any(counts[name] for name in trained):
+        raise ValueError(
+            "count_flops: expected inputs whose forward pass reaches the Sparsifier's layers, got some without any"
+        )
     return Tokens(layers, counts, int(other))
 
 

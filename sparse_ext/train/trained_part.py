@@ -100,9 +100,10 @@ class TrainedPart:
         """The rows of largest mean importance whose weights are nearest to the share, at least one row."""
         rows, cols = self.layer.product.rows, self.layer.product.cols
         assert self.importance is not None
-        row = self.layer.slots()[used] // max(1, cols)
-        sums = self.importance.new_zeros(rows, dtype=torch.float64).index_add_(0, row, self.importance[used].double())
-        counts = torch.bincount(row, minlength=rows)
+        at = self.layer.slots()[used]
+        row = at // max(1, cols)
+        matrix = self.importance.new_zeros(rows * cols).index_copy_(0, at, self.importance[used])  # summed in one order
+        sums, counts = matrix.view(rows, cols).sum(1, dtype=torch.float64), torch.bincount(row, minlength=rows)
         order = _favoured(sums / counts.clamp(min=1), before, action.hysteresis).sort(descending=True, stable=True).indices
         reached = counts[order].cumsum(0)
         taken_rows = int((reached - action.trained * row.numel()).abs().argmin()) + 1

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from sparse_ext.methods import Action, Choose, Freeze, Regrow, RegrowEvenly, Switch
 from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import LAYOUTS, Product
+
+if TYPE_CHECKING:
+    from .trained_part import TrainedPart
 
 Count = int | torch.Tensor  # int64 [], on the layer's device, where reading it would wait for that
 
@@ -72,6 +75,18 @@ def as_now(work: Work, layer: SparseLayer) -> Work:
     """This, with what the layer says of itself without synchronising: all but nnz and the shares."""
     rule = layer.chosen_by
     return replace(work, layout=layer.layout, rule=None if rule is None else rule.name, sampled=layer.rng is not None)
+
+
+def in_part(work: Work, part: TrainedPart) -> Work:
+    """The same, of which so much trains as `part` says. Synchronises with the device."""
+    if part.trained is None:
+        return replace(work, weight_share=1.0)
+    if part.by == "layer":
+        return replace(work, weight_share=float(part.trained))
+    index, rows = part.at()
+    entries = index.numel() * (1 if rows is None else work.product.cols)
+    whole = replace(work, weight_share=1.0).entries.grad_weight
+    return replace(work, weight_share=entries / max(1, int(whole)))
 
 
 def plus(one: Count, other: Count) -> Count:
@@ -163,6 +178,11 @@ class Executed:
         steps = step - self.since
         sums = (plus(total, steps * one) for total, one in zip(self.sums, self.work.entries, strict=True))
         return replace(self, since=step, sums=Entries(*sums)) if steps else self
+
+    def with_whole_gradient(self) -> Executed:
+        """One more step so far has computed the gradient of all weights, though a part of them is frozen."""
+        more = plus(replace(self.work, weight_share=1.0).entries.grad_weight, -1 * self.work.entries.grad_weight)
+        return replace(self, sums=self.sums._replace(grad_weight=plus(self.sums.grad_weight, more)))
 
     def changed(self, step: int, work: Work) -> Executed:
         """From the step after this one on, the layer is so."""

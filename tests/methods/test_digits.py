@@ -29,17 +29,20 @@ def digits(seed):
 
 
 RIGL = sx.RigL(drop_fraction=0.3, update_interval=16, t_end=0.75)
-METHODS = {"dense": None, "static": sx.Static(), "rigl": RIGL, "fst": sx.FST(), "sr-ste": sx.SRSTE(), "s-ste": sx.SSTE()}
+METHODS = {
+    "dense": None, "static": sx.Static(), "rigl": RIGL, "fst": sx.FST(), "sr-ste": sx.SRSTE(), "s-ste": sx.SSTE(),
+    "sat": sx.SAT(active=0.25, update_interval=16), "top-kast": sx.TopKAST(update_interval=16),
+}  # fmt: skip
 
 
 @functools.cache
 def accuracy(name, sparsity, init, seed):
-    """Per cent on the test digits after 40 epochs; sparsity None: 2:4."""
+    """Per cent on the test digits after 40 epochs; sparsity None: 2:4; 0: the dense layers themselves."""
     x, y, test_x, test_y = digits(seed)
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     method = METHODS[name]
-    if method is not None:
+    if method is not None and sparsity != 0:
         sx.sparsify_(model, sparsity, layout="auto" if sparsity else "2:4", method=method, init=init)
     total = 40 * -(-len(x) // 64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -86,3 +89,12 @@ def test_2_4_is_within_a_point_of_dense(name):
     seeds = SEEDS if name in ("fst", "rigl") else range(2)
     init = "variance" if name == "rigl" else "masked"
     assert mean("dense", None, seeds=seeds) - mean(name, None, init, seeds) <= 1.0
+
+
+def test_sat_is_within_half_a_point_of_dense():
+    """A quarter of the weights of a dense network train."""
+    assert mean("dense", None) - mean("sat", 0) <= 0.5
+
+
+def test_top_kast():
+    assert mean("top-kast", 0.95, "masked") >= 94.5

@@ -9,7 +9,7 @@ from torch import nn
 from training import CHANGING, PACKED, chosen_layer, method_named, mlp, run
 
 import sparse_ext as sx
-from sparse_ext.nn import SparseLayer, sparse_layers
+from sparse_ext.nn import SparseLayer
 
 ALL = list(dict.fromkeys(PACKED + CHANGING))
 
@@ -66,7 +66,7 @@ def test_it_is_the_mean_of_what_was_seen(name, layout):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     method = method_named(name, update_interval=3, refresh_interval=3, t_end=1.0, dense_tail=0.25)
     sparsifier = sx.Sparsifier(model, optimizer, method, total_steps=12)
-    layers, seen = sparse_layers(model), []
+    layers, seen = {managed.name: managed.layer for managed in sparsifier._layers}, []
     for number in range(1, 13):
         seen.append({one: layer.nnz for one, layer in layers.items()})
         run(model, optimizer, sparsifier, range(number, number + 1))

@@ -121,7 +121,7 @@ def test_what_is_refused():
             return self.used(x)
 
     aside = Aside()
-    with pytest.raises(ValueError, match="reaches the sparse layers, got some that reach none"):
+    with pytest.raises(ValueError, match="reaches the Sparsifier's layers, got some without any"):
         sx.count_flops(aside, sparsifier_of(aside, sx.Static())[1], torch.randn(2, 4))
 
 
@@ -148,3 +148,28 @@ def test_what_actions_change():
     assert after(packed, Action()) is packed
     assert dense.entries == (10, 10, 32)
     assert replace(packed, input_share=0.5, weight_share=0.25).entries == (10, 5, 2)
+
+
+@pytest.mark.parametrize("granularity", ["element", "row", "layer", "with RigL"])
+def test_what_is_frozen_costs_no_weight_gradient(granularity):
+    """SAT on dense layers, or beside RigL on sparse ones: as planned within 2 %, and exactly what the kernels compute."""
+    sat = sx.SAT(active=0.25, update_interval=5, granularity="row" if granularity == "with RigL" else granularity)
+    sizes = [nn.Linear(40, 40) for _ in range(4)]
+    model = nn.Sequential(*sizes)
+    method = sat
+    if granularity == "with RigL":
+        sx.sparsify_(model, 0.5, layout="csr", init="masked")
+        method = sx.Together(sx.RigL(update_interval=4, t_end=1.0), sat)
+    optimizer, sparsifier = sparsifier_of(model, method, 20)
+    flops = 0
+    for step in range(20):
+        x = torch.randn(16, 40, generator=torch.Generator().manual_seed(step), requires_grad=True)
+        flops += sx.count_flops(lambda: model(x).square().sum().backward())  # noqa: B023
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+    found = sx.count_flops(model, sparsifier, torch.randn(16, 40)).model
+    assert found.training.executed == pytest.approx(flops / 20, rel=1e-12)
+    if granularity != "with RigL":  # 5 steps before the first update, 3 later ones score: 12 with a quarter, 8 with all
+        assert found.training_share.planned == pytest.approx((2 + (12 * 0.25 + 8) / 20) / 3, rel=0.02)
+        assert found.training_share.executed == pytest.approx(found.training_share.planned, rel=0.02)

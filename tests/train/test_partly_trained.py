@@ -153,6 +153,25 @@ def test_closures_and_schedulers():
     assert_same(dict(model.state_dict()), dict(other.state_dict()))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_a_scheduler_made_before_or_after(first):
+    model = network()
+    optimizer = EVERY["sgd"](model.parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2) if first else None
+    optimizer, sparsifier = trainer(model, optimizer)
+    scheduler = scheduler or torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    for step in range(1, 8):
+        run(model, optimizer, sparsifier, range(step, step + 1))
+        scheduler.step()
+    assert sparsifier.report().updates == 1
+    del sparsifier
+    gc.collect()
+    before = model[0].weight.detach().clone()
+    run(model, optimizer, None, range(8, 9))
+    assert (model[0].weight != before).float().mean() > 0.9  # nothing is frozen any more
+    scheduler.step()
+
+
 def test_several_optimizers():
     model = network()
     optimizers = [torch.optim.SGD(model[:2].parameters(), 0.1, 0.9), torch.optim.AdamW(model[2:].parameters())]
