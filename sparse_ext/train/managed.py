@@ -207,7 +207,7 @@ class ManagedLayer:
 
     def before_load(self) -> None:
         """A checkpoint is about to be loaded into the layer, which may have taken over the checkpoint's storage."""
-        left = self.layer._slots_left
+        left = getattr(self.layer, "_slots_left", None)  # a plain layer, of which parts are frozen, has none
         self._slots, self._left = self.layer.slots() if left is None else left, left is not None
 
     def after_load(self) -> None:
