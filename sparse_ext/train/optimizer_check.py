@@ -13,7 +13,7 @@ from sparse_ext.nn.foreign import is_computed
 from .managed import ManagedLayer
 from .optimizer_state import OptimizerState
 from .probe import probe
-from .wrappers import group_of
+from .wrappers import group_of, leaves
 
 _COMPUTED = (
     "expected sparse weights that are Parameters, got computed ones in {} (by a parametrization, pruning or a norm of "
@@ -79,8 +79,14 @@ def admit(state: OptimizerState, layers: Mapping[str, SparseLayer], methods: Map
     ValueError if their state cannot follow. Of a layer whose method never changes anything it need not.
     """
     changing = {name: layer.weight for name, layer in layers.items() if methods[name].decides}
-    for weight in changing.values():
+    for name, weight in changing.items():
         optimizer = state.holder(weight)
+        bare = [type(one).__name__ for one in leaves(optimizer) if not hasattr(one, "_optimizer_step_post_hooks")]
+        if bare and any(part.freezes for part in methods[name].parts):
+            raise ValueError(
+                f"expected an optimizer with hooks of its steps, as those of torch.optim have, got {bare[0]}: frozen weights "
+                "are kept from it by these"
+            )
         probed = probe(optimizer, weight)
         if probed.reason is not None and not state.trusted:
             raise ValueError(_refusal(type(optimizer).__name__, probed.reason))

@@ -34,11 +34,6 @@ class PartialStep:
         self._whole: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # frozen parameters, and their gradients
         self._short: list[_Short] = []
         self._fresh: Callable[[torch.Tensor, Found], float] = lambda weight, one: 0.0
-        if not hasattr(optimizer, "_optimizer_step_post_hooks"):
-            raise ValueError(
-                f"expected an optimizer with hooks of its steps, as those of torch.optim have, got {type(optimizer).__name__}: "
-                "frozen weights are kept from it by these"
-            )
         before = optimizer.register_step_pre_hook(self._before)
         after = optimizer.register_step_post_hook(lambda *_: self.restore())
         # Whatever else looks at the weights after a step finds them whole.

@@ -173,7 +173,7 @@ def test_activation_checkpointing_scores_once(use_reentrant, by):
         assert torch.equal(one.part.importance, two.part.importance)
 
 
-@pytest.mark.parametrize(("layout", "by"), [("plain", by) for by in BY] + [("csr", by) for by in BY] + [("masked", "row")])
+@pytest.mark.parametrize(("layout", "by"), [("plain", "element"), ("plain", "layer"), ("csr", "row"), ("csr", "layer")])
 def test_compiled_code_needs_few_programs(layout, by):
     torch._dynamo.reset()
     programs = []
@@ -188,7 +188,7 @@ def test_compiled_code_needs_few_programs(layout, by):
         (model, *trainer(one, "sgd", granularity=by, update_interval=2)) for one, model in ((eager, eager), (twin, compiled))
     ]
     sets = set()
-    for step in range(1, 41):
+    for step in range(1, 25):
         for model, optimizer, sparsifier in trios:
             x, y = images_and_labels(step, torch.float64)
             nn.functional.cross_entropy(model(x), y).backward()
