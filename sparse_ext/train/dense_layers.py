@@ -14,9 +14,9 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.nn.plain import DenseLayer, eligible, enroll, release
 
 from .names import named
-from .optimizer_check import trainable
+from .optimizers.check import trainable
+from .optimizers.wrappers import parameters_of, sequence
 from .state import methods_by_name
-from .wrappers import parameters_of, sequence
 
 
 def methods_by_layer(

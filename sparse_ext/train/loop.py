@@ -13,12 +13,12 @@ from torch import nn
 
 from . import stamps
 from .managed import ManagedLayer
-from .masked_decay import decay_with
 from .observation import Observation
-from .partial_step import PartialStep
-from .steps import changes_nothing, gradients_wait, was_skipped
+from .optimizers.masked_decay import decay_with
+from .optimizers.partial_step import PartialStep
+from .optimizers.steps import changes_nothing, gradients_wait, was_skipped
+from .optimizers.wrappers import leaves, parameters_of
 from .uncompiled import uncompiled
-from .wrappers import leaves, parameters_of
 
 
 class Loop:

@@ -16,7 +16,7 @@ from .changes import CHANGES, Change
 from .coverage import Coverage
 from .distributed import digest
 from .observation import Observation
-from .optimizer_state import OptimizerState, take_
+from .optimizers.state import OptimizerState, take_
 from .storage import follow_density, give_room, is_exact, may_resize, may_store_otherwise
 from .trained_part import TrainedPart
 from .undo import Undo

@@ -12,9 +12,8 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import GradientTotal
 
 from . import distributed
-from .scaled import Before, before_step, scale_left
-from .signals import Signal, signal_classes
-from .view import LayerView
+from .optimizers.scaled import Before, before_step, scale_left
+from .signals import LayerView, Signal, signal_classes
 
 
 class Observation:

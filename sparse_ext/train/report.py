@@ -13,7 +13,7 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import Pattern
 
 from .coverage import Coverage
-from .work import Executed, after, as_now, in_part, plus, work_of
+from .flops.work import Executed, after, as_now, in_part, plus, work_of
 
 if TYPE_CHECKING:
     from .managed import ManagedLayer

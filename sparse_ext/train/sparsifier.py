@@ -18,13 +18,13 @@ from .loop import Loop
 from .managed import ManagedLayer
 from .names import named_layers
 from .observation import Observation
-from .optimizer_check import admit, checked_state, refuse_computed, trainable
+from .optimizers.check import admit, checked_state, refuse_computed, trainable
+from .optimizers.wrappers import parameters_of, sequence
 from .report import History, Report
 from .resumable import Group, Resumable, live, numbers_of
 from .sampling import offsets_of, sample
 from .uncompiled import uncompiled
 from .undo import Undo
-from .wrappers import parameters_of, sequence
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

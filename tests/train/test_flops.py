@@ -12,7 +12,7 @@ import sparse_ext as sx
 from sparse_ext import train
 from sparse_ext.methods import Action, DropAndGrow, LayerNumbers, Layers, Method, Regrow, Switch
 from sparse_ext.train.changes import CHANGES
-from sparse_ext.train.work import EFFECTS
+from sparse_ext.train.flops.work import EFFECTS
 
 # ---- by hand -------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import sparse_ext as sx
 from examples.resnet import resnet50
 from sparse_ext.methods import Action, Choose, Regrow, RegrowEvenly, Switch
 from sparse_ext.ops import Linear
-from sparse_ext.train.planned import in_proportion
-from sparse_ext.train.work import Work, after
+from sparse_ext.train.flops.planned import in_proportion
+from sparse_ext.train.flops.work import Work, after
 
 
 class Everything(nn.Module):

@@ -13,7 +13,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from training import Lion, assert_same, everything, masks, mlp, run
 
 import sparse_ext as sx
-from sparse_ext.train.wrappers import leaves
+from sparse_ext.train.optimizers.wrappers import leaves
 
 
 class SAM(torch.optim.Optimizer):

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from training import OPTIMIZERS, Lion
 
-from sparse_ext.train import probe as module
-from sparse_ext.train.probe import probe
+from sparse_ext.train.optimizers import probe as module
+from sparse_ext.train.optimizers.probe import probe
 
 
 def optimizer_of(length=100, dtype=torch.float32, kind=torch.optim.AdamW, **options):

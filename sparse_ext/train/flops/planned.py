@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from sparse_ext.methods import Action, LayerNumbers, Layers, Method, Regrow, Time
 from sparse_ext.ops import LAYOUTS
 
-from .signals import signal_classes
+from ..signals import signal_classes
 from .work import Entries, Executed, Work, after
 
 if TYPE_CHECKING:
-    from .managed import ManagedLayer
+    from ..managed import ManagedLayer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import LAYOUTS, Product
 
 if TYPE_CHECKING:
-    from .trained_part import TrainedPart
+    from ..trained_part import TrainedPart
 
 Count = int | torch.Tensor  # int64 [], on the layer's device, where reading it would wait for that
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .signals import SIGNALS, Signal
+from .base import Signal
 
 
 class WeightAndGradient(Signal):
@@ -25,6 +25,3 @@ class WeightAndGradient(Signal):
         wide = torch.promote_types(weight.dtype, torch.float32)
         size = weight.to(wide).abs()
         return size if gradient is None else size.add_(gradient.to(wide).abs(), alpha=self.method.gradient_weight)
-
-
-SIGNALS[WeightAndGradient.name] = WeightAndGradient

@@ -10,9 +10,9 @@ from sparse_ext.methods import Method
 from sparse_ext.nn import SparseLayer
 from sparse_ext.nn.foreign import is_computed
 
-from .managed import ManagedLayer
-from .optimizer_state import OptimizerState
+from ..managed import ManagedLayer
 from .probe import probe
+from .state import OptimizerState
 from .wrappers import group_of, leaves
 
 _COMPUTED = (

@@ -9,15 +9,15 @@ from torch import nn
 
 from sparse_ext.nn import SparseLayer
 
-from .flop_counter import flop_counter
-from .flops_table import Flops, LayerFlops, Pair
-from .names import unwrapped
+from ..names import unwrapped
+from .counter import flop_counter
 from .planned import Planned, planned
+from .table import Flops, LayerFlops, Pair
 from .tokens import layers_of, measured, one_each
 from .work import Entries, work_of
 
 if TYPE_CHECKING:
-    from .sparsifier import Sparsifier
+    from ..sparsifier import Sparsifier
 
 
 @overload

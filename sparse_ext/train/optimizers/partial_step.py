@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from .found_state import Found, find
-from .managed import ManagedLayer
-from .stamps import is_current
+from ..managed import ManagedLayer
+from ..stamps import is_current
+from ..uncompiled import uncompiled
+from .found import Found, find
 from .steps import changes_nothing, was_skipped
-from .uncompiled import uncompiled
 from .wrappers import parameters_of
 
 

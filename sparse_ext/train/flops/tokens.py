@@ -16,8 +16,8 @@ from sparse_ext.nn import SparseLayer
 from sparse_ext.nn.table import nearest, replacement_of
 from sparse_ext.ops import Linear
 
-from .flop_counter import flop_counter
-from .names import plain_name, unwrapped
+from ..names import plain_name, unwrapped
+from .counter import flop_counter
 
 _Conv = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd

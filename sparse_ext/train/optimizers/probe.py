@@ -15,8 +15,8 @@ import torch
 
 from sparse_ext.ops.pattern import taken
 
-from .found_state import find, obstacle
-from .optimizer_state import Fresh, OptimizerState
+from .found import find, obstacle
+from .state import Fresh, OptimizerState
 from .twin import described, twin_of
 from .wrappers import group_of, without_delegates
 

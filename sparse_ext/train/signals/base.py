@@ -1,7 +1,4 @@
-"""`Signal`: a statistic of a layer's dense weight gradient, kept between updates, by which a method ranks positions.
-
-SIGNALS maps the names that methods can use to classes.
-"""
+"""`Signal`: a statistic of a layer's dense weight gradient, kept between updates, by which a method ranks positions."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-
-from sparse_ext.ops import link_scores
 
 if TYPE_CHECKING:
     from .view import LayerView
@@ -102,56 +97,3 @@ class Signal(ABC):
             if bool(value.isnan().any()):
                 raise ValueError(f"{self.name}: expected {key} without NaN, got {int(value.isnan().sum())}")
         vars(self).update({key: value.to(self.device, copy=True) for key, value in state.items()})
-
-
-class GradientSum(Signal):
-    """The sum of the gradients of the observed steps (Evci et al. 2020, RigL: of one step)."""
-
-    name = "gradient"
-    STREAMS = True
-
-    def start(self) -> None:
-        self.total: torch.Tensor | None = None
-
-    def observe(self, tile: torch.Tensor, rows: range) -> None:
-        if self.total is None and len(rows) == self.rows:
-            self.total = tile
-            return
-        if self.total is None:
-            self.total = self.zeros()
-        self.total[rows.start : rows.stop] += tile
-
-    def score(self) -> torch.Tensor:
-        return self.zeros() if self.total is None else self.total
-
-    def updated(self) -> None:
-        self.total = None
-
-
-class LinkPrediction(Signal):
-    """Which connections the layer's own topology predicts: CH2-L3n of its mask, see `ops.link_scores`. Needs no gradient.
-
-    Where no path of length 3 leads, the score is UNLINKED, below all others: random growth then reaches such positions when no
-    others are left, all with the same chance.
-    """
-
-    name = "links"
-    OBSERVES = False
-    UNLINKED: ClassVar[float] = 1e-30
-
-    def score(self) -> torch.Tensor:
-        return link_scores(self.layer.mask()).clamp_(min=self.UNLINKED)
-
-
-SIGNALS: dict[str, type[Signal]] = {kind.name: kind for kind in (GradientSum, LinkPrediction)}
-
-
-def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signal]]:
-    """{name: class} of a method's signals; ValueError if a name is unknown."""
-    found: dict[str, type[Signal]] = {}
-    for signal in signals:
-        kind = SIGNALS.get(signal) if isinstance(signal, str) else signal
-        if kind is None:
-            raise ValueError(f"expected signals among {', '.join(map(repr, SIGNALS))}, or classes, got {signal!r}")
-        found[kind.name] = kind
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .signals import SIGNALS, Signal
+from .base import Signal
 
 
 class Momentum(Signal):
@@ -25,6 +25,3 @@ class Momentum(Signal):
 
     def score(self) -> torch.Tensor:
         return self.mean
-
-
-SIGNALS[Momentum.name] = Momentum

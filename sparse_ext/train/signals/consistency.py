@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .signals import SIGNALS, Signal
+from .base import Signal
 
 
 class Consistency(Signal):
@@ -48,6 +48,3 @@ class ConsistencyBlend(Consistency):
 def _over(values: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """The values, which are not negative, over their mean; 0 where that is 0."""
     return torch.where(mean > 0, values / mean, torch.zeros_like(values))
-
-
-SIGNALS |= {kind.name: kind for kind in (Consistency, ConsistencyBlend)}

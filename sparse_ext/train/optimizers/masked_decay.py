@@ -15,10 +15,10 @@ import torch
 from sparse_ext.methods import Method
 from sparse_ext.nn import SparseLayer
 
-from .managed import ManagedLayer
-from .stamps import is_current
+from ..managed import ManagedLayer
+from ..stamps import is_current
+from ..uncompiled import uncompiled
 from .steps import changes_nothing
-from .uncompiled import uncompiled
 
 
 def _masked(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:

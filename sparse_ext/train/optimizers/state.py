@@ -10,7 +10,7 @@ import torch
 
 from sparse_ext.ops.pattern import taken
 
-from .found_state import Found, find, obstacle
+from .found import Found, find, obstacle
 from .wrappers import group_of
 
 Fresh = Mapping[tuple[str, ...], float]  # {path of a state tensor: what it holds of a weight that got no gradient yet}
