@@ -24,6 +24,6 @@ def recorded(sparsifier: sx.Sparsifier) -> list[Orders]:
 
 def more(method: Method, action: Action | None) -> int | None:
     """By how much an action changes nnz; None: it does not say."""
-    if isinstance(action, Regrow):
+    if type(action) is Regrow:
         return action.grow - action.drop
     return None if action is not None and method.changes_density else 0

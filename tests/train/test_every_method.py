@@ -41,7 +41,7 @@ def test_compiled_training_is_eager_training(method, layout):
     )
     expected = patterns_of(eager)
     assert [(changed, its) for changed, its in patterns_of(compiled)] == expected
-    assert sum(changed for changed, _ in expected) >= 2
+    assert eager[2].report().updates == compiled[2].report().updates >= 2
     inner = compiled[0]._orig_mod
     for key, value in everything(eager[0], eager[1]).items():
         torch.testing.assert_close(everything(inner, compiled[1])[key], value)

@@ -100,7 +100,9 @@ def densities(make: Callable[..., nn.Module], density: float, method: str) -> tu
     pattern, chosen = make(device="meta").pattern, sx.METHODS[method]()
     made = round(density * pattern.rows * pattern.cols) / (pattern.rows * pattern.cols)
     first = chosen.initial_density(made) if chosen.initial_density(made) > made else density
-    return first, max(first, chosen.max_density(made)) if chosen.max_density(made) > made else first
+    room = max(first, chosen.max_density(made)) if chosen.max_density(made) > made else first
+    spare = chosen.spare_per_row + 1 / pattern.rows if chosen.spare_per_row else 0.0  # one more, whichever way it is rounded
+    return first, min(1.0, room + spare / pattern.cols)
 
 
 # Methods that train a dense weight; and the others, with the layouts that they train.
