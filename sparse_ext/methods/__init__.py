@@ -7,11 +7,12 @@ from typing import Any
 
 from .acdc import ACDC
 from .actions import Action, Choose, Freeze, Regrow, RegrowEvenly, Switch
-from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .base import About, DropAndGrow, Exploration, Importance, Method
 from .cht import CHTs, CHTss
 from .est_dgm import ESTDGM
 from .mest import MEST
 from .nm24 import FST, SRSTE, SSTE, DenseWeight
+from .numbers import LayerNumbers, Layers, Time
 from .pruning import GMP, GraNet
 from .rigl import SET, RigL, Static
 from .sat import SAT, Together
@@ -95,8 +96,10 @@ __all__ = [
     "Choose",
     "DenseWeight",
     "DropAndGrow",
+    "Exploration",
     "Freeze",
     "GraNet",
+    "Importance",
     "LayerNumbers",
     "Layers",
     "Method",

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .actions import Action, Regrow
-from .base import About, LayerNumbers, Method, Time
+from .base import About, Method
+from .numbers import LayerNumbers, Time
 from .pruning import check_scope, check_window, surplus, window
 from .schedules import check_when, step_at
 

@@ -6,83 +6,17 @@ A method holds no tensors. It returns actions, and the `Sparsifier` carries them
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from .actions import Action, Regrow
+from .numbers import LayerNumbers, Time
 from .schedules import SCHEDULES
 
 # Metadata of a hyper-parameter that earlier versions did not have: a saved state names it only if it is not the default, so
 # that states of these versions still load.
 LATER = {"later": True}
-
-
-class Time(NamedTuple):
-    """Progress of a run. Step s is the s-th call of `Sparsifier.step()`; step 0 is the start, before the first call."""
-
-    step: int
-    total_steps: int
-
-
-@dataclass(frozen=True)
-class LayerNumbers:
-    """What a method knows of a layer.
-
-    Attributes:
-        rows, cols: shape of the weight matrix.
-        capacity: length of the layer's weight.
-        layout: name of the layer's layout.
-        dense_weight: whether the layer stores a dense weight, of which products use a part.
-        count: () -> nnz. May synchronise with the device.
-        total: signal name -> sum of the signal's |score|. May synchronise with the device.
-        shape: of the dense layer's weight; (): as (rows, cols).
-        target: nnz that the layer was made for; None: as now. A method that changes densities ends with it.
-        total_in_use: as `total`, of the positions in use alone.
-        observed: () -> whether the layer had a gradient since the last update, for methods whose signals observe it.
-        share: () -> the share of its weights that train; the rest is frozen. May synchronise with the device.
-    """
-
-    rows: int
-    cols: int
-    capacity: int
-    layout: str
-    dense_weight: bool
-    count: Callable[[], int]
-    total: Callable[[str], float]
-    shape: tuple[int, ...] = ()
-    target: int | None = None
-    total_in_use: Callable[[str], float] = lambda signal: 0.0
-    observed: Callable[[], bool] = lambda: True
-    share: Callable[[], float] = lambda: 1.0
-
-    @property
-    def nnz(self) -> int:
-        """Number of positions that products use. May synchronise with the device."""
-        return self.count()
-
-    @property
-    def positions(self) -> int:
-        """rows * cols."""
-        return self.rows * self.cols
-
-    @property
-    def end(self) -> int:
-        """The nnz that the layer was made for."""
-        return self.nnz if self.target is None else self.target
-
-
-class Layers(dict[str, LayerNumbers]):
-    """{name: numbers} of a method's layers, and what is known of all of them together.
-
-    Attributes:
-        smallest: (count) -> {name: how many of the `count` smallest magnitudes of all layers are this one's}. Ties go to later
-            layers, and to the higher position. Synchronises with the device.
-    """
-
-    def __init__(self, numbers: Mapping[str, LayerNumbers], smallest: Callable[[int], dict[str, int]]) -> None:
-        super().__init__(numbers)
-        self.smallest = smallest
 
 
 class About(NamedTuple):
@@ -101,6 +35,30 @@ class About(NamedTuple):
     grad_weight: str = "d"
     optimizer_memory: str = "d"
     good_for: str = ""
+
+
+class Importance(NamedTuple):
+    """How weights are scored at an update's step, of which the whole gradient is computed, whatever part of a layer trains.
+
+    Attributes:
+        score: "taylor" (|w g|) or "square" (g^2).
+        smoothing: the former scores' share of the exponential average of scores.
+    """
+
+    score: str
+    smoothing: float
+
+
+class Exploration(NamedTuple):
+    """A penalty on a dense weight whose gradient is added before every optimizer step; larger where products leave it out.
+
+    Attributes:
+        strength: lambda of Top-KAST; see there.
+        norm: "l1" or "l2".
+    """
+
+    strength: float
+    norm: str
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------------
@@ -125,11 +83,8 @@ class Method:
         samples_gradient: whether the weight gradient is estimated from a random sample of the output gradient.
         freezes: whether it freezes parts of layers.
         trains_dense_layers: whether it also trains layers that were never made sparse.
-        importance: how weights are scored at an update's step, of which the whole gradient is computed, in whatever part a
-            layer trains: "taylor" (|w g|) or "square" (g^2). None: they are not.
-        smoothing: the former scores' share of the exponential average of scores.
-        exploration: lambda of Top-KAST's penalty, whose gradient is added before every optimizer step; see there.
-        exploration_norm: "l1" or "l2", of that penalty.
+        importance: how it scores weights, to freeze the others; None: it does not.
+        exploration: its penalty on a dense weight; None: it has none.
         parts: the methods that it consists of.
     """
 
@@ -160,20 +115,12 @@ class Method:
         return None
 
     @property
-    def importance(self) -> str | None:
+    def importance(self) -> Importance | None:
         return None
 
     @property
-    def smoothing(self) -> float:
-        return 0.0
-
-    @property
-    def exploration(self) -> float:
-        return 0.0
-
-    @property
-    def exploration_norm(self) -> str:
-        return "l1"
+    def exploration(self) -> Exploration | None:
+        return None
 
     @property
     def parts(self) -> tuple[Method, ...]:

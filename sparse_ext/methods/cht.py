@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .actions import Action, Regrow
-from .base import About, DropAndGrow, LayerNumbers, Time
+from .base import About, DropAndGrow
+from .numbers import LayerNumbers, Time
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .actions import Action, Regrow
-from .base import About, DropAndGrow, LayerNumbers, Time
+from .base import About, DropAndGrow
+from .numbers import LayerNumbers, Time
 from .schedules import SCHEDULES
 
 SELECTIONS = ("literal", "split", "blend")

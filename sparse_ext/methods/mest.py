@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .actions import Action, Regrow
-from .base import About, LayerNumbers, Method, Time
+from .base import About, Method
+from .numbers import LayerNumbers, Time
 
 
 @dataclass(frozen=True)

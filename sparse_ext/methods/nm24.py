@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .actions import Action, Choose, Switch
-from .base import About, LayerNumbers, Method, Time
+from .base import About, Method
+from .numbers import LayerNumbers, Time
 
 
 @dataclass(frozen=True)

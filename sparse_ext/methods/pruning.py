@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .actions import Action, Regrow
-from .base import About, DropAndGrow, LayerNumbers, Layers, Method, Time
+from .base import About, DropAndGrow, Method
+from .numbers import LayerNumbers, Layers, Time
 from .schedules import SCHEDULES, check_when, step_at
 
 SCOPES = ("layer", "global")

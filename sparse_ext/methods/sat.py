@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .actions import Action, Freeze
-from .base import About, LayerNumbers, Method, Time
+from .base import About, Importance, Method
+from .numbers import LayerNumbers, Time
 
 GRANULARITIES = ("element", "row", "layer")
 SCORES = ("taylor", "square")
@@ -82,8 +83,8 @@ class SAT(Method):
                 raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
 
     @property
-    def importance(self) -> str:
-        return self.score
+    def importance(self) -> Importance:
+        return Importance(self.score, self.smoothing)
 
     @property
     def changes_patterns(self) -> bool:
@@ -150,25 +151,9 @@ class Together(Method):
     def parts(self) -> tuple[Method, ...]:
         return self.methods
 
-    # What conversions ask of a method.
-
-    @property
-    def dense_weight(self) -> bool:  # type: ignore[override]
-        return self.methods[0].dense_weight
-
-    @property
-    def changes_density(self) -> bool:  # type: ignore[override]
-        return self.methods[0].changes_density
-
     @property
     def changes_patterns(self) -> bool:
         return self.methods[0].changes_patterns
-
-    def initial_density(self, density: float) -> float:
-        return self.methods[0].initial_density(density)
-
-    def max_density(self, density: float) -> float:
-        return self.methods[0].max_density(density)
 
 
 def trained_count(share: float, count: int) -> int:

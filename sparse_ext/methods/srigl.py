@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .actions import Action, RegrowEvenly
-from .base import About, LayerNumbers, Time
+from .base import About
+from .numbers import LayerNumbers, Time
 from .rigl import RigL
 
 FAN_INS = ("constant", "dense")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .actions import Action, Choose
-from .base import About, LayerNumbers, Method, Time
+from .base import About, Exploration, Method
+from .numbers import LayerNumbers, Time
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,8 @@ class TopKAST(Method):
             raise ValueError(f"expected norm to be one of 'l1', 'l2', got {self.norm!r}")
 
     @property
-    def exploration(self) -> float:
-        return self.penalty
-
-    @property
-    def exploration_norm(self) -> str:
-        return self.norm
+    def exploration(self) -> Exploration:
+        return Exploration(self.penalty, self.norm)
 
     def is_update(self, time: Time) -> bool:
         return time.step % self.update_interval == 0

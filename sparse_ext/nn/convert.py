@@ -183,10 +183,10 @@ def _instead(model: nn.Module) -> str:
 
 
 def _method_of(name: str, method: Any) -> Any:
-    """The layer's method; None: it is not known."""
-    if not isinstance(method, Mapping):
-        return method
-    return next((one for pattern, one in method.items() if fnmatchcase(name, pattern)), None)
+    """The layer's method, of several the one that changes its pattern; None: it is not known."""
+    if isinstance(method, Mapping):
+        method = next((one for pattern, one in method.items() if fnmatchcase(name, pattern)), None)
+    return None if method is None else method.parts[0]
 
 
 def _said_of_values(model: nn.Module, chosen: dict[str, Any], init: str, methods: dict[str, Any]) -> list[str]:

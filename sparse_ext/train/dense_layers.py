@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ext.methods import Method, Time
+from sparse_ext.methods import Importance, Method, Time
 from sparse_ext.nn import SparseLayer
 from sparse_ext.nn.plain import DenseLayer, eligible, enroll, release
 
@@ -79,10 +79,10 @@ def arm(groups: Sequence[tuple[Method, Sequence[Any]]], postponed_to: Sequence[i
         groups: (method, the layers that it trains). postponed_to: the step to which each method's update was put off, or 0.
         awaited: whether a gradient of every layer is waited for.
     """
-    scoring: dict[Any, Method | None] = {}
+    scoring: dict[Any, Importance | None] = {}
     for (method, group), to in zip(groups, postponed_to, strict=True):
-        scores = method.importance is not None and (time.step <= to or method.is_update(time))
         if method.freezes:
-            scoring |= dict.fromkeys(group, method if scores else None)
+            is_due = time.step <= to or method.is_update(time)
+            scoring |= dict.fromkeys(group, method.importance if is_due else None)
     for managed, by in scoring.items():
         managed.part.arm(by, awaited)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Choose, Freeze, Method
+from sparse_ext.methods import Choose, Freeze, Importance
 from sparse_ext.methods.sat import trained_count
 from sparse_ext.ops.pattern import largest, taken
 
@@ -33,17 +33,17 @@ class TrainedPart:
         self.trained: torch.Tensor | None = None
         self.importance: torch.Tensor | None = None
         self.scored = self.spoiled = False
-        self._scoring: Method | None = None
+        self._scoring: Importance | None = None
         self._awaited = False
         self._known: tuple[Any, Index] | None = None  # what `at` gave, and of what
 
     # ---- training steps -------------------------------------------------------------------------------------------------
 
-    def arm(self, scoring: Method | None, awaited: bool) -> None:
+    def arm(self, scoring: Importance | None, awaited: bool) -> None:
         """Prepares the layer's next step.
 
         Args:
-            scoring: the method by which the step's gradient is scored: then all of it is computed. None: it is not.
+            scoring: how the step's gradient is scored: then all of it is computed. None: it is not.
             awaited: whether a gradient must come in any case, as DDP waits for it.
         """
         self._scoring, self._awaited = scoring, awaited
@@ -61,22 +61,22 @@ class TrainedPart:
     @torch.no_grad()
     def observe(self, scale: torch.Tensor | None) -> None:
         """Scores the gradient with which the optimizer is about to step; scale: by which it is too large."""
-        method, weight = self._scoring, self.layer.weight
-        if method is None or weight.grad is None:
+        how, weight = self._scoring, self.layer.weight
+        if how is None or weight.grad is None:
             return
         gradient = weight.grad.detach().reshape(-1)
         gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         if scale is not None:
             gradient = gradient / scale
-        score = gradient.square() if method.importance == "square" else (gradient * weight.detach().reshape(-1)).abs()
+        score = gradient.square() if how.score == "square" else (gradient * weight.detach().reshape(-1)).abs()
         self.scored, self.spoiled = True, not bool(score.isfinite().all())
         self._scoring = None
         if self.spoiled:
             return
-        if self.importance is None or method.smoothing == 0.0:
+        if self.importance is None or how.smoothing == 0.0:
             self.importance = score
         else:
-            self.importance = self.importance.to(score).lerp(score, 1.0 - method.smoothing)
+            self.importance = self.importance.to(score).lerp(score, 1.0 - how.smoothing)
 
     # ---- what is chosen -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sparse_ext.methods import Method
+from sparse_ext.methods import Exploration, Method
 from sparse_ext.nn import SparseLayer
 
 from ..managed import ManagedLayer
@@ -26,12 +26,12 @@ def _masked(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:
     return method.masked_decay, layer.weight.detach().masked_fill(layer.pattern.mask().view(-1), 0)
 
 
-def _exploring(layer: SparseLayer, method: Method) -> tuple[float, torch.Tensor]:
+def _exploring(layer: SparseLayer, penalty: Exploration) -> tuple[float, torch.Tensor]:
     """The same of the exploration penalty. It reaches what is frozen, too, on which no optimizer steps."""
     weight, used = layer.weight.detach(), layer.pattern.mask().view(-1)
-    gradient = weight.sign() if method.exploration_norm == "l1" else weight
+    gradient = weight.sign() if penalty.norm == "l1" else weight
     density = used.to(torch.promote_types(weight.dtype, torch.float32)).mean().clamp(min=1 / max(1, used.numel()))
-    return method.exploration, torch.where(used, gradient, gradient / density.to(weight.dtype))
+    return penalty.strength, torch.where(used, gradient, gradient / density.to(weight.dtype))
 
 
 def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[ManagedLayer]], owner: object) -> None:
@@ -50,11 +50,21 @@ def decay_with(optimizer: torch.optim.Optimizer, layers: Callable[[], Sequence[M
         scale = getattr(optimizer, "grad_scale", None)  # a GradScaler leaves unscaling to fused optimizers
         for managed in layers():
             layer, method = managed.layer, managed.method
-            if not (method.masked_decay or method.exploration) or layer.chosen_by is None or not is_current(managed):
+            if (
+                layer.chosen_by is None
+                or layer.weight.grad is None
+                or not layer.weight.requires_grad
+                or not is_current(managed)
+            ):
                 continue
-            if layer.weight.requires_grad and layer.weight.grad is not None:
-                factor, penalty = _masked(layer, method) if method.masked_decay else _exploring(layer, method)
-                layer.weight.grad.add_(penalty if scale is None else penalty * scale, alpha=factor)
+            if method.masked_decay:
+                factor, gradient = _masked(layer, method)
+            elif method.exploration is not None:
+                factor, gradient = _exploring(layer, method.exploration)
+            else:
+                continue
+            assert layer.weight.grad is not None
+            layer.weight.grad.add_(gradient if scale is None else gradient * scale, alpha=factor)
 
     @torch.no_grad()
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
