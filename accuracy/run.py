@@ -166,7 +166,7 @@ def _train(run: MeasuredRun, pacer: Run | None, progress: Callable[[int], None])
         if pacer is not None:
             pacer.train_until(DENSE_STEPS * turn)
             if timed := run.seconds_since(begin):
-                ratios.append(mean(timed) / median(pacer.seconds[-DENSE_STEPS:]))
+                ratios.append(mean(timed) / mean(pacer.seconds[-DENSE_STEPS:]))
         progress(run.step)
     if pacer is None:
         return [1.0], run.seconds_since(0)

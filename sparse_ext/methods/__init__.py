@@ -32,7 +32,7 @@ def register_method(name: str, method: type[Method] | None = None) -> Callable[[
         method: a frozen dataclass derived from `Method`. Without it the call returns a class decorator.
 
     Returns:
-        The class, or the decorator.
+        The class, or the decorator. Of a class that is defined anew, as in a notebook's cell, the later one counts.
 
     Raises:
         TypeError: the class is not a dataclass of its own, or does not derive from `Method`.
@@ -49,10 +49,14 @@ def register_method(name: str, method: type[Method] | None = None) -> Callable[[
         return lambda decorated: register_method(name, decorated)  # type: ignore[return-value]
     if not (isinstance(method, type) and issubclass(method, Method) and "__dataclass_params__" in vars(method)):
         raise TypeError(f"expected a subclass of Method that is a frozen dataclass of its own, got {method!r}")
-    if METHODS.get(name, method) is not method:
+    if _full_name(METHODS.get(name, method)) != _full_name(method):
         raise ValueError(f"expected a new method name, got {name!r}, which is {METHODS[name].__name__}'s")
     METHODS[name] = method
     return method
+
+
+def _full_name(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
 
 
 for _name, _method in (

@@ -19,7 +19,7 @@ class ACDC(Method):
     After a dense warm-up, compressed and decompressed phases of equal length take turns; the last compressed phase lasts until
     the end. A compressed phase trains the largest magnitudes as they are when it begins. In a decompressed phase all positions
     train: those that come back begin at 0, and the optimizer's state of all the layer's weights begins anew (the paper resets
-    the momentum). The defaults are the paper's for 100 epochs of ImageNet: 10 of warm-up, phases of 5, the last one 15 long.
+    the momentum). The defaults are the paper's for 100 epochs of ImageNet: 10 of warm-up, phases of 5, the last one 20 long.
 
     All three products cost the density of the phase, so the run as a whole about half of a dense one. With Adam, whose step
     count goes on, the first steps after a reset are larger than usual, as in all growth.

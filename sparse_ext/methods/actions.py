@@ -22,7 +22,7 @@ class Regrow(Action):
             to |score| ** keep_power.
         grow_power: the same of those that grow.
         unfired_first: positions that were never in use grow before all others.
-        fresh_state: the optimizer's state of all the layer's weights begins anew.
+        fresh_state: the optimizer's state of all the layer's weights that train begins anew.
         after_drop: signals that read the layer score for growth what is left after the drop.
     """
 

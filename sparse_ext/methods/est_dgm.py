@@ -68,10 +68,12 @@ class ESTDGM(DropAndGrow):
     sign_power: float = 1.0
     blend: float = 1.0
 
-    SIGNALS_OF: ClassVar[dict[str, str]] = {"literal": "consistency", "split": "consistency", "blend": "consistency_blend"}
+    SIGNALS_OF: ClassVar[dict[str, str]] = {"literal": "consistency", "split": "consistency", "blend": "consistency blend"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("phases", "densities"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # methods are compared and hashed
         self._check_phases()
         if self.selection not in SELECTIONS:
             raise ValueError(f"expected selection to be one of {', '.join(map(repr, SELECTIONS))}, got {self.selection!r}")

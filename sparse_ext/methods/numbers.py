@@ -20,7 +20,7 @@ class LayerNumbers:
 
     Attributes:
         rows, cols: shape of the weight matrix.
-        capacity: length of the layer's weight.
+        capacity: how many positions the layer can hold, after its weight has been made longer where that is possible.
         layout: name of the layer's layout.
         dense_weight: whether the layer stores a dense weight, of which products use a part.
         count: () -> nnz. May synchronise with the device.

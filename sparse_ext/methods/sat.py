@@ -56,10 +56,10 @@ class SAT(Method):
     trains_dense_layers = True
     about: ClassVar[About | None] = About(
         source="no paper; see the class",
-        forward="1",
-        grad_input="1",
-        grad_weight="active",
-        optimizer_memory="1",
+        forward="1; sparse layers: d",
+        grad_input="1; sparse layers: d",
+        grad_weight="active; sparse layers: active d",
+        optimizer_memory="1; sparse layers: d",
         good_for="fine-tuning, dense or sparse",
     )
 
@@ -144,7 +144,9 @@ class Together(Method):
         freezing = [method for method in methods if isinstance(method, Method) and method.freezes]
         if len(methods) != 2 or len(freezing) != 1 or not all(isinstance(m, Method) and m.parts == (m,) for m in methods):
             names = ", ".join(type(method).__name__ for method in methods) or "none"
-            raise ValueError(f"expected two methods, of which one freezes parts of layers, as SAT() does, got {names}")
+            raise ValueError(
+                f"expected two methods, exactly one of which freezes parts of layers (SAT and TopKAST do), got {names}"
+            )
         object.__setattr__(self, "methods", tuple(sorted(methods, key=lambda method: method.freezes)))
 
     @property

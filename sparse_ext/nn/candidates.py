@@ -18,6 +18,7 @@ from sparse_ext.ops import FLOATING, layout_named
 
 from .foreign import is_computed
 from .layer import SparseLayer
+from .partly import PartlyTrained
 from .readers import readers
 from .replacement import has_own_forward
 from .table import nearest, replacement_of
@@ -93,6 +94,8 @@ def _of_weight(module: Any) -> str | None:
 
 def _of_class(module: nn.Module) -> str | None:
     """What the layer does that its replacement would not."""
+    if isinstance(module, PartlyTrained):
+        return "a Sparsifier trains a part of it: convert the model before you make that one"
     if replacement_of(module) is None:
         return f"{type(module).__name__} is a subclass with behaviour of its own; register_layer tells how to replace it"
     if has_own_forward(module, type(module)):

@@ -186,6 +186,8 @@ def _method_of(name: str, method: Any) -> Any:
     """The layer's method, of several the one that changes its pattern; None: it is not known."""
     if isinstance(method, Mapping):
         method = next((one for pattern, one in method.items() if fnmatchcase(name, pattern)), None)
+    if method is not None and (isinstance(method, type) or not hasattr(method, "parts")):
+        raise TypeError(f"sparsify_: expected a method such as RigL(), or {{name pattern: method}}, got {method!r}")
     return None if method is None else method.parts[0]
 
 

@@ -21,7 +21,8 @@ from .partly import PartlyTrained
 class DenseLayer(PartlyTrained):
     """What these subclasses share. The members are those of `SparseLayer`, of a layer that stores every position."""
 
-    layout = "dense"
+    layout = asked = "dense"
+    keeps_length = True
     layout_reason = "a dense layer"
     chosen_by = None
     watched = None
@@ -78,6 +79,11 @@ class DenseLayer(PartlyTrained):
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_trains"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or what was pickled, is a dense layer: no Sparsifier trains it, unless one is copied along."""
+        super().__setstate__(state)  # type: ignore[misc]
+        release(self)  # type: ignore[arg-type]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.train_all_()

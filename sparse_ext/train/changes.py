@@ -26,7 +26,7 @@ def regrow(managed: ManagedLayer, action: Regrow, seed: int) -> Change:
     pattern, source = layer.pattern.regrown(keep, _grow(managed, action, seed, keep), action.drop, action.grow)
     new = managed.write_pattern_(pattern, source)
     if action.fresh_state:
-        managed.state.renew_(layer.weight)
+        managed.state.renew_(layer.weight, managed.part.slots())
     return new, new + action.drop - action.grow
 
 

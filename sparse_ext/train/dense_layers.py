@@ -16,7 +16,7 @@ from sparse_ext.nn.plain import DenseLayer, eligible, enroll, release
 from .names import named
 from .optimizers.check import trainable
 from .optimizers.wrappers import parameters_of, sequence
-from .state import methods_by_name
+from .state import list_of, methods_by_name
 
 
 def methods_by_layer(
@@ -31,7 +31,7 @@ def methods_by_layer(
         ValueError: as `methods_by_name`.
     """
     idle = sparse.keys() - trainable(sparse, needed=False)
-    methods = [method] if isinstance(method, Method) else list(method.values())
+    methods = list_of(method)
     if not any(part.trains_dense_layers for one in methods for part in one.parts):
         return dict(sparse), methods_by_name(method, list(sparse), idle)
     found, kept = eligible(model)
@@ -39,14 +39,24 @@ def methods_by_layer(
     dense = {name: layer for name, layer in named(model, found).items() if _is_trained(layer, held)}
     everyone = {**sparse, **dense}
     chosen = methods_by_name(method, list(everyone), [*idle, *dense])
+    left = {type(part).__name__ for name in dense for part in _parts(chosen.get(name)) if part.changes_patterns}
+    if left and not sparse:
+        raise ValueError(
+            f"expected sparse layers for {', '.join(sorted(left))}, got dense ones alone; call sparsify_(model, ...) first, or "
+            "give the method that freezes by itself"
+        )
     for name in dense:
-        parts = [part for part in chosen[name].parts if part.trains_dense_layers] if name in chosen else []
+        parts = [part for part in _parts(chosen.get(name)) if part.trains_dense_layers]
         chosen.pop(name, None)
         if parts:
             chosen[name] = parts[0]
     for name, why in kept.items():
         warnings.warn(f"{name!r} trains as a whole: {why}", stacklevel=4)
     return {name: layer for name, layer in everyone.items() if name in sparse or name in chosen}, chosen
+
+
+def _parts(method: Method | None) -> tuple[Method, ...]:
+    return () if method is None else method.parts
 
 
 def _is_trained(layer: Any, held: set[int]) -> bool:

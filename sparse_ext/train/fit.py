@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from sparse_ext.methods import Action, Choose, Method
+from sparse_ext.methods import Action, Choose, Method, Time
 from sparse_ext.nn import SparseLayer
 from sparse_ext.ops import LAYOUTS
 
@@ -31,7 +31,7 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
         fixed = [one.name for one in group if not one.layer.pattern.VARIABLE]
         if fixed and method.changes_density:
             raise ValueError(
-                f"{kind} changes how dense layers are, got layers whose layout has one density only: {', '.join(fixed)}; use "
+                f"{kind} changes the density of layers, got layers whose layout has one density only: {', '.join(fixed)}; use "
                 "layout='auto' or 'csr', or a method that keeps nnz, such as RigL()"
             )
         bound = [one.name for one in group if not one.layer.pattern.holds_any()]
@@ -56,6 +56,21 @@ def check(group: Sequence[ManagedLayer], method: Method, start: Mapping[str, Act
             f"{kind} chooses {action.rule!r} of dense weights: expected layers of layout {known}, got others: "
             f"{', '.join(others)}"
         )
+
+
+def idle(methods: Iterable[Method], total_steps: int) -> list[str]:
+    """A sentence for each method that changes something, but at none of a run's steps."""
+    told = []
+    for method in methods:
+        if not method.decides or any(method.is_update(Time(step, total_steps)) for step in range(1, total_steps + 1)):
+            continue
+        interval, end = (getattr(method, name, None) for name in ("update_interval", "t_end"))
+        chosen = "" if interval is None else f" with update_interval={interval}" + ("" if end is None else f" and t_end={end}")
+        told.append(
+            f"{type(method).__name__} changes nothing in {total_steps} steps{chosen}: give it a smaller interval; a t_end that "
+            "is an int is a step number, and 1.0 is the whole run"
+        )
+    return told
 
 
 def check_start(group: Sequence[ManagedLayer], method: Method) -> None:

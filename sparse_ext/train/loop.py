@@ -87,6 +87,16 @@ class Loop:
         held = {id(p) for p in parameters_of(optimizer)}
         return [managed for managed in self._layers if id(managed.layer.weight) in held]
 
+    def check_attachable(self) -> None:
+        """ValueError if gradients count of a layer that another optimizer than the first holds: the first steps before it."""
+        mine = self._held_by(self.first)
+        reading = [managed for managed in self._layers if any(part.signals or part.importance for part in managed.parts)]
+        if others := [managed.name for managed in reading if managed not in mine]:
+            raise ValueError(
+                f"attach: expected one optimizer for all layers whose gradients count, got others for {', '.join(others)}, "
+                "which may step later; call step() by hand after all of them"
+            )
+
     # ---- what the optimizers do -----------------------------------------------------------------------------------------
 
     @uncompiled
@@ -172,11 +182,12 @@ class Loop:
                 "load_state_dict(assign=True): these layers no longer train; build optimizer and Sparsifier after that"
             )
 
-    def say(self, sentence: str) -> None:
+    def say(self, *sentences: str) -> None:
         """Warns, unless it did."""
-        if sentence not in self._said:
-            self._said.add(sentence)
-            warnings.warn(sentence, stacklevel=4)
+        for sentence in sentences:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                warnings.warn(sentence, stacklevel=4)
 
 
 def _has_state(optimizer: Any, managed: ManagedLayer) -> bool:

@@ -17,7 +17,7 @@ from .coverage import Coverage
 from .distributed import digest
 from .observation import Observation
 from .optimizers.state import OptimizerState, take_
-from .storage import follow_density, give_room, is_exact, may_resize, may_store_otherwise
+from .storage import follow_density, give_room, is_exact, may_resize, may_store_otherwise, room_of
 from .trained_part import TrainedPart
 from .undo import Undo
 
@@ -65,7 +65,7 @@ class ManagedLayer:
         return LayerNumbers(
             rows=layer.product.rows,
             cols=layer.product.cols,
-            capacity=layer.capacity,
+            capacity=room_of(layer),
             layout=layer.layout,
             dense_weight=layer.chosen_by is not None,
             count=lambda: layer.nnz,

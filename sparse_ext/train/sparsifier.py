@@ -107,6 +107,7 @@ class Sparsifier(Resumable):
         for managed in self._layers:
             managed.coverage = self._history.coverage_of(managed.name)
         self._follow({}, wrappers)
+        self._loop.say(*fit.idle([method for method, _ in self._groups], self.total_steps))
         self._arm()
 
     def _admit(self, layers: Group, wrappers: Sequence[nn.Module]) -> None:
@@ -140,6 +141,8 @@ class Sparsifier(Resumable):
         """A copy watches its layers and registers its hooks anew: neither is copied."""
         offsets = state.pop("offsets")
         self.__dict__.update(state)
+        for managed in self._layers:
+            dense_layers.enroll(managed.layer)  # copies of dense layers are plain ones
         self._follow(offsets)
         self._arm()
 
@@ -165,7 +168,7 @@ class Sparsifier(Resumable):
             This Sparsifier.
 
         Raises:
-            ValueError: with `replace_step`, for an optimizer without hooks, or if another Sparsifier is attached to it.
+            ValueError: with `replace_step`, without hooks, of several optimizers where gradients count, or a second time.
 
         Example:
             Sparsifier(model, optimizer, RigL(), total_steps=10_000).attach()
@@ -175,6 +178,7 @@ class Sparsifier(Resumable):
             raise ValueError(
                 "attach: expected replace_step=False, got True: an update that takes a step's place comes before it"
             )
+        self._loop.check_attachable()
         if not self._attached:
             Attachment(self, self._loop.first)
             self._attached, self._loop.advance = True, self._advance

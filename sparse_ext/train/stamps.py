@@ -24,6 +24,8 @@ _MANAGED: weakref.WeakKeyDictionary[SparseLayer, weakref.ref[ManagedLayer]] = we
 def claim(managed: ManagedLayer, owner: object) -> None:
     """From now on this is what manages the layer, and no other; until the owner is freed, it follows what the layer loads."""
     layer = managed.layer
+    if isinstance(layer, PartlyTrained):
+        layer.train_all_()  # whatever another Sparsifier has frozen
     _MANAGED[layer] = weakref.ref(managed)
     # Functions of this module, not of this call: a model that is pickled takes its hooks along.
     for handle in (

@@ -32,8 +32,16 @@ def methods_by_name(method: Method | Mapping[str, Method], names: list[str], fro
     if lost := [name for name, pattern in found.items() if pattern is None and name not in frozen]:
         raise ValueError(f"expected a method for every sparse layer, got none for {', '.join(lost)}; add '*': Static()")
     if idle := [pattern for pattern in method if pattern not in found.values()]:
-        raise ValueError(f"expected patterns that match sparse layers, got {', '.join(map(repr, idle))}, which match none")
+        raise ValueError(f"expected patterns that match layers, got {', '.join(map(repr, idle))}, which match none")
     return {name: method[pattern] for name, pattern in found.items() if pattern is not None}
+
+
+def list_of(method: Method | Mapping[str, Method]) -> list[Method]:
+    """The methods, TypeError unless these are some."""
+    methods = list(method.values()) if isinstance(method, Mapping) else [method]
+    if wrong := [one for one in methods if not isinstance(one, Method)]:
+        raise TypeError(f"expected a method such as RigL(), or {{name pattern: method}}, got {wrong[0]!r}")
+    return methods
 
 
 def described(method: Method | Mapping[str, Method]) -> dict[str, Any]:

@@ -34,6 +34,11 @@ def is_exact(action: Regrow) -> bool:
     return type(action) is Regrow
 
 
+def room_of(layer: SparseLayer) -> int:
+    """How many positions the layer can hold, after its weight has been made longer where that is possible."""
+    return layer.product.rows * layer.product.cols if may_resize(layer) else layer.capacity
+
+
 def give_room(managed: ManagedLayer, action: Regrow, time: Time) -> None:
     """Extends a packed weight that this action would make too short."""
     layer = managed.layer

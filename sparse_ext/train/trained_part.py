@@ -118,6 +118,17 @@ class TrainedPart:
         self.by, self.trained = "element", largest(score, action.trained)
         self.layer.train_all_()
 
+    def slots(self) -> torch.Tensor | None:
+        """bool [capacity]: which slots train; None: all."""
+        if self.trained is None:
+            return None
+        slots = self.layer.slots()
+        trained = self.trained.to(slots.device)
+        if self.by == "element":
+            return trained
+        row = slots.clamp(min=0) // max(1, self.layer.product.cols)
+        return trained[row] if self.by == "row" else trained.expand_as(slots)
+
     def follow(self, source: torch.Tensor) -> None:
         """The weight has moved along this slot map: what is new trains."""
         self._known = None
@@ -176,7 +187,10 @@ class TrainedPart:
             kind = tensor.is_floating_point() if key == "importance" else tensor.dtype is torch.bool
             if key not in sizes or not kind or tuple(tensor.shape) != (sizes[key],):
                 known = ", ".join(f"{name} [{size}]" for name, size in sizes.items())
-                raise ValueError(f"trained: expected of {name!r} {known}, got {key} {tensor.dtype} {list(tensor.shape)}")
+                raise ValueError(
+                    f"trained: expected of {name!r} {known}, got {key} {tensor.dtype} {list(tensor.shape)}; "
+                    "load the model's state first"
+                )
             if key == "importance" and not bool((tensor >= 0).all() and tensor.isfinite().all()):
                 raise ValueError(f"trained: expected finite importances of {name!r}, 0 or more, got others")
 

@@ -152,7 +152,7 @@ def test_est_dgm_exchanges_within_phases():
     assert not method.is_update(Time(76, 100))
 
 
-@pytest.mark.parametrize(("selection", "signal"), [("literal", "consistency"), ("blend", "consistency_blend")])
+@pytest.mark.parametrize(("selection", "signal"), [("literal", "consistency"), ("blend", "consistency blend")])
 def test_est_dgm_chooses_of_all_positions(selection, signal):
     method = sx.ESTDGM(cycles=1, selection=selection, update_interval=10, gradient_steps=2)
     assert method.plan({"a": layer(100, 65, 10)}, Time(10, 90)) == {"a": Regrow(65, 65, grow_by=signal)}

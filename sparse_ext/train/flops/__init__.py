@@ -1,5 +1,6 @@
 """What training costs: planned, executed, and counted of any function."""
 
 from .count import count_flops
+from .table import Flops, LayerFlops
 
-__all__ = ["count_flops"]
+__all__ = ["Flops", "LayerFlops", "count_flops"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import nn
 
 from sparse_ext.nn import SparseLayer
@@ -39,7 +40,8 @@ def count_flops(what: Any, sparsifier: Sparsifier | None = None, inputs: Any = N
     - *executed*: what the Sparsifier's steps so far have cost. A step that observes the dense gradient costs both, as the
       kernels compute both.
 
-    Zeros do not count, though kernels may multiply them where that is faster, as layouts "auto" and "masked" do.
+    Zeros do not count, though kernels may multiply them where that is faster, as layouts "auto" and "masked" do. Rows that SAT
+    trains of a weight at full length count as a whole.
     `count_flops(function)` tells what they do.
 
     Args:
@@ -52,12 +54,18 @@ def count_flops(what: Any, sparsifier: Sparsifier | None = None, inputs: Any = N
         The number of floating-point operations, a multiply-add counts as 2; or a `Flops`: `print` it, or read its rows.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: the Sparsifier trains another model's layers, or inputs are missing, or reach no sparse layer.
 
     Example:
         flops = count_flops(lambda: model(x).sum().backward())
         print(count_flops(model, sparsifier, x))
     """
+    if isinstance(what, nn.Module) and not hasattr(sparsifier, "_history"):
+        got = "none" if sparsifier is None else type(sparsifier).__name__
+        raise TypeError(f"count_flops: expected a function without arguments, or a model with its Sparsifier, got {got}")
+    if inputs is not None and not isinstance(inputs, torch.Tensor | tuple | list | Mapping):
+        raise TypeError(f"count_flops: expected inputs as a tensor, a tuple or a mapping, got {type(inputs).__name__}")
     if sparsifier is None:
         if inputs is not None:
             raise ValueError("count_flops: expected a Sparsifier together with inputs, got none")

@@ -10,6 +10,7 @@ from sparse_ext.methods import Action, LayerNumbers, Layers, Method, Regrow, Tim
 from sparse_ext.ops import LAYOUTS
 
 from ..signals import signal_classes
+from ..storage import room_of
 from .work import Entries, Executed, Work, after
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class _DryRun:
         self.watching = {name for name, kind in kinds.items() if kind.OBSERVES}
         self._streams = method.observed_steps() == 1 and all(kinds[name].STREAMS for name in self.watching)
         self._names = [managed.name for managed in group]
-        self._capacities = {managed.name: managed.layer.capacity for managed in group}
+        self._capacities = {managed.name: room_of(managed.layer) for managed in group}
         self._targets = {managed.name: managed.layer.target_nnz for managed in group}
         self._numbers: Layers | None = None
         self._idle: dict[str, Action] = {}  # by layer, what changes nothing, such as a choice by the present rule

@@ -44,12 +44,12 @@ class LayerFlops:
 
     @property
     def forward_share(self) -> Pair:
-        """Of the dense layer's."""
+        """Share of the dense layer's FLOPs."""
         return _shares(self.forward, self.dense_forward)
 
     @property
     def training_share(self) -> Pair:
-        """Of the dense layer's."""
+        """Share of the dense layer's FLOPs."""
         return _shares(self.training, self.dense_training)
 
 
@@ -76,11 +76,12 @@ class Flops:
 
     @property
     def model(self) -> LayerFlops:
-        """Everything."""
+        """Everything. Its density leaves out the weights of other products, such as those of `nn.MultiheadAttention`."""
         return together("whole model", self.layers)
 
     def __str__(self) -> str:
-        rows = [*self.layers, self.sparse, self.model]
+        sums = [self.sparse, self.model] if any(row.sparse for row in self.layers) else [self.model]
+        rows = [*self.layers, *sums]
         wide = max(len(row.name) for row in rows)
         what = ["density", "forward", "training", "forward/dense", "training/dense"]
         head = f"{'':<{wide}}  {'':>8}  " + "  ".join(f"{title:^19}" for title in what)

@@ -80,10 +80,11 @@ class OptimizerState:
         for one in self.of(weight):
             take_(one.tensor, source, self.fresh_value(weight, one))
 
-    def renew_(self, weight: torch.nn.Parameter) -> None:
-        """Has the state of all elements begin anew."""
+    def renew_(self, weight: torch.nn.Parameter, where: torch.Tensor | None) -> None:
+        """Has the state of these elements begin anew; None: of all."""
         for one in self.of(weight):
-            one.tensor.fill_(self.fresh_value(weight, one))
+            whole = torch.ones_like(one.tensor, dtype=torch.bool) if where is None else where.to(one.tensor.device)
+            one.tensor.masked_fill_(whole.view_as(one.tensor), self.fresh_value(weight, one))
 
     def resize_(self, weight: torch.nn.Parameter, state: Sequence[Found], source: torch.Tensor) -> None:
         """Moves the state that `of` found before the weight was resized; source: the slot map."""

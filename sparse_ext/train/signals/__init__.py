@@ -12,6 +12,8 @@ from .links import LinkPrediction
 from .momentum import Momentum
 from .view import LayerView
 
+RESERVED = "importance"
+
 SIGNALS: dict[str, type[Signal]] = {
     kind.name: kind for kind in (GradientSum, Momentum, WeightAndGradient, LinkPrediction, Consistency, ConsistencyBlend)
 }
@@ -24,6 +26,8 @@ def signal_classes(signals: tuple[str | type[Any], ...]) -> dict[str, type[Signa
         kind = SIGNALS.get(signal) if isinstance(signal, str) else signal
         if kind is None:
             raise ValueError(f"expected signals among {', '.join(map(repr, SIGNALS))}, or classes, got {signal!r}")
+        if kind.name == RESERVED:
+            raise ValueError(f"expected another name for {kind.__name__} than {RESERVED!r}, which SAT's own score has")
         found[kind.name] = kind
     return found
 

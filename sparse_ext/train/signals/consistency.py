@@ -36,7 +36,7 @@ class Consistency(Signal):
 class ConsistencyBlend(Consistency):
     """|w| / mean |w| + blend * q / mean q: the means over the positions in use, and over all."""
 
-    name = "consistency_blend"
+    name = "consistency blend"
 
     def score(self) -> torch.Tensor:
         q, mask = super().score(), self.layer.mask()
