@@ -47,6 +47,14 @@ CHOICES: dict[str, Contender] = {
     "s-ste": _NM24,
     "est-dgm": Contender(sparsities=_EST),
     "est-dgm (literal)": Contender("est-dgm", {"*": {"selection": "literal"}}, sparsities=_EST),
+    # The articles' whole window, and to the end: only where the interval is that long.
+    "est-dgm (literal by 16 steps)": Contender(
+        "est-dgm",
+        {"*": {"selection": "literal", "gradient_steps": 16, "t_end": 1.0}},
+        sparsities=_EST,
+        tasks=("digits", "digits-cnn"),
+    ),
+    "rigl (unfired first)": Contender("rigl", {"*": {"unfired_first": True}}),
     "est-dgm (blend)": Contender("est-dgm", {"*": {"selection": "blend"}}, sparsities=_EST),
     "est-dgm (1 cycle)": Contender("est-dgm", {"*": {"cycles": 1}}, sparsities=_EST),
     "sat": Contender(sparsities=(0.0,), keeps_layers=True, hidden_work=True),

@@ -65,7 +65,7 @@ class RegrowEvenly(Regrow):
 
 @dataclass(frozen=True)
 class Choose(Action):
-    """Prune a dense weight again: choose by this rule which of its positions products use.
+    """Choose anew, by this rule, which positions of a dense weight products use.
 
     Attributes:
         trained: how many weights train until the next choice: those that products use, then the largest magnitudes of the

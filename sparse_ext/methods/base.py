@@ -71,8 +71,7 @@ class Method:
     A subclass is a frozen dataclass whose fields are the paper's hyper-parameters. It overrides `plan` and `is_update`.
 
     Attributes:
-        signals: statistics of the dense gradient that the method ranks positions by: names in `train.SIGNALS`, or subclasses
-            of `train.Signal`.
+        signals: what the method ranks positions by: names in `train.SIGNALS`, or subclasses of `train.Signal`.
         dense_weight: whether the method trains a dense weight, of which products use a part. Packed layers are converted.
         masked_decay: lambda_W of SR-STE. Before every optimizer step, masked_decay * w is added to the gradient of each weight
             w that products leave out.
@@ -144,7 +143,7 @@ class Method:
         """The actions of this step.
 
         Called at updates. Also called at step 0 and after `load_state_dict`, to learn which layout and rule layers should have
-        then; only `Choose` and `Switch` count there.
+        then; other actions than `Choose` and `Switch` are ignored there.
 
         Args:
             layers: {name: numbers} of the layers that this method trains; from a `Sparsifier`, a `Layers`.

@@ -24,11 +24,7 @@ class ESTDGM(DropAndGrow):
     gradients that keep their sign. At the first update of a phase the layer gets the phase's density, at later ones positions
     are exchanged. After the last cycle's refinement has begun, and t_end has come, the pattern stays.
 
-    Measured on digits (reference runs, 12.5 % density at the end, 5 seeds): "split" 96.8 % with an MLP and 99.2 % with a CNN,
-    at 0.35 of the dense run's FLOPs; dense 97.3 % and 99.2 %. "blend" 96.9 % (MLP). **"literal" fails: 86.2 % and 10.1 %**, as
-    a large weight that has converged has a small gradient and is removed. One cycle did as well as three. How badly "literal"
-    fails depends on how late it still chooses: with the defaults, by single steps and until t_end, the MLP got 96.1 % here;
-    with gradient_steps=16 (the whole window) and t_end=1.0 it got 81.2 % (2 seeds, update_interval=16).
+    "literal" removes large weights that have converged, as their gradients are small; docs/methods.md has what that costs.
 
     It costs the density of the moment, and one dense weight gradient for each of gradient_steps before each update; more than
     one of them keep two tensors [rows, cols] for each layer until the update. "2.5 times faster", as the articles say, is close
@@ -55,7 +51,7 @@ class ESTDGM(DropAndGrow):
     about = About(
         "popular articles without paper or code",
         forward="d(t)", grad_input="d(t)", grad_weight="d(t), 1 at observed steps", optimizer_memory="d(t)",
-        good_for="comparison with the published claims; GMP does as much at the same cost",
+        good_for="comparison with the published claims",
     )  # fmt: skip
 
     t_end: float | int = 0.95

@@ -21,9 +21,9 @@ class MEST(Method):
     (EM&S, `soft=True`): what was dropped last stays for another interval beside what has grown. So the first update grows only,
     every other one drops what is above the target, then grows again, and the last one drops only.
 
-    Unlike the paper's code: updates are counted in steps; new weights may grow where others have just been dropped; and the
-    mutation is a share of a layer's connections, where the code has shares of all its positions (0.02 and 0.01 at a density of
-    0.1, which are the defaults here).
+    Unlike the paper's code, updates are counted in steps, and new weights may grow where others have just been dropped. The
+    mutation is a share of a layer's connections. The code has shares of all positions: 0.02 and 0.01 at a density of 0.1, which
+    are the defaults here.
 
     Args:
         mutation: shares of a layer's connections that an update replaces, one for each phase of the run, each in [0, 1].

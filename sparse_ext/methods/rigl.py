@@ -50,7 +50,8 @@ class RigL(DropAndGrow):
             update_interval. With small batches one step's gradient is mostly noise, and growth by it can be worse than random
             growth. Every further step costs one dense weight gradient; the sum [rows, cols] is held until the update.
         unfired_first: positions that were never in use grow before all others, these by the gradient too (an addition of this
-            package). The dense gradient of the update's step is held as a whole then, not streamed, and its ranks for a moment.
+            package; accuracy is lower with it at high sparsity, see docs/accuracy.md). The dense gradient of the update's step
+            is held as a whole then, not streamed, and its ranks for a moment.
         drop_fraction, update_interval, t_end, schedule: see `DropAndGrow`.
 
     Raises:

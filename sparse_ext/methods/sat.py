@@ -26,11 +26,13 @@ class SAT(Method):
     https://arxiv.org/abs/2102.01386) and Egeria (Wang et al. 2023, https://arxiv.org/abs/2201.06227), which freeze layers.
 
     It trains sparse layers, `nn.Linear` and `nn.Conv2d` (a dense layer that has a forward pass of its own, or whose weight is
-    tied or parametrized, trains as a whole). All weights train until the first update. The threshold is a quantile: the
-    trained share is exactly `active` in every layer, and by "layer" as near to it as layers allow, over all layers together.
+    tied or parametrized, trains as a whole). All weights train until the first update. The threshold is a quantile. By
+    "element" the trained share of each layer is `active`, rounded. By "row" and "layer" it is as near to that as whole rows of a
+    layer, or whole layers of the model, allow. What a pattern grows later trains, too.
 
-    Of a training step of 3 equal products it saves at most (1 - active) / 3; by "layer" also the input gradients in front of
-    the first layer that trains, unless parameters that it does not freeze lie there, such as those of normalizations. Compiled
+    Of a training step of 3 equal products it saves at most (1 - active) / 3. By "layer" it also saves the input gradients in
+    front of the first layer that trains, unless parameters that it does not freeze, such as those of normalizations, lie there.
+    Compiled
     code and DDP compute these input gradients. The optimizer steps on the trained part alone. Its state stays as long as it
     was, and the importance is one more number for each weight. From scratch, accuracy falls where the task is hard: use it to
     fine-tune.

@@ -25,9 +25,8 @@ class SRigL(RigL):
     largest. nnz is that which the layer was made for. Rounding moves it by at most half an entry for each neuron in use.
 
     The paper does not say what a neuron drops that has more weights than its fan-in: here, its smallest magnitudes. As in the
-    authors' code, every update chooses the neurons anew, so one that was given up comes back if its gradients are among the
-    largest; enough neurons stay to hold nnz; and the last layer, of those that the method trains, in the model's order, loses
-    none.
+    authors' code, every update chooses the neurons anew: one that was given up comes back if its gradients are among the
+    largest. Enough neurons stay to hold nnz. The last layer that the method trains, in the model's order, loses none.
 
     Layers have a constant fan-in from their first update on. `sparsify_(model, ..., method=SRigL())` gives them one at the
     start that differs by 1 at most, so that their nnz is exact. The dense gradient of the update's step is held as a matrix.

@@ -15,16 +15,15 @@ from .numbers import LayerNumbers, Time
 class TopKAST(Method):
     """Top-K always sparse training (Jayakumar et al. 2020, https://arxiv.org/abs/2106.03517).
 
-    Layers have a dense weight. Products use the set A: the share D of largest magnitudes, D being the layer's density. A larger
-    set B, the share D + extra, gets gradients, as a sampled product, and the optimizer steps on it alone; what is in neither
-    keeps value and state. The exploration penalty is lambda |w| on A, and lambda |w| / D on what B has beside A, so that what
-    explores has to prove itself. The sets are chosen anew every `update_interval` steps, of which the paper says that 100 lose
-    little.
+    Layers have a dense weight. Products use the set A: the largest magnitudes, a share d, the layer's density. A larger set B, the
+    share d + extra, gets gradients, by a sampled product. The optimizer steps on B alone; all else keeps value and state. The
+    exploration penalty is lambda |w| on A, and lambda |w| / d on the rest of B: what explores has to prove itself. The sets are
+    chosen anew every `update_interval` steps; the paper says that an interval of 100 loses little.
 
     In the paper layers may be chosen together; here each one keeps its density. In 2:4, A are two of every four neighbours,
     and B has beside them the largest of the others.
 
-    Forward and input gradient cost D, the weight gradient D + extra; a choice costs a pass over the weight. Weight and
+    Forward and input gradient cost d, the weight gradient d + extra; a choice costs a pass over the weight. Weight and
     optimizer state are as long as the dense layer's. Make the layers by `sparsify_(model, ..., method=TopKAST())`: layers
     that hold packed weights begin with 0 at all other positions.
 
