@@ -27,8 +27,8 @@ class SAT(Method):
 
     It trains sparse layers, `nn.Linear` and `nn.Conv2d` (a dense layer that has a forward pass of its own, or whose weight is
     tied or parametrized, trains as a whole). All weights train until the first update. The threshold is a quantile. By
-    "element" the trained share of each layer is `active`, rounded. By "row" and "layer" it is as near to that as whole rows of a
-    layer, or whole layers of the model, allow. What a pattern grows later trains, too.
+    "element" the trained share of each layer is `active`, rounded. By "row" and "layer" it is as near to that as whole rows of
+    a layer, or whole layers of the model, allow. What a pattern grows later trains, too.
 
     Of a training step of 3 equal products it saves at most (1 - active) / 3. By "layer" it also saves the input gradients in
     front of the first layer that trains, unless parameters that it does not freeze, such as those of normalizations, lie there.

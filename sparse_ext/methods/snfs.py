@@ -19,10 +19,10 @@ class SNFS(DropAndGrow):
     Every update drops a share of each layer's smallest weights. All that were dropped are shared out among the layers in
     proportion to the mean magnitude of the momentum at their remaining and dropped weights, and grow where it is largest.
 
-    The momentum is an average of the dense gradient of every step, whatever the optimizer keeps: so the weight gradient is that
-    of a dense layer, and one dense matrix is held. Unlike the paper: updates are counted in steps; positions that the update
-    drops may grow again, as in RigL; and no layer gets more than `largest_growth` times the connections it was made for. What is
-    left over goes to the others, in proportion. A layer that got no gradient since the last update takes no part.
+    The momentum is an average of the dense gradient of every step, whatever the optimizer keeps: so the weight gradient is
+    that of a dense layer, and one dense matrix is held. Unlike the paper: updates are counted in steps; positions that the
+    update drops may grow again, as in RigL; and no layer gets more than `largest_growth` times the connections it was made
+    for. What is left over goes to the others, in proportion. A layer that got no gradient since the last update takes no part.
 
     Args:
         drop_fraction: share of each layer's connections that the first update drops, rounded up.

@@ -15,10 +15,10 @@ from .numbers import LayerNumbers, Time
 class TopKAST(Method):
     """Top-K always sparse training (Jayakumar et al. 2020, https://arxiv.org/abs/2106.03517).
 
-    Layers have a dense weight. Products use the set A: the largest magnitudes, a share d, the layer's density. A larger set B, the
-    share d + extra, gets gradients, by a sampled product. The optimizer steps on B alone; all else keeps value and state. The
-    exploration penalty is lambda |w| on A, and lambda |w| / d on the rest of B: what explores has to prove itself. The sets are
-    chosen anew every `update_interval` steps; the paper says that an interval of 100 loses little.
+    Layers have a dense weight. Products use the set A: the largest magnitudes, a share d, the layer's density. A larger set B,
+    the share d + extra, gets gradients, by a sampled product. The optimizer steps on B alone; all else keeps value and state.
+    The exploration penalty is lambda |w| on A, and lambda |w| / d on the rest of B: what explores has to prove itself. The
+    sets are chosen anew every `update_interval` steps; the paper says that an interval of 100 loses little.
 
     In the paper layers may be chosen together; here each one keeps its density. In 2:4, A are two of every four neighbours,
     and B has beside them the largest of the others.
