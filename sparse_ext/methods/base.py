@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from .actions import Action, Regrow
+from .checks import check_choice, check_interval
 from .numbers import LayerNumbers, Time
 from .schedules import SCHEDULES
 
@@ -202,13 +203,10 @@ class DropAndGrow(Method):
     def __post_init__(self) -> None:
         if not 0.0 <= self.drop_fraction <= 1.0:
             raise ValueError(f"expected drop_fraction in [0, 1], got {self.drop_fraction}")
-        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
-            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        check_interval("update_interval", self.update_interval)
         if not (0.0 < self.t_end <= 1.0 if isinstance(self.t_end, float) else self.t_end >= 0):
             raise ValueError(f"expected t_end as a share in (0, 1] or a step number (int), got {self.t_end}")
-        if self.schedule not in SCHEDULES:
-            known = ", ".join(map(repr, SCHEDULES))
-            raise ValueError(f"expected schedule to be one of {known}, got {self.schedule!r}")
+        check_choice("schedule", self.schedule, SCHEDULES)
 
     @property
     def unfired_first(self) -> bool:

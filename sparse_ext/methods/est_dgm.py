@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from .actions import Action, Regrow
 from .base import About, DropAndGrow
+from .checks import check_choice, check_gradient_steps
 from .numbers import LayerNumbers, Time
-from .schedules import SCHEDULES
 
 SELECTIONS = ("literal", "split", "blend")
 
@@ -71,12 +71,8 @@ class ESTDGM(DropAndGrow):
         for name in ("phases", "densities"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # methods are compared and hashed
         self._check_phases()
-        if self.selection not in SELECTIONS:
-            raise ValueError(f"expected selection to be one of {', '.join(map(repr, SELECTIONS))}, got {self.selection!r}")
-        if not 1 <= self.gradient_steps <= self.update_interval or self.gradient_steps != int(self.gradient_steps):
-            raise ValueError(
-                f"expected a whole gradient_steps from 1 to update_interval ({self.update_interval}), got {self.gradient_steps}"
-            )
+        check_choice("selection", self.selection, SELECTIONS)
+        check_gradient_steps(self.gradient_steps, self.update_interval)
         if not 0.0 < self.magnitude_power < math.inf:
             raise ValueError(f"expected a finite magnitude_power above 0, got {self.magnitude_power}")
         for name in ("sign_power", "blend"):
@@ -144,8 +140,7 @@ class ESTDGM(DropAndGrow):
             return Regrow(nnz, count, grow_by=self.score)
         exchanged = 0
         if nnz == count and 0 < time.step < self.last_step(time.total_steps):
-            share = self.drop_fraction * SCHEDULES[self.schedule](time.step / self.last_step(time.total_steps))
-            exchanged = math.floor(share * nnz)
+            exchanged = math.floor(self.share(time) * nnz)
         drop, grow = max(0, nnz - count) + exchanged, max(0, count - nnz) + exchanged
         return Regrow(drop, grow, grow_by=self.score if grow else "random")
 

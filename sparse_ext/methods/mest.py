@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from .actions import Action, Regrow
 from .base import About, Method
+from .checks import check_interval
 from .numbers import LayerNumbers, Time
 
 
@@ -64,8 +65,7 @@ class MEST(Method):
                 f"expected until as ascending shares in (0, 1], one for each of the {len(self.mutation)} of mutation, got "
                 f"{self.until}"
             )
-        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
-            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        check_interval("update_interval", self.update_interval)
         if not 0.0 <= self.gradient_weight < math.inf:
             raise ValueError(f"expected a finite gradient_weight of at least 0, got {self.gradient_weight}")
 

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from .actions import Action, Choose, Switch
 from .base import About, Method
+from .checks import check_interval
 from .numbers import LayerNumbers, Time
 
 
@@ -112,8 +113,7 @@ class FST(DenseWeight):
 
     def __post_init__(self) -> None:
         _check_decay(self.decay)
-        if self.refresh_interval < 1 or self.refresh_interval != int(self.refresh_interval):
-            raise ValueError(f"expected a whole refresh_interval of at least 1, got {self.refresh_interval}")
+        check_interval("refresh_interval", self.refresh_interval)
         if not 0.0 <= self.dense_tail <= 1.0:
             raise ValueError(f"expected dense_tail in [0, 1], got {self.dense_tail}")
 

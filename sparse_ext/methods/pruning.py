@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from .actions import Action, Regrow
 from .base import About, DropAndGrow, Method
+from .checks import check_choice, check_interval
 from .numbers import LayerNumbers, Layers, Time
-from .schedules import SCHEDULES, check_when, step_at
+from .schedules import check_when, step_at
 
 SCOPES = ("layer", "global")
 
@@ -54,8 +55,7 @@ class GMP(Method):
         check_initial_sparsity(self.initial_sparsity)
         check_window("t_start", self.t_start, "t_end", self.t_end)
         check_scope(self.scope)
-        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
-            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        check_interval("update_interval", self.update_interval)
 
     def is_update(self, time: Time) -> bool:
         start, end = window(self.t_start, self.t_end, time.total_steps)
@@ -147,7 +147,7 @@ class GraNet(DropAndGrow):
     def share_at(self, time: Time) -> float:
         """The share of connections that an update at this step replaces."""
         last = self.last_step(time.total_steps)
-        return self.drop_fraction * SCHEDULES[self.schedule](time.step / last) if 0 < time.step < last else 0.0
+        return self.share(time) if 0 < time.step < last else 0.0
 
     def initial_density(self, density: float) -> float:
         return max(density, 1.0 - self.initial_sparsity)
@@ -201,5 +201,4 @@ def check_window(start_name: str, start: float | int, end_name: str, end: float 
 
 def check_scope(scope: str) -> None:
     """ValueError unless there is such a scope."""
-    if scope not in SCOPES:
-        raise ValueError(f"expected scope to be one of {', '.join(map(repr, SCOPES))}, got {scope!r}")
+    check_choice("scope", scope, SCOPES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .base import LATER, About, DropAndGrow, Method
+from .checks import check_gradient_steps
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,7 @@ class RigL(DropAndGrow):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.gradient_steps <= self.update_interval or self.gradient_steps != int(self.gradient_steps):
-            raise ValueError(
-                f"expected a whole gradient_steps from 1 to update_interval ({self.update_interval}), got {self.gradient_steps}"
-            )
+        check_gradient_steps(self.gradient_steps, self.update_interval)
 
     def observed_steps(self) -> int:
         return self.gradient_steps

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from .actions import Action, Freeze
 from .base import About, Importance, Method
+from .checks import check_choice, check_interval
 from .numbers import LayerNumbers, Time
 
 GRANULARITIES = ("element", "row", "layer")
@@ -75,11 +75,9 @@ class SAT(Method):
     def __post_init__(self) -> None:
         if not 0.0 < self.active <= 1.0:
             raise ValueError(f"expected active in (0, 1], got {self.active}")
-        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
-            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        check_interval("update_interval", self.update_interval)
         for name, known in (("granularity", GRANULARITIES), ("score", SCORES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), known)
         for name in ("smoothing", "hysteresis"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
@@ -158,8 +156,3 @@ class Together(Method):
     @property
     def changes_patterns(self) -> bool:
         return self.methods[0].changes_patterns
-
-
-def trained_count(share: float, count: int) -> int:
-    """How many of so many weights train; at least one, if the share is more than 0."""
-    return min(count, max(math.ceil(min(share, 1.0)), round(share * count)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .actions import Action, RegrowEvenly
 from .base import About
+from .checks import check_choice
 from .numbers import LayerNumbers, Time
 from .rigl import RigL
 
@@ -61,8 +62,7 @@ class SRigL(RigL):
         super().__post_init__()
         if self.salient is not None and not 0.0 <= self.salient <= 1.0:
             raise ValueError(f"expected salient in [0, 1] or None, got {self.salient}")
-        if self.fan_in not in FAN_INS:
-            raise ValueError(f"expected fan_in to be one of {', '.join(map(repr, FAN_INS))}, got {self.fan_in!r}")
+        check_choice("fan_in", self.fan_in, FAN_INS)
 
     @property
     def first_spread(self) -> float | None:

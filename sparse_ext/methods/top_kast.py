@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from .actions import Action, Choose
 from .base import About, Exploration, Method
+from .checks import check_choice, check_interval
 from .numbers import LayerNumbers, Time
 
 
@@ -54,12 +55,10 @@ class TopKAST(Method):
     def __post_init__(self) -> None:
         if not 0.0 <= self.extra <= 1.0:
             raise ValueError(f"expected extra in [0, 1], got {self.extra}")
-        if self.update_interval < 1 or self.update_interval != int(self.update_interval):
-            raise ValueError(f"expected a whole update_interval of at least 1, got {self.update_interval}")
+        check_interval("update_interval", self.update_interval)
         if not 0.0 <= self.penalty < float("inf"):
             raise ValueError(f"expected a finite penalty of at least 0, got {self.penalty}")
-        if self.norm not in ("l1", "l2"):
-            raise ValueError(f"expected norm to be one of 'l1', 'l2', got {self.norm!r}")
+        check_choice("norm", self.norm, ("l1", "l2"))
 
     @property
     def exploration(self) -> Exploration:

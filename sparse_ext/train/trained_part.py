@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sparse_ext.methods import Choose, Freeze, Importance
-from sparse_ext.methods.sat import trained_count
 from sparse_ext.ops.pattern import largest, taken
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class TrainedPart:
         else:
             score = _favoured(self.importance, before, action.hysteresis)[used]
             self.trained = torch.zeros_like(used)
-            self.trained[used] = largest(score, trained_count(action.trained, score.numel()))
+            self.trained[used] = largest(score, _trained_count(action.trained, score.numel()))
         self.layer.train_all_()
 
     def _rows(self, action: Freeze, used: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
@@ -203,6 +203,11 @@ class TrainedPart:
         self.scored = self.spoiled = False
         self._known = None
         self.layer.train_all_()
+
+
+def _trained_count(share: float, count: int) -> int:
+    """How many of so many weights train; at least one, if the share is more than 0."""
+    return min(count, max(math.ceil(min(share, 1.0)), round(share * count)))
 
 
 def _favoured(score: torch.Tensor, before: torch.Tensor | None, hysteresis: float) -> torch.Tensor:
