@@ -104,9 +104,9 @@ class ESTDGM(DropAndGrow):
     # ---- when -----------------------------------------------------------------------------------------------------------
 
     def begins(self, total_steps: int) -> list[int]:
-        """The steps at which the phases after the first begin; those of a run that is too short for all may be the same."""
+        """The steps at which the phases after the first begin, 1 at least; of a short run several may be the same."""
         shares = [cycle + sum(self.phases[:phase]) for cycle in range(self.cycles) for phase in range(3)]
-        return [min(total_steps, round(share / self.cycles * total_steps)) for share in shares[1:]]
+        return [min(total_steps, max(1, round(share / self.cycles * total_steps))) for share in shares[1:]]
 
     def density_at(self, density: float, time: Time) -> float:
         """The density, from this step on, of a layer that ends with this one."""

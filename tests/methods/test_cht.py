@@ -89,7 +89,7 @@ def test_wrong_choices_are_refused(kind, choices, sentence):
 
 def test_one_density_only_is_refused():
     model = sx.sparsify_(torch.nn.Sequential(torch.nn.Linear(12, 8)), layout="2:4")
-    with pytest.raises(ValueError, match=r"CHTss changes how dense layers are.*use layout='auto' or 'csr'"):
+    with pytest.raises(ValueError, match=r"CHTss changes the density of layers.*use layout='auto' or 'csr'"):
         sx.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), sx.CHTss(), total_steps=9)
 
 
