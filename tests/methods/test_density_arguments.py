@@ -47,7 +47,7 @@ def test_layouts_of_one_density_are_refused(kind):
     model = nn.Sequential(sx.SparseLinear(8, 8, layout="2:4"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sentence = (
-        f"{kind.__name__} changes how dense layers are, got layers whose layout has one density only: 0; use layout='auto'"
+        f"{kind.__name__} changes the density of layers, got layers whose layout has one density only: 0; use layout='auto'"
     )
     with pytest.raises(ValueError, match=re.escape(sentence)):
         sx.Sparsifier(model, optimizer, kind(), total_steps=10)

@@ -174,5 +174,5 @@ def test_what_changes_densities_is_refused_where_there_is_one_only(name):
     model = torch.nn.Sequential(sx.SparseLinear(16, 8, layout="2:4"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     kind = type(RUNS[name][0]).__name__
-    with pytest.raises(ValueError, match=f"{kind} changes how dense layers are, got layers whose layout has one density"):
+    with pytest.raises(ValueError, match=f"{kind} changes the density of layers, got layers whose layout has one density"):
         sx.Sparsifier(model, optimizer, RUNS[name][0], total_steps=9)
