@@ -88,12 +88,12 @@ class Loop:
         return [managed for managed in self._layers if id(managed.layer.weight) in held]
 
     def check_attachable(self) -> None:
-        """ValueError if gradients count of a layer that another optimizer than the first holds: the first steps before it."""
+        """ValueError if a method scores the weights of a layer that another optimizer holds than the first."""
         mine = self._held_by(self.first)
-        reading = [managed for managed in self._layers if any(part.signals or part.importance for part in managed.parts)]
-        if others := [managed.name for managed in reading if managed not in mine]:
+        scored = [managed for managed in self._layers if any(part.importance for part in managed.parts)]
+        if others := [managed.name for managed in scored if managed not in mine]:
             raise ValueError(
-                f"attach: expected one optimizer for all layers whose gradients count, got others for {', '.join(others)}, "
+                f"attach: expected one optimizer for all layers of a method that freezes, got others for {', '.join(others)}, "
                 "which may step later; call step() by hand after all of them"
             )
 

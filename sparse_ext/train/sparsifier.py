@@ -168,7 +168,7 @@ class Sparsifier(Resumable):
             This Sparsifier.
 
         Raises:
-            ValueError: with `replace_step`, without hooks, of several optimizers where gradients count, or a second time.
+            ValueError: with `replace_step`, without hooks, a second time, or for several optimizers and a method that freezes.
 
         Example:
             Sparsifier(model, optimizer, RigL(), total_steps=10_000).attach()

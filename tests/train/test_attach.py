@@ -195,7 +195,7 @@ def test_what_cannot_be_attached():
         sparsifier.attach()
     first, second = mlp(0), mlp(1)
     optimizer = OPTIMIZERS["sgd"]([*first.parameters(), *second.parameters()])
-    one, other = (sx.Sparsifier(model, optimizer, sx.SET(), total_steps=9) for model in (first, second))
+    one, other = (sx.Sparsifier(model, optimizer, sx.SET(), total_steps=900) for model in (first, second))
     one.attach()
     with pytest.raises(ValueError, match="attach: expected one Sparsifier for an optimizer, got a second one"):
         other.attach()

@@ -200,7 +200,7 @@ def test_what_is_refused():
         sx.Sparsifier(model, torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1), sx.SAT(), total_steps=9)
     with pytest.raises(ValueError, match="matrices otherwise than flat weights"):
         sx.Sparsifier(model, torch.optim.Adafactor(model.parameters()), sx.SAT(), total_steps=9)
-    with pytest.raises(ValueError, match="two methods, of which one freezes"):
+    with pytest.raises(ValueError, match="two methods, exactly one of which freezes"):
         sx.Together(sx.RigL(), sx.SET())
 
     class Bare:

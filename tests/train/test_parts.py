@@ -92,7 +92,7 @@ def test_a_state_goes_with_its_patterns():
     ("parts", "sentence"),
     [
         ({"2": RIGL}, "a method for every sparse layer, got none for 0; add '*': Static()"),
-        ({"*": RIGL, "encoder.*": sx.SET()}, "patterns that match sparse layers, got 'encoder.*', which match none"),
+        ({"*": RIGL, "encoder.*": sx.SET()}, "patterns that match layers, got 'encoder.*', which match none"),
         (
             {"0": RIGL, "*": sx.FST()},
             "FST chooses 'transposable' of dense weights: expected layers of layout '2:4', got others: 2",

@@ -61,14 +61,14 @@ def count_flops(what: Any, sparsifier: Sparsifier | None = None, inputs: Any = N
         flops = count_flops(lambda: model(x).sum().backward())
         print(count_flops(model, sparsifier, x))
     """
+    if sparsifier is None and inputs is not None:
+        raise ValueError("count_flops: expected a Sparsifier together with inputs, got none")
     if isinstance(what, nn.Module) and not hasattr(sparsifier, "_history"):
         got = "none" if sparsifier is None else type(sparsifier).__name__
         raise TypeError(f"count_flops: expected a function without arguments, or a model with its Sparsifier, got {got}")
     if inputs is not None and not isinstance(inputs, torch.Tensor | tuple | list | Mapping):
         raise TypeError(f"count_flops: expected inputs as a tensor, a tuple or a mapping, got {type(inputs).__name__}")
     if sparsifier is None:
-        if inputs is not None:
-            raise ValueError("count_flops: expected a Sparsifier together with inputs, got none")
         with flop_counter() as counter:
             what()
         return int(counter.get_total_flops())
