@@ -54,6 +54,7 @@ CHOICES: dict[str, Contender] = {
         sparsities=_EST,
         tasks=("digits", "digits-cnn"),
     ),
+    "rigl (8 steps)": Contender("rigl", {"*": {"gradient_steps": 8}}, tasks=("chars",)),
     "rigl (unfired first)": Contender("rigl", {"*": {"unfired_first": True}}),
     "est-dgm (blend)": Contender("est-dgm", {"*": {"selection": "blend"}}, sparsities=_EST),
     "est-dgm (1 cycle)": Contender("est-dgm", {"*": {"cycles": 1}}, sparsities=_EST),
@@ -84,5 +85,8 @@ def method_of(name: str, contender: Contender, task: Task) -> Method:
     kind: Any = sx.METHODS[contender.method or name]
     known = {one.name for one in fields(kind)}
     chosen: dict[str, Any] = {"update_interval": task.update_interval} if "update_interval" in known else {}
-    method: Method = kind(**chosen | {**contender.choices.get("*", {}), **contender.choices.get(task.name, {})})
+    chosen |= {**contender.choices.get("*", {}), **contender.choices.get(task.name, {})}
+    if "gradient_steps" in chosen:  # a run of `--quick` has fewer steps between updates
+        chosen["gradient_steps"] = min(chosen["gradient_steps"], chosen["update_interval"])
+    method: Method = kind(**chosen)
     return method
