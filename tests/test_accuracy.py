@@ -51,6 +51,13 @@ def test_every_method_trains(name):
             assert line["density"] >= 1 - sparsity - 0.01
 
 
+@pytest.mark.parametrize("size", [quick, lambda row: row], ids=["quick", "whole"])
+def test_every_contender_has_possible_choices(size):
+    for row in map(size, TASKS.values()):
+        for name, contender in contenders().items():
+            assert method_of(name, contender, row.task)
+
+
 def test_choices_name_tasks():
     assert {task for row in CHOICES.values() for task in (*row.choices, *(row.tasks or ()))} <= {"*", *TASKS}
 
