@@ -15,7 +15,7 @@ from .nm24 import FST, SRSTE, SSTE, DenseWeight
 from .numbers import LayerNumbers, Layers, Time
 from .pruning import GMP, GraNet
 from .rigl import SET, RigL, Static
-from .sat import SAT, Together
+from .sat import GRANULARITIES, SAT, Together
 from .schedules import SCHEDULES
 from .snfs import SNFS
 from .srigl import SRigL
@@ -85,6 +85,7 @@ __all__ = [
     "ESTDGM",
     "FST",
     "GMP",
+    "GRANULARITIES",
     "MEST",
     "METHODS",
     "SAT",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .actions import Action, Regrow
 from .base import About, Method
 from .numbers import LayerNumbers, Time
-from .pruning import check_scope, check_window, surplus, window
+from .ramps import check_scope, check_window, surplus, window
 from .schedules import check_when, step_at
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from .actions import Action, Regrow
 from .base import About, DropAndGrow
 from .checks import check_choice, check_gradient_steps
 from .numbers import LayerNumbers, Time
 
-SELECTIONS = ("literal", "split", "blend")
+# How positions are chosen, and the signal that ranks them then.
+SELECTIONS = {"literal": "consistency", "split": "consistency", "blend": "consistency blend"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,6 @@ class ESTDGM(DropAndGrow):
     sign_power: float = 1.0
     blend: float = 1.0
 
-    SIGNALS_OF: ClassVar[dict[str, str]] = {"literal": "consistency", "split": "consistency", "blend": "consistency blend"}
-
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("phases", "densities"):
@@ -96,7 +94,7 @@ class ESTDGM(DropAndGrow):
         """The signal that ranks positions: of a single step, q ranks as the gradient's magnitude does."""
         if self.gradient_steps == 1 and self.selection != "blend":
             return "gradient"
-        return self.SIGNALS_OF[self.selection]
+        return SELECTIONS[self.selection]
 
     def observed_steps(self) -> int:
         return self.gradient_steps

@@ -6,6 +6,7 @@ from .autograd import multiply
 from .boundary.launch import BACKENDS, FLOATING
 from .boundary.library import OPS
 from .csr.layout import Auto, Csr, sampled
+from .csr.links import link_scores
 from .csr.part import slots_part
 from .csr.pattern import CsrPattern
 from .dense.layout import Dense
@@ -22,7 +23,6 @@ from .pattern import Pattern, Sizes, slot_map
 from .product import Conv1d, Conv2d, Kernels, Linear, Product
 from .regrow.candidates import Candidates, CandidateSink
 from .regrow.first import random_score, with_first
-from .regrow.links import link_scores
 from .regrow.sampler import drawn
 from .rule import Rule
 

@@ -48,7 +48,8 @@ class ProductFunction(torch.autograd.Function):
         bias: torch.Tensor | None,
         *tensors: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.part, ctx.live, operands = part, live, tensors[: len(layout.operands._fields)]
+        ctx.part, ctx.live = part, live
+        operands = tensors if part is None else tensors[: len(layout.operands._fields)]
         ctx.layout, ctx.product, ctx.rule, ctx.pattern, ctx.handle = layout, product, rule, pattern, handle
         ctx.rng, ctx.token = rng, token  # not saved_tensors: backward writes them, and autograd would raise
         kernels = layout.products[type(product)]
@@ -83,7 +84,7 @@ class ProductFunction(torch.autograd.Function):
             db = product.grad_bias(dy)
         if ctx.live is not None:
             dw, db = (None if gradient is None else gradient * ctx.live.to(gradient.dtype) for gradient in (dw, db))
-        return *(None for _ in range(CONSTANTS)), dx, dw, db, *(None for _ in tensors)
+        return *(None,) * CONSTANTS, dx, dw, db, *(None,) * len(tensors)
 
 
 def differentiable_backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -104,7 +105,7 @@ def differentiable_backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | 
         observe(ctx.handle, ctx.token, dy.detach(), x.detach())
         observe_matrix(ctx.handle, ctx.product, matrix)
     db = ctx.product.grad_bias(dy) if needs_bias else None
-    return *(None for _ in range(CONSTANTS)), dx, dw, db, *(None for _ in tensors)
+    return *(None,) * CONSTANTS, dx, dw, db, *(None,) * len(tensors)
 
 
 def _differentiable(

@@ -116,7 +116,7 @@ class Pattern(ABC):
         """The `count` positions of largest |score| [rows, cols]; ties go to the lower linear index, NaN counts as Inf."""
         rows, cols = score.shape
         nothing = cls.empty(rows, cols, count if capacity is None else capacity, score.device)
-        mask = nothing.grown(torch.zeros_like(score, dtype=torch.bool), _magnitude(score), count)
+        mask = nothing.grown(torch.zeros_like(score, dtype=torch.bool), magnitude(score), count)
         return cls.from_mask(mask, nothing.capacity)
 
     def rule_for(self, dense: torch.Tensor, name: str) -> Rule:
@@ -184,7 +184,7 @@ class Pattern(ABC):
         score = grow
         if isinstance(grow, int):
             score = _random(self.rows, self.cols, grow % 2**63, at.device)
-        mask = self.grown(self.kept(keep, drop), _magnitude(score), count)
+        mask = self.grown(self.kept(keep, drop), magnitude(score), count)
         new = self.from_mask(mask, self.capacity)
         return new, slot_map(at, new.positions())
 
@@ -237,7 +237,7 @@ def _random(rows: int, cols: int, seed: int, device: torch.device | str) -> torc
     return torch.rand(rows, cols, generator=generator, dtype=torch.float32, device="cpu").to(device)
 
 
-def _magnitude(score: torch.Tensor) -> torch.Tensor:
+def magnitude(score: torch.Tensor) -> torch.Tensor:
     """|score| as a new float64 tensor in which NaN is Inf."""
     return score.detach().abs().double().nan_to_num(math.inf, math.inf)
 

@@ -6,7 +6,7 @@ import torch
 
 from sparse_ext.methods import RegrowEvenly
 from sparse_ext.ops import Pattern, slot_map
-from sparse_ext.ops.pattern import largest
+from sparse_ext.ops.pattern import largest, magnitude
 
 
 def even(pattern: Pattern, weight: torch.Tensor, score: torch.Tensor, action: RegrowEvenly) -> tuple[Pattern, torch.Tensor]:
@@ -22,15 +22,15 @@ def even(pattern: Pattern, weight: torch.Tensor, score: torch.Tensor, action: Re
     at = pattern.positions()
     used = at >= 0
     flat = torch.zeros(pattern.rows * pattern.cols, dtype=torch.float64, device=at.device)
-    flat[at[used]] = _magnitude(weight[used])
-    magnitude, stored, growth = flat.view(pattern.rows, pattern.cols), pattern.mask(), _magnitude(score)
+    flat[at[used]] = magnitude(weight[used])
+    size, stored, growth = flat.view(pattern.rows, pattern.cols), pattern.mask(), magnitude(score)
     stay = int(used.sum()) - action.drop
-    rows = _rows_in_use(stored, _best(magnitude, stored, stay), growth, action)
+    rows = _rows_in_use(stored, _best(size, stored, stay), growth, action)
     count = int(rows.sum())
     # Half of a position is rounded up.
     fan_in = min((2 * action.nnz + count) // max(1, 2 * count), pattern.cols, pattern.capacity // max(1, count))
-    kept = _best(magnitude, stored & rows[:, None], stay)
-    kept &= _first(magnitude.masked_fill(~kept, -1.0), kept.sum(1, keepdim=True).clamp_(max=fan_in))
+    kept = _best(size, stored & rows[:, None], stay)
+    kept &= _first(size.masked_fill(~kept, -1.0), kept.sum(1, keepdim=True).clamp_(max=fan_in))
     missing = (fan_in - kept.sum(1, keepdim=True)) * rows[:, None]
     mask = kept | _first(growth.masked_fill(kept, -1.0), missing)
     other = type(pattern).from_mask(mask, pattern.capacity)
@@ -64,8 +64,3 @@ def _first(score: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     above, ties = score > least, score == least
     ties &= ties.cumsum(1) <= count - above.sum(1, keepdim=True)
     return (above | ties) & (count > 0)
-
-
-def _magnitude(score: torch.Tensor) -> torch.Tensor:
-    """|score|, float64, in which NaN is Inf."""
-    return score.abs().double().nan_to_num(torch.inf, torch.inf)

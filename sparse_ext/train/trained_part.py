@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_ext.methods import Choose, Freeze, Importance
+from sparse_ext.methods import GRANULARITIES, Choose, Freeze, Importance
 from sparse_ext.ops.pattern import largest, taken
 
 if TYPE_CHECKING:
     from sparse_ext.nn import SparseLayer
 
 Index = tuple[torch.Tensor, int | None]
-GRANULARITIES = ("element", "row", "layer")
 
 
 class TrainedPart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..pattern import magnitude
 from .random import random_u32
 
 
@@ -27,7 +28,7 @@ def drawn(score: torch.Tensor, power: float, seed: int, at: torch.Tensor | None 
     Example:
         pattern.regrown(drawn(weight, 2.0, seed, pattern.positions()), grow, drop, count)  # large weights are likely to stay
     """
-    wide = score.detach().double().abs().nan_to_num(torch.inf, torch.inf)
+    wide = magnitude(score)
     last = wide.numel() - 1 if at is None else int(at.max()) if at.numel() else -1
     words = random_u32(seed, last + 1, wide.device)
     words = words.view_as(wide) if at is None else words[at.clamp(min=0)] if at.numel() else words

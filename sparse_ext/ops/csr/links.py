@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..csr.kernels import csr_spmm
-from ..csr.pattern import CsrPattern
+from .kernels import csr_spmm
+from .pattern import CsrPattern
 
 _TILE = 1 << 22  # elements of the [rows, rows] and [cols, cols] matrices that are held at once
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_ext.ops import link_scores
-from sparse_ext.ops.regrow import links
+from sparse_ext.ops.csr import links
 
 
 def test_by_hand():
