@@ -114,10 +114,8 @@ def test_what_is_kept_is_what_regrowth_keeps(layout, data):
     new, _ = old.regrown(keep, (~before).float(), drop, drop)
     stayed = before & new.mask()
     assert not (kept & ~stayed).any()
-    if old.holds_any():
-        free = drop <= int((~before).sum())
-    else:  # where rows are of equal length, one may have room for nothing but what it has dropped
-        free = not old.VARIABLE and old.cols % 4 != 3  # the third of three is no room for two
+    # Where rows are of equal length, one may have room for nothing but what it has dropped; the third of three for no two.
+    free = drop <= int((~before).sum()) if old.holds_any() else not old.VARIABLE and old.cols % 4 != 3
     assert not free or torch.equal(kept, stayed)
     if old.VARIABLE:
         with pytest.raises(ValueError, match=f"drop between 0 and nnz = {old.nnz}, got {old.nnz + 1}"):
