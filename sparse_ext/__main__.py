@@ -1,13 +1,23 @@
-"""`python -m sparse_ext`: what is installed, and why CUDA is unavailable where it is. `... calibrate`: see calibrate.py."""
+"""`python -m sparse_ext`: what is installed, and why CUDA is unavailable where it is. COMMANDS are the other things it does."""
+
+from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-from .calibrate import calibrate
-from .config import show_config
+# {command: (module, function of the arguments)}; what is not asked for is not imported.
+COMMANDS = {"calibrate": ("sparse_ext.calibrate", "calibrate")}
 
-if sys.argv[1:2] == ["calibrate"]:
-    calibrate(sys.argv[2:])
-elif sys.argv[1:]:
-    sys.exit(f"expected `python -m sparse_ext`, or `python -m sparse_ext calibrate`, got {' '.join(sys.argv[1:])!r}")
-else:
-    show_config()
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        import_module("sparse_ext.config").show_config()
+    elif arguments[0] in COMMANDS:
+        module, function = COMMANDS[arguments[0]]
+        getattr(import_module(module), function)(arguments[1:])
+    else:
+        known = ", ".join(f"`{name}`" for name in COMMANDS)
+        sys.exit(f"expected `python -m sparse_ext`, or one of its commands ({known}), got {' '.join(arguments)!r}")
+
+
+main(sys.argv[1:])
