@@ -6,7 +6,10 @@ import sys
 from importlib import import_module
 
 # {command: (module, function of the arguments)}; what is not asked for is not imported.
-COMMANDS = {"calibrate": ("sparse_ext.calibrate", "calibrate")}
+COMMANDS = {
+    "calibrate": ("sparse_ext.calibrate", "calibrate"),
+    "report": ("sparse_ext.report.cli", "report"),
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -56,14 +56,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Point:
-    """A run at one evaluation: what it had spent by then, evaluations included, and its score."""
+    """A run at one evaluation: what it had spent by then, evaluations included, and its score (None: not finite)."""
 
     step: int
     samples: int
     seconds_s: float
     joules: float | None
     flops: float
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Run:
 
     Attributes:
         samples: training samples seen.
-        score: on the evaluation set, at the end.
+        score: on the evaluation set, at the end; None: it was not finite.
         flops: executed, as kernels count them. planned_flops: as the method's plan says.
         average_density: mean over the steps.
         coverage: share of positions that were ever in use.
@@ -90,7 +90,7 @@ class Run:
     seed: int
     steps: int
     samples: int
-    score: float
+    score: float | None
     seconds: Seconds
     energy: Energy
     flops: float
