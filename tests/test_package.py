@@ -60,7 +60,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = wheel.namelist()
     assert all(name.startswith(("sparse_ext/", "sparse_ext-")) for name in names)
     assert sum(name.endswith(".so") for name in names) == 1
-    assert {"sparse_ext/py.typed", "sparse_ext/_C.pyi", "sparse_ext/ops/crossover.json"} <= set(names)
+    assert {
+        "sparse_ext/py.typed",
+        "sparse_ext/_C.pyi",
+        "sparse_ext/ops/crossover.json",
+        "sparse_ext/report/schema.json",
+    } <= set(names)
 
 
 def test_sdist_is_a_clean_clone(sdist, committed):

@@ -1,4 +1,4 @@
-"""`python -m sparse_ext report`: the pages that are made of a comparison's JSON."""
+"""`python -m sparse_ext report`: pages of a comparison's JSON, or two comparisons beside each other."""
 
 from __future__ import annotations
 
@@ -7,33 +7,56 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import codec, markdown
+from . import beside, codec, markdown
 from .record import Record
+from .verdict import judged
 
 # {file name: its text, of a judged record}
 PAGES: dict[str, Callable[[Record], str]] = {"report.md": markdown.page}
 
 
 def write_pages(record: Record, folder: Path) -> list[Path]:
-    """Writes every page of the record into the folder, which is made if there is none; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, text in PAGES.items():
-        path = folder / name
-        path.write_text(text(record), encoding="utf-8")
-        paths.append(path)
-    return paths
+    """Writes every page of a judged record into the folder, which is made if there is none; returns their paths."""
+    return [_write(folder / name, text(record)) for name, text in PAGES.items()]
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def report(arguments: list[str]) -> None:
-    """The command."""
+    """The command. Verdicts are reached anew, by the rules of this version, from the runs of the JSON."""
     parser = argparse.ArgumentParser(prog="python -m sparse_ext report", description=__doc__)
     parser.add_argument("record", type=Path, help="JSON of a comparison")
-    parser.add_argument("--out", type=Path, help="folder of the pages; default: that of the JSON")
+    parser.add_argument("other", type=Path, nargs="?", help="another one: the two are printed beside each other")
+    parser.add_argument("--out", type=Path, help="folder of the pages; default: that of the JSON. Of two, beside.md goes there")
     args = parser.parse_args(arguments)
     try:
-        record = codec.read(args.record)
-        paths = write_pages(record, args.out or args.record.parent)
+        print(_one(args.record, args.out) if args.other is None else _two(args.record, args.other, args.out))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    print(*record.headline, "", *paths, sep="\n")
+
+
+def _one(path: Path, out: Path | None) -> str:
+    record = _judged(path)
+    paths = write_pages(record, path.parent if out is None else out)
+    return "\n".join([*record.headline, "", *map(str, paths)])
+
+
+def _two(one: Path, other: Path, out: Path | None) -> str:
+    records = _judged(one), _judged(other)
+    names = (one.name, other.name) if one.name != other.name else (str(one), str(other))
+    shown = [beside.text(*records, names)]
+    if out is not None:
+        shown.append(str(_write(out / "beside.md", beside.page(*records, names))))
+    return "\n\n".join(shown)
+
+
+def _judged(path: Path) -> Record:
+    record = codec.read(path)
+    try:
+        return judged(record)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

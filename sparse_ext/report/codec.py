@@ -31,14 +31,18 @@ def read(path: Path) -> Record:
         OSError: it cannot be read.
     """
     try:
-        data = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = json.loads(path.read_text(), parse_constant=_no_number)
+    except ValueError as error:
         raise ValueError(f"{path}: expected a report's JSON, got {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{path}: expected a report of format {FORMAT}, got {found!r}")
     record: Record = _build(Record, data, str(path))
     return record
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name}, which JSON does not have")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

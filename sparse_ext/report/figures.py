@@ -7,6 +7,8 @@ from math import floor, log10
 from .record import Interval
 
 KIB = 1024
+UNKNOWN = "unknown, because "
+ROUNDING = 1e-9  # a narrower interval, relative to its mean, is that of equal values
 
 
 def number(value: float) -> str:
@@ -15,20 +17,25 @@ def number(value: float) -> str:
 
 
 def unknown(why: str | None) -> str:
-    """What stands where a figure is missing."""
-    return f"unknown, because {why or 'no reason was recorded'}"
+    """What stands where a figure is missing: the start of a sentence."""
+    return f"{UNKNOWN}{(why or 'no reason was recorded').rstrip('.')}"
 
 
-def known(value: float | None, why: str | None) -> str:
-    """The figure, or why there is none."""
-    return unknown(why) if value is None else number(value)
+def measured(value: float | None, unit: str) -> str:
+    """A value with its unit, where what stands around it says why it may be unknown."""
+    return f"unknown {unit}" if value is None else f"{number(value)} {unit}"
+
+
+def alike(one: Interval) -> bool:
+    """Whether every repeat gave the same."""
+    return one.low is not None and one.high is not None and one.high - one.low <= ROUNDING * abs(one.mean)
 
 
 def interval(one: Interval) -> str:
     """The mean and its ends, to two digits of the interval's half width: "0.42 (0.40 to 0.44)"."""
     if one.low is None or one.high is None:
         return f"{number(one.mean)} (one repeat)"
-    if one.low == one.high:
+    if alike(one):
         return number(one.mean)
     places = max(0, 1 - floor(log10((one.high - one.low) / 2)))
     return f"{one.mean:.{places}f} ({one.low:.{places}f} to {one.high:.{places}f})"

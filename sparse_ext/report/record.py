@@ -22,7 +22,7 @@ OUTCOMES = (SAVED, SAVED_WITH_LOSS, NOT_SAVED, UNKNOWN)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % confidence interval (Student's t over the repeats).
+    """A mean and its 95 % confidence interval (Student's t over the repeats). Of ratios it is the geometric mean.
 
     Attributes:
         low, high: None where there was one repeat only.
@@ -102,13 +102,31 @@ class Verdict:
 
     Attributes:
         outcome: one of OUTCOMES.
-        ratio: the arm's over the reference's, paired by seed; None: unknown.
+        ratio: the arm's over the reference's, paired by seed, below 1 where it spent less; None: unknown.
         sentence: the verdict in words, with its figures.
     """
 
     outcome: str
     ratio: Interval | None
     sentence: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an arm had spent when an evaluation first was within the tolerance of the reference's mean score.
+
+    Attributes:
+        score: what was to be reached.
+        reached: number of runs that did so.
+        seconds, flops, joules: over the runs; None where `why` says why, such as a run that never reached it.
+    """
+
+    score: float
+    reached: int
+    seconds: Interval | None
+    flops: Interval | None
+    joules: Interval | None
+    why: str | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,9 @@ class Arm:
         precision: "float32" or "bfloat16".
         matches: the arm whose FLOPs or seconds it may spend; None: no other's.
         matched: what it shares with that arm: "flops" or "seconds".
-        score: over the runs. loss: by how much it is worse than the reference, paired by seed; negative: better.
+        score: over the runs; None: one was not finite.
+        loss: by how much it is worse than the reference, paired by seed; negative: better. None for the reference itself.
+        target: None where the reference has no mean score.
         verdicts: {one of QUANTITIES: verdict}; empty for the reference.
         stages: for a planner of clock frequencies; empty where `stages_why` says why.
     """
@@ -143,6 +163,7 @@ class Arm:
     stages_why: str | None = None
     score: Interval | None = None
     loss: Interval | None = None
+    target: Target | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 

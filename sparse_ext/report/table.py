@@ -1,15 +1,19 @@
-"""A table as text: in Markdown, and for a terminal."""
+"""A table as text: in Markdown, and for a terminal. Why a cell is unknown stands below the table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import figures
+
 Row = Sequence[str]
 
 
 def markdown(head: Row, rows: Sequence[Row]) -> str:
-    """With a line for the head, one below it, and one for each row."""
-    return "\n".join([_cells(head), "|" + "---|" * len(head), *map(_cells, rows)])
+    """With a line for the head, one below it, and one for each row; the reasons are a list."""
+    short, reasons = _with_reasons_below(rows)
+    lines = [_cells(head), "|" + "---|" * len(head), *map(_cells, short)]
+    return "\n".join([*lines, *([""] if reasons else []), *(f"- {reason}" for reason in reasons)])
 
 
 def _cells(row: Row) -> str:
@@ -18,6 +22,22 @@ def _cells(row: Row) -> str:
 
 def terminal(head: Row, rows: Sequence[Row]) -> str:
     """Columns of equal width, two spaces between them."""
-    lines = [list(head), *map(list, rows)]
+    short, reasons = _with_reasons_below(rows)
+    lines = [head, *short]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*padded, *reasons])
+
+
+def _with_reasons_below(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Cells that are unknown become "unknown (1)"; and "(1) unknown, because ...", each reason once."""
+    places: dict[str, int] = {}
+    short: list[Row] = []
+    for row in rows:
+        cells = []
+        for cell in row:
+            if cell.startswith(figures.UNKNOWN):
+                cell = f"unknown ({places.setdefault(cell, len(places) + 1)})"
+            cells.append(cell)
+        short.append(cells)
+    return short, [f"({place}) {reason}" for reason, place in places.items()]
