@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from . import figures
+from . import figures, interval
 from .quality import REPEATS, diverged, quality, too_few, worse_by
 from .quantity import TABLE, compared
 from .record import Arm, Interval, Metric, Record
@@ -65,7 +65,7 @@ class Duel(NamedTuple):
             return diverged(self.arm, self.rival)
         took = "an unknown share" if self.seconds is None else figures.interval(self.seconds)
         seconds = f"{self.rival.name} took {took} of {self.arm.name}'s seconds"
-        return f"the difference is {figures.interval(self.behind)}, paired by seed, and {seconds}"
+        return f"the scores differ by {figures.interval(interval.positive(self.behind))}, paired by seed, and {seconds}"
 
     def doubt(self) -> str:
         """Why it is not settled."""

@@ -62,6 +62,14 @@ def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> I
     return mean([value - other for value, other in _pairs(values, reference)])
 
 
+def positive(one: Interval) -> Interval:
+    """Of the same difference, taken the other way round where its mean is below 0."""
+    if one.mean >= 0:
+        return one
+    low, high = (None if end is None else -end for end in (one.high, one.low))
+    return Interval(-one.mean, low, high, one.count)
+
+
 def ratio(values: Mapping[int, float], reference: Mapping[int, float]) -> Interval:
     """Of the geometric mean of value / reference, paired by seed: the mean of the logarithms, exponentiated.
 

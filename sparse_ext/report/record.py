@@ -74,7 +74,7 @@ class Sensor:
     Attributes:
         source: such as "NVML energy counter".
         scope: what it covers: GPU, module, package, DRAM.
-        resolution_j, period_s: the smallest step of the counter, and how often it moves.
+        resolution_j: the smallest step of the counter. period_s: how often it moves.
         estimated: whether joules are integrated or modelled, not counted.
     """
 

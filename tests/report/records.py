@@ -55,5 +55,20 @@ def record(*, joules=False):
     )  # fmt: skip
 
 
+def arm(name, scores, seconds, *, method=None, matches=None, joules=None, flops=1e12, **more):
+    """One of so many runs as there are scores; None: not finite. more: other fields."""
+    joules = joules or [None] * len(scores)
+    density = 1.0 if method is None else 0.1
+    runs = [
+        replace(run(seed, score or 0.0, time, joules=used, flops=flops, density=density), score=score)
+        for seed, (score, time, used) in enumerate(zip(scores, seconds, joules, strict=True))
+    ]
+    kind = "dense" if method is None else "sparse"
+    matched = None if matches is None else "seconds"
+    return Arm(
+        name, kind, f"{name}, for tests", "float32", tuple(runs), method=method, matches=matches, matched=matched, **more
+    )
+
+
 def with_arms(one, *arms):
     return replace(one, arms=arms)
