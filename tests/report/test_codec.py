@@ -22,6 +22,13 @@ def test_a_number_that_json_does_not_know_is_no_report(tmp_path):
         codec.write(one, tmp_path / "report.json")
 
 
+def test_nor_is_one_that_python_would_read(tmp_path):
+    path = codec.write(record(), tmp_path / "report.json")
+    path.write_text(path.read_text().replace('"tolerance": 0.02', '"tolerance": NaN'))
+    with pytest.raises(ValueError, match=r"report\.json: expected a report's JSON, got NaN, which JSON does not have"):
+        codec.read(path)
+
+
 CHANGES = [
     (lambda d: d.update(format=9), "expected a report of format 1, got 9"),
     (lambda d: d.pop("title"), "expected 'title', got none"),

@@ -38,6 +38,8 @@ CASES = {
         f"{WON}each of its 2 dense rivals, the best of which is named",
     ),
     "won in less time": ([rival("narrower", 0.1, (8.0, 8.1, 8.2))], WON),
+    "beaten by the weaker": ([rival("narrower", -0.2, jitter=0.5), rival("low rank", -0.1)], f"{BEATEN}low rank has 1.9"),
+    "spread, though better": ([rival("narrower", -0.05, jitter=0.1)], UNSETTLED),
     "spread": ([rival("narrower", 0.05, jitter=0.1)], UNSETTLED),
     "one of them unsettled": ([rival("low rank", 0.2), rival("narrower", 0.05, jitter=0.1)], UNSETTLED),
     "the same": ([rival("narrower", 0.0, jitter=0.0)], UNSETTLED),

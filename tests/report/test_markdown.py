@@ -39,6 +39,13 @@ def test_figures_of_an_arm():
     assert "0.406 (0.392 to 0.421): saved at equal quality" in section(text, "Verdicts")
 
 
+def test_memory_is_that_of_the_largest_run():
+    one = record()
+    first = replace(one.arms[1].runs[0], memory=replace(one.arms[1].runs[0].memory, indices=900))
+    text = page(with_arms(one, one.arms[0], replace(one.arms[1], runs=(first, *one.arms[1].runs[1:]))))
+    assert "| RigL | 1000 bytes | 900 bytes |" in section(text, "Memory")
+
+
 def test_unknown_joules_are_a_sentence():
     text = page(record())
     assert f"Joules are unknown, because {NO_COUNTER}." in section(text, "Energy")
@@ -154,7 +161,7 @@ def test_tables():
         (Interval(0.997, 0.9945, 0.9995, 3), "0.9970 (0.9945 to 0.9995)"),
         (Interval(557.0, 545.0, 569.0, 3), "557 (545 to 569)"),
         (Interval(0.2, 0.2, 0.2, 3), "0.2"),
-        (Interval(0.2, 0.2 - 1e-17, 0.2 + 1e-17, 3), "0.2"),
+        (Interval(0.2, 0.2 - 1e-12, 0.2 + 1e-12, 3), "0.2"),
         (Interval(0.2, None, None, 1), "0.2 (one repeat)"),
     ],
 )

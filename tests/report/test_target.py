@@ -36,6 +36,16 @@ def test_joules():
     assert [found.joules.mean for found in targets(record(joules=True))] == [500.0, 180.0]
 
 
+def test_joules_of_some_runs_only_have_no_mean():
+    one = record(joules=True)
+    sparse = one.arms[1]
+    curve = tuple(replace(point, joules=None) for point in sparse.runs[0].curve)
+    runs = (replace(sparse.runs[0], curve=curve), *sparse.runs[1:])
+    found = targets(with_arms(one, one.arms[0], replace(sparse, runs=runs)))[1]
+    assert (found.joules, found.why) == (None, "not every evaluation has joules")
+    assert found.seconds is not None
+
+
 def test_higher_is_better():
     """The same curves fall: the first evaluation is 1.1 times the score."""
     one = replace(record(), metric=Metric("accuracy", True, 0.02))
