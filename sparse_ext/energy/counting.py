@@ -65,7 +65,7 @@ class Counting:
 
     def temperature_c(self) -> float | None:
         """Of the hottest device."""
-        known = [track.counter.temperature_c() for track in self._tracks]
+        known = [track.temperature_c() for track in self._tracks]
         return max((celsius for celsius in known if celsius is not None), default=None)
 
     def _poll(self) -> None:

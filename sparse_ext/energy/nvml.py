@@ -136,7 +136,7 @@ def _library() -> Any:
         nvml = importlib.import_module("pynvml")
     except ImportError:
         raise Unreadable("NVML needs nvidia-ml-py: `pip install sparse_ext[energy]`") from None
-    if not hasattr(nvml, "nvmlDeviceGetC2cModeInfoV"):
+    if not hasattr(nvml, "nvmlDeviceGetTemperatureV"):  # the newest function that is used: of 12.570
         raise Unreadable("the module pynvml that is installed here is another or an old one: `pip install -U nvidia-ml-py`")
     return nvml
 
@@ -155,14 +155,14 @@ def _counter(nvml: Any, handle: Any, name: str) -> Counter:
 
 
 def _is_divided(nvml: Any, handle: Any) -> bool:
-    with suppress(nvml.NVMLError):  # GPUs that know no MIG say so by an error
+    with suppress(_NotSupported), _sentences(nvml):
         return nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
     return False
 
 
 def _shares_a_module(nvml: Any, handle: Any) -> bool:
     """Whether a CPU is joined to this GPU, as in a GH200: its counter has the whole module."""
-    with suppress(nvml.NVMLError):
+    with suppress(_NotSupported), _sentences(nvml):
         return bool(nvml.nvmlDeviceGetC2cModeInfoV(handle).isC2cEnabled)
     return False
 

@@ -66,6 +66,13 @@ class Track:
         warning = None if why else _warning(joules, seconds, self.period_s, self.counter.resolution_j)
         return Reading(self.counter.name, None if why else joules, seconds, self.sensor, why, warning)
 
+    def temperature_c(self) -> float | None:
+        """Of the counter's device; None where it cannot be read."""
+        try:
+            return self.counter.temperature_c()
+        except Exception:
+            return None
+
     def _break_off(self, error: Exception) -> None:
         self._breaks += 1
         self._why = str(error) or type(error).__name__

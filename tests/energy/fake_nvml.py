@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+from sparse_ext.energy import EnergyMeter, Nvml
+
 CONSTANTS = {
     "NVML_SUCCESS": 0,
     "NVML_ERROR_UNINITIALIZED": 1,
@@ -124,3 +126,15 @@ class FakeNvml:
 
     def nvmlDeviceGetTemperature(self, handle, sensor):
         return self._of(handle, "nvmlDeviceGetTemperature").celsius
+
+
+def h100(index=0, **options):
+    """100 W more for each index."""
+    watts = 100.0 * (index + 1)
+    return Gpu(
+        uuid=f"GPU-{index}{index}-abcd", joules=lambda s: watts * s, watts=lambda s: watts, celsius=40 + index, **options
+    )
+
+
+def meter_of(clock, devices=None):
+    return EnergyMeter(sources=[Nvml(devices)], clock=clock)

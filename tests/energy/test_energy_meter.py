@@ -1,34 +1,9 @@
 """Windows, over counters that play what was recorded: what a reading says, and when it says that it does not know."""
 
-import subprocess
-import sys
-import threading
-from itertools import pairwise
-from types import SimpleNamespace
-
 import pytest
+from counters import Broken, measured, steady
 
-import sparse_ext as sx
-from sparse_ext.energy import METERS, Counter, EnergyMeter, ManualClock, Replay, Unreadable, sources
-from sparse_ext.energy.clock import SystemClock
-
-HOUR = 3600.0
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-def steady(clock, watts=100.0, **options):
-    """So many watts for an hour."""
-    return Replay([(0, 0), (HOUR, watts * HOUR)], clock=clock, **options)
-
-
-def measured(meter, clock, seconds, name="w"):
-    with meter.window(name) as window:
-        clock.advance(seconds)
-    return window.reading
+from sparse_ext.energy import EnergyMeter, Replay
 
 
 def test_a_window(clock):
@@ -156,6 +131,16 @@ def test_a_period_that_was_not_seen_is_told(clock):
     assert "how often the counter moves is unknown" in reading.warning
 
 
+def test_what_cannot_be_read_for_a_while_has_not_moved(clock):
+    class Comes(Broken):
+        period_s = None
+
+        def read(self):
+            return super().read() if int(clock.now() / 0.3) % 2 else 7.0
+
+    assert EnergyMeter(sources=[Comes()], clock=clock).sensor.period_s is None
+
+
 def test_watching_is_bounded_and_done_once(clock):
     meter = EnergyMeter(sources=[steady(clock, period_s=7.0)], clock=clock)
     assert clock.now() == 0.0  # not at construction
@@ -214,21 +199,10 @@ def test_a_counter_that_vanishes(clock):
     assert measured(meter, clock, 30.0).joules is None
 
 
-class Broken(Counter):
-    """Somebody's counter, with an error of its own."""
-
-    name, source, scope, period_s = "broken", "somebody's", "GPU", 1.0
-
-    def read(self):
-        raise OSError("cable pulled")
-
-    def counters(self):
-        return [self]
-
-
 def test_errors_of_any_counter_are_told_and_not_raised(clock):
-    reading = measured(EnergyMeter(sources=[Broken()], clock=clock), clock, 10.0)
-    assert reading.why == "broken: cable pulled"
+    meter = EnergyMeter(sources=[Broken()], clock=clock)
+    assert measured(meter, clock, 10.0).why == "broken: cable pulled"
+    assert meter.temperature_c() is None
 
 
 def test_without_counters(clock):
@@ -238,169 +212,3 @@ def test_without_counters(clock):
     assert meter.why == "no energy counter can be read here: no sources are given"
     reading = measured(meter, clock, 3.0)
     assert (reading.joules, reading.seconds, reading.why, reading.parts) == (None, 3.0, meter.why, ())
-
-
-def test_what_is_looked_for_by_default(monkeypatch, clock):
-    """All rows of METERS; those that cannot be read say why."""
-
-    class Nothing:
-        def counters(self):
-            raise Unreadable("nothing: expected a socket")
-
-    monkeypatch.setattr(sources, "METERS", {"nothing": Nothing})
-    assert EnergyMeter(clock=clock).why == "no energy counter can be read here: nothing: expected a socket"
-    sources.METERS["replay"] = lambda: steady(clock)
-    meter = EnergyMeter(clock=clock)
-    assert measured(meter, clock, 10.0).joules == pytest.approx(1000)
-    assert meter.notes == ("nothing: expected a socket",)
-    assert meter.why is None
-
-
-def test_this_machine():
-    """Whatever it has: a reading, or a reason."""
-    assert list(METERS) == ["nvml", "rapl"]
-    meter = sx.EnergyMeter()
-    with meter.window("w") as window:
-        pass
-    assert (meter.sensor is None) == (meter.why is not None)
-    assert window.reading.seconds > 0
-    assert (window.reading.joules is None) == (window.reading.why is not None)
-
-
-@pytest.mark.parametrize(
-    ("scopes", "counted"),
-    [
-        (["GPU", "package", "DRAM"], ["GPU", "package", "DRAM"]),
-        (["platform", "package", "package", "DRAM"], ["platform"]),
-        (["module", "package", "DRAM"], ["module"]),
-        (["module", "platform", "package"], ["module"]),
-        (["GPU", "platform", "package"], ["GPU", "package"]),
-        (["package", "wall"], ["package", "wall"]),
-    ],
-)
-def test_nothing_is_counted_twice(clock, scopes, counted):
-    meter = EnergyMeter(sources=[steady(clock, scope=scope, name=f"the {scope}") for scope in scopes], clock=clock)
-    reading = measured(meter, clock, 10.0)
-    assert [part.scope for part in reading.parts] == counted
-    assert reading.joules == pytest.approx(1000 * len(counted))
-    assert len(meter.notes) == len(scopes) - len(counted)
-    assert all(note.startswith("the ") and "is left out" in note for note in meter.notes)
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "sentence"),
-    [
-        (["nvlm"], ValueError, "expected sources of 'nvml', 'rapl', got 'nvlm'"),
-        ([3], TypeError, r"expected sources with counters\(\), got int"),
-    ],
-)
-def test_what_is_no_source(given, error, sentence):
-    with pytest.raises(error, match=sentence):
-        EnergyMeter(sources=given)
-
-
-# ---- the edges: a device that works while Python goes on
-
-
-def fake_torch(monkeypatch, clock, *, initialized=True, capturing=False, contexts=(0, 2), error=None):
-    """As torch with three devices, of which some are in use; waiting for one takes a second."""
-    waited = []
-
-    def synchronize(device):
-        if error:
-            raise RuntimeError(error)
-        waited.append(device)
-        clock.advance(1.0)
-
-    cuda = SimpleNamespace(
-        is_initialized=lambda: initialized,
-        is_current_stream_capturing=lambda: capturing,
-        device_count=lambda: 3,
-        synchronize=synchronize,
-    )
-    fake = SimpleNamespace(cuda=cuda, _C=SimpleNamespace(_cuda_hasPrimaryContext=lambda device: device in contexts))
-    monkeypatch.setitem(sys.modules, "torch", fake)
-    return waited
-
-
-def test_a_window_waits_for_the_devices_in_use(clock, monkeypatch):
-    """The wait before is not in the window; that at its end is."""
-    waited = fake_torch(monkeypatch, clock)
-    meter = EnergyMeter(sources=[steady(clock)], clock=clock)
-    reading = measured(meter, clock, 10.0)
-    assert waited == [0, 2, 0, 2]
-    assert reading.seconds == pytest.approx(12.0)
-    assert reading.joules == pytest.approx(1200)
-
-
-@pytest.mark.parametrize("module", ["without CUDA", "missing"])
-def test_a_window_initialises_nothing(clock, monkeypatch, module):
-    waited = fake_torch(monkeypatch, clock, initialized=False)
-    if module == "missing":
-        monkeypatch.delitem(sys.modules, "torch")
-    measured(EnergyMeter(sources=[steady(clock)], clock=clock), clock, 1.0)
-    assert waited == []
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"capturing": True}, "a CUDA graph is being captured"),
-        ({"error": "CUDA error: device-side assert triggered\nsecond line"}, "device-side assert triggered"),
-    ],
-)
-def test_a_device_that_cannot_be_waited_for(clock, monkeypatch, options, sentence):
-    """Joules of work that is not over are none; the training's own error comes from the training."""
-    meter = EnergyMeter(sources=[steady(clock)], clock=clock)
-    with monkeypatch.context() as patch:
-        fake_torch(patch, clock, **options)
-        meter.begin_window("w")
-    clock.advance(10.0)
-    reading = meter.end_window("w")
-    assert reading.joules is None
-    assert sentence in reading.why
-    assert "second line" not in reading.why
-    assert (reading.seconds, reading.scope) == (10.0, "GPU")
-
-
-# ---- clocks
-
-
-def test_the_systems_clock_calls_until_it_is_told_to_stop():
-    clock, called = SystemClock(), threading.Semaphore(0)
-    before = set(threading.enumerate())
-    end = clock.every(1e-3, called.release)
-    [thread] = set(threading.enumerate()) - before
-    assert all(called.acquire(timeout=10) for _ in range(3))
-    end()
-    thread.join(timeout=10)
-    assert not thread.is_alive()
-
-
-def test_importing_it_needs_nothing():
-    """Neither torch nor pynvml nor codecarbon, and none of our own."""
-    code = (
-        "import sys, types, importlib.util as util\n"
-        "from pathlib import Path\n"
-        "folder = Path(sys.argv[1])\n"
-        "spec = util.spec_from_file_location('energy', folder / '__init__.py', submodule_search_locations=[str(folder)])\n"
-        "sys.modules['energy'] = module = util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "with module.EnergyMeter().window('w') as window: pass\n"
-        "print(window.reading.seconds > 0, [n for n in ('torch', 'numpy', 'codecarbon', 'sparse_ext') if n in sys.modules])\n"
-    )
-    folder = sys.modules["sparse_ext.energy"].__path__[0]
-    done = subprocess.run([sys.executable, "-I", "-c", code, folder], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True []"
-
-
-def test_a_manual_clock_calls_in_the_order_of_time():
-    clock, called = ManualClock(), []
-    clock.every(3.0, lambda: called.append((3, clock.now())))
-    end = clock.every(2.0, lambda: called.append((2, clock.now())))
-    clock.advance(6.5)
-    assert sorted(called) == [(2, 2.0), (2, 4.0), (2, 6.0), (3, 3.0), (3, 6.0)]
-    assert all(earlier[1] <= later[1] for earlier, later in pairwise(called))
-    end()
-    clock.advance(2.5)
-    assert called[5:] == [(3, 9.0)]

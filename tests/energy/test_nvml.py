@@ -4,44 +4,12 @@ import inspect
 import sys
 
 import pytest
-from fake_nvml import CONSTANTS, ERRORS, FakeNvml, Gpu
+from counters import measured
+from fake_nvml import CONSTANTS, ERRORS, FakeNvml, Gpu, h100, meter_of
 
-from sparse_ext.energy import EnergyMeter, ManualClock, Nvml
+from sparse_ext.energy import EnergyMeter
 
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
-
-
-def h100(index=0, **options):
-    """100 W more for each index."""
-    watts = 100.0 * (index + 1)
-    return Gpu(
-        uuid=f"GPU-{index}{index}-abcd", joules=lambda s: watts * s, watts=lambda s: watts, celsius=40 + index, **options
-    )
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """(gpus) -> (nvml, clock), installed as the module `pynvml`."""
-
-    def install(*gpus):
-        clock = ManualClock(now=1000.0)
-        nvml = FakeNvml(list(gpus), clock)
-        monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        return nvml, clock
-
-    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
-        monkeypatch.delenv(name, raising=False)
-    return install
-
-
-def meter_of(clock, devices=None):
-    return EnergyMeter(sources=[Nvml(devices)], clock=clock)
-
-
-def measured(meter, clock, seconds):
-    with meter.window("w") as window:
-        clock.advance(seconds)
-    return window.reading
 
 
 def test_two_gpus_are_added_up(machine):
@@ -110,7 +78,9 @@ def test_every_error_inside_a_window(machine, error):
     meter.begin_window("begun while it is lost")
     clock.advance(5.0)
     gpu.errors.clear()
-    assert meter.end_window("begun while it is lost").joules is None
+    late = meter.end_window("begun while it is lost")
+    assert late.joules is None
+    assert error in late.why
     assert measured(meter, clock, 10.0).joules == pytest.approx(1000, rel=0.011)
 
 
@@ -222,6 +192,12 @@ def test_what_older_gpus_and_drivers_do_not_know(machine, error):
     assert meter.temperature_c() == 40
 
 
+@pytest.mark.parametrize("function", ["nvmlDeviceGetMigMode", "nvmlDeviceGetC2cModeInfoV"])
+def test_a_gpu_that_does_not_say_what_its_counter_has(machine, function):
+    _, clock = machine(h100(errors={function: "NVML_ERROR_UNKNOWN"}))
+    assert "GPU 0: NVML says 'NVML_ERROR_UNKNOWN'" in meter_of(clock).why
+
+
 def test_no_temperature(machine):
     gpu = h100(errors=dict.fromkeys(("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"), "NVML_ERROR_NOT_SUPPORTED"))
     _, clock = machine(gpu)
@@ -233,82 +209,9 @@ def test_a_divided_gpu_has_no_counter_per_instance(machine):
     assert "MIG instances, which have no counters of their own" in meter_of(clock).why
 
 
-@pytest.mark.parametrize(
-    ("setting", "watts"),
-    [
-        (None, [100, 200, 300]),
-        ("0", [100]),
-        ("2,0", [300, 100]),
-        ("1, 2", [200, 300]),
-        ("0,0", [100]),  # not twice
-        ("1,-1,0", [200]),  # the list ends before what names no GPU
-        ("1,7,0", [200]),
-        ("GPU-22-abcd", [300]),
-        ("GPU-1", [200]),  # abbreviated
-        ("GPU-22-abcd,GPU-00", [300, 100]),
-        ("GPU-2,GPU-99,GPU-0", [300]),
-    ],
-)
-def test_visible_devices(machine, monkeypatch, setting, watts):
-    _, clock = machine(h100(0), h100(1), h100(2))
-    if setting is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
-    reading = measured(meter_of(clock), clock, 100.0)
-    assert [round(part.mean_w) for part in reading.parts] == watts
-    assert [part.name[:5] for part in reading.parts] == [f"GPU {number}" for number in range(len(watts))]
-
-
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
-        ("", "CUDA_VISIBLE_DEVICES='' makes none of 3 GPUs visible"),
-        ("-1", "makes none"),
-        ("NoDevFiles", "makes none"),
-        ("GPU-", "makes none"),  # fits all
-        ("MIG-4b2c", "names a MIG instance, MIG-4b2c: only whole GPUs have counters"),
-        ("MIG-GPU-00-abcd/1/0", "names a MIG instance"),
-    ],
-)
-def test_no_visible_device(machine, monkeypatch, setting, sentence):
-    _, clock = machine(h100(0), h100(1), h100(2))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
-    meter = meter_of(clock)
-    assert meter.sensor is None
-    assert sentence in meter.why
-
-
 def test_a_machine_without_gpus(machine):
     _, clock = machine()
     assert "NVML sees no GPU" in meter_of(clock).why
-
-
-def test_devices_are_numbered_as_torch_does(machine, monkeypatch):
-    _, clock = machine(h100(0), h100(1), h100(2))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
-    reading = measured(meter_of(clock, devices=[1]), clock, 100.0)
-    assert [(part.name[:5], round(part.mean_w)) for part in reading.parts] == [("GPU 1", 200)]
-    with pytest.raises(ValueError, match=r"expected devices below 2, the number of visible GPUs, got \[2\]"):
-        meter_of(clock, devices=[2])
-
-
-@pytest.mark.parametrize(
-    ("setting", "order", "readable"),
-    [
-        (None, None, True),  # all of them, in whatever order
-        ("0", None, False),
-        ("0", "PCI_BUS_ID", True),
-        ("GPU-00", None, True),
-    ],
-)
-def test_different_gpus_are_not_taken_for_each_other(machine, monkeypatch, setting, order, readable):
-    """CUDA puts the fastest first, NVML goes by slot."""
-    _, clock = machine(h100(0), h100(1, name="NVIDIA T4"))
-    for name, value in (("CUDA_VISIBLE_DEVICES", setting), ("CUDA_DEVICE_ORDER", order)):
-        if value is not None:
-            monkeypatch.setenv(name, value)
-    meter = meter_of(clock)
-    assert (meter.sensor is not None) == readable
-    assert readable or "set CUDA_DEVICE_ORDER=PCI_BUS_ID" in meter.why
 
 
 def test_without_the_package(monkeypatch):

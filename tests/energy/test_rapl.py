@@ -89,9 +89,11 @@ def test_however_the_zones_lie(tmp_path, layout):
 
 
 def test_a_second_interface_to_a_package_is_not_a_second_package(root):
-    zone(root / "intel-rapl-mmio" / "intel-rapl-mmio:0", "package-0")
-    zone(root / "intel-rapl-mmio" / "intel-rapl-mmio:0" / "intel-rapl-mmio:0:0", "dram")
-    assert [counter.name for counter in Rapl(root).counters()] == ["package-0", "package-0 dram", "package-1", "package-1 dram"]
+    zone(root / "intel-rapl-mmio" / "intel-rapl-mmio:0", "package-0", 7_000_000)
+    zone(root / "intel-rapl-mmio" / "intel-rapl-mmio:0" / "intel-rapl-mmio:0:0", "dram", 7_000_000)
+    counters = Rapl(root).counters()
+    assert [counter.name for counter in counters] == ["package-0", "package-0 dram", "package-1", "package-1 dram"]
+    assert [counter.read() for counter in counters] == [1.0] * 4
 
 
 def test_dies_of_a_package(tmp_path):
