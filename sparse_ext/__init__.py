@@ -2,6 +2,7 @@
 
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
+from .energy import EnergyMeter
 from .methods import (
     ACDC,
     ESTDGM,
@@ -52,6 +53,7 @@ __all__ = [
     "SSTE",
     "CHTs",
     "CHTss",
+    "EnergyMeter",
     "GraNet",
     "RigL",
     "SRigL",
