@@ -8,16 +8,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import beside, codec, markdown
+from .exports import annex_xi, spdx, stages
 from .record import Record
 from .verdict import judged
 
-# {file name: its text, of a judged record}
-PAGES: dict[str, Callable[[Record], str]] = {"report.md": markdown.page}
+# {file name: its text, of a judged record; None: there is nothing to write}
+PAGES: dict[str, Callable[[Record], str | None]] = {
+    "report.md": markdown.page,
+    "energy.spdx.json": spdx.document,
+    "annex_xi.md": annex_xi.page,
+    "stages.csv": stages.table,
+}
 
 
 def write_pages(record: Record, folder: Path) -> list[Path]:
-    """Writes every page of a judged record into the folder, which is made if there is none; returns their paths."""
-    return [_write(folder / name, text(record)) for name, text in PAGES.items()]
+    """Writes every page of a judged record into the folder, which is made if there is none; returns their paths.
+
+    A page that this record has not is removed: another record's would be taken for its own.
+    """
+    texts = {folder / name: page(record) for name, page in PAGES.items()}
+    for path, text in texts.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+    return [_write(path, text) for path, text in texts.items() if text is not None]
 
 
 def _write(path: Path, text: str) -> Path:

@@ -20,18 +20,25 @@ def written(tmp_path):
     return codec.write(record(), tmp_path / "a.json")
 
 
+def texts():
+    """The pages that this record has."""
+    one = judged(record())
+    return {name: text for name, page in cli.PAGES.items() if (text := page(one)) is not None}
+
+
 def test_pages_lie_beside_the_json(written, capsys):
     cli.report([str(written)])
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == judged(record()).headline[0]
-    for name, text in cli.PAGES.items():
-        assert (written.parent / name).read_text() == text(judged(record()))
+    assert {path.name for path in written.parent.iterdir()} == {"a.json", *texts()}
+    for name, text in texts().items():
+        assert (written.parent / name).read_text() == text
         assert str(written.parent / name) in shown
 
 
 def test_or_in_a_folder_of_their_own(written, tmp_path):
     cli.report([str(written), "--out", str(tmp_path / "deep" / "pages")])
-    assert {path.name for path in (tmp_path / "deep" / "pages").iterdir()} == set(cli.PAGES)
+    assert {path.name for path in (tmp_path / "deep" / "pages").iterdir()} == set(texts())
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "deep"}
 
 
