@@ -25,15 +25,29 @@ def headline(record: Record) -> tuple[str, ...]:
     sparse = [arm for arm in record.arms[1:] if arm.method is not None]
     if not sparse:
         return ("No arm of this comparison is sparse.",)
-    found = [_at_equal_seconds(arm, record) for arm in sparse]
-    if all(rank == ALONE for rank, _ in found):
+    found = sorted((_at_equal_seconds(arm, record) for arm in sparse), key=lambda one: one.rank)
+    if all(one.rank == ALONE for one in found):
         alone = (
             "This comparison has no dense rival at equal seconds: it does not say whether a smaller or shorter dense training"
             " would have served as well."
         )
-        found = [(ALONE, alone)]
-    first = [sentence for _, sentence in sorted(found, key=lambda one: one[0])]
-    return (*first, *(_beside(arm, record) for arm in sparse))
+        found = [Finding(ALONE, alone)]
+    details = [one.details for one in found if one.details]
+    unknown = [f"Joules are unknown: {record.sensor_why}."] if record.sensor_why else []
+    return (*(one.sentence for one in found), *details, *(_beside(arm, record) for arm in sparse), *unknown)
+
+
+class Finding(NamedTuple):
+    """What is known of a sparse arm at equal seconds.
+
+    Attributes:
+        rank: its place among those of other arms.
+        details: what the sentence rests on; "": nothing more.
+    """
+
+    rank: int
+    sentence: str
+    details: str = ""
 
 
 class Duel(NamedTuple):
@@ -78,21 +92,23 @@ class Duel(NamedTuple):
         return f"the spread is larger than the difference; {self.words()}"
 
 
-def _at_equal_seconds(arm: Arm, record: Record) -> tuple[int, str]:
-    """The sentence on an arm and its rivals, and its place among those of other arms."""
+def _at_equal_seconds(arm: Arm, record: Record) -> Finding:
+    """Of an arm and its rivals."""
     rivals = [one for one in record.arms if one.method is None and (one.matches, one.matched) == (arm.name, "seconds")]
     if not rivals:
-        return ALONE, f"{arm.name} has no dense rival at equal seconds in this comparison."
+        return Finding(ALONE, f"{arm.name} has no dense rival at equal seconds in this comparison.")
     duels = sorted((_duel(arm, rival, record.metric) for rival in rivals), key=lambda duel: (duel.result, _strength(duel)))
     first = duels[0]
-    own, other = (_score(one, record.metric) for one in (arm, first.rival))
-    if first.result == BEATEN:
-        return BEATEN, f"At equal seconds dense is better: {other}, {own}; {first.words()}."
-    if first.result == UNSETTLED:
-        names = f"neither {arm.name} nor {first.rival.name}"
-        return UNSETTLED, f"At equal seconds {names} is shown to be better: {own}, {other}; {first.doubt()}."
-    which = "its dense rival" if len(duels) == 1 else f"each of its {len(duels)} dense rivals, the best of which is named here"
-    return WON, f"At equal seconds {arm.name} is better than {which}: {own}, {other}; {first.words()}."
+    one, other = arm.name, first.rival.name
+    scores = f"{other} has {_score(first.rival)}, {one} {_score(arm)} {record.metric.name}"
+    which = "its dense rival" if len(duels) == 1 else f"each of its {len(duels)} dense rivals, the best of which is {other}"
+    sentence = {
+        BEATEN: f"At equal seconds dense is better: {scores}.",
+        UNSETTLED: f"At equal seconds neither {one} nor {other} is shown to be better: {scores}.",
+        WON: f"At equal seconds {one} is better than {which}: {scores}.",
+    }[first.result]
+    details = first.doubt() if first.result == UNSETTLED else first.words()
+    return Finding(first.result, sentence, f"{one} and {other}: {details}.")
 
 
 def _duel(arm: Arm, rival: Arm, metric: Metric) -> Duel:
@@ -104,8 +120,8 @@ def _strength(duel: Duel) -> float:
     return float("inf") if duel.behind is None else duel.behind.mean
 
 
-def _score(arm: Arm, metric: Metric) -> str:
-    return f"{arm.name} has {'no score' if arm.score is None else figures.interval(arm.score)} {metric.name}"
+def _score(arm: Arm) -> str:
+    return "no score in" if arm.score is None else figures.number(arm.score.mean)
 
 
 def _beside(arm: Arm, record: Record) -> str:
@@ -115,7 +131,8 @@ def _beside(arm: Arm, record: Record) -> str:
     for name, one in arm.verdicts.items():
         words = TABLE[name].words
         if one.ratio is None:
-            missing.append(f"{words}: {one.sentence.rstrip('.')}")
+            told = record.sensor_why is not None and record.sensor_why in one.sentence  # once is enough
+            missing += [] if told else [f"{words}: {one.sentence.rstrip('.')}"]
         else:
             outcomes.setdefault(one.outcome, []).append(f"{words} {figures.interval(one.ratio)}")
     parts = [*(f"{figures.listed(of)}: {outcome}" for outcome, of in outcomes.items()), *missing]
