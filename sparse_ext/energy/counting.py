@@ -25,6 +25,7 @@ class Counting:
         self._clock = clock
         self._tracks = [Track(counter, clock) for counter in counters]
         self._polled = [track for track in self._tracks if track.counter.poll_s is not None]
+        self._poll_s = min((counter.poll_s for counter in counters if counter.poll_s is not None), default=0.0)
         self._lock = threading.Lock()
         self._windows = 0
         self._stop_polling: Callable[[], None] = lambda: None
@@ -51,7 +52,7 @@ class Counting:
             self._windows += 1
             marks = [track.mark() for track in self._tracks]
             if self._windows == 1 and self._polled:
-                self._stop_polling = self._clock.every(min(track.counter.poll_s or 0 for track in self._polled), self._poll)
+                self._stop_polling = self._clock.every(self._poll_s, self._poll)
             return marks
 
     def end(self, name: str, marks: list[Mark], seconds: float) -> Reading:

@@ -91,8 +91,8 @@ def together(sensors: Sequence[Sensor]) -> Sensor | None:
     if not sensors:
         return None
     return Sensor(
-        _joined(" + ", (sensor.source for sensor in sensors)) or "",
-        _joined(" + ", (sensor.scope for sensor in sensors)) or "",
+        _joined(" + ", (sensor.source for sensor in sensors)),
+        _joined(" + ", (sensor.scope for sensor in sensors)),
         _largest([sensor.resolution_j for sensor in sensors]),
         _largest([sensor.period_s for sensor in sensors]),
         any(sensor.estimated for sensor in sensors),
@@ -107,15 +107,15 @@ def total(name: str, seconds: float, parts: Sequence[Reading]) -> Reading:
         sum(joules) if parts and len(joules) == len(parts) else None,
         seconds,
         together([part.sensor for part in parts if part.sensor is not None]),
-        _joined("; ", (f"{part.name}: {part.why}" for part in parts if part.why)),
-        _joined("; ", (f"{part.name}: {part.warning}" for part in parts if part.warning)),
+        _joined("; ", (f"{part.name}: {part.why}" for part in parts if part.why)) or None,
+        _joined("; ", (f"{part.name}: {part.warning}" for part in parts if part.warning)) or None,
         tuple(parts),
     )
 
 
-def _joined(separator: str, texts: Iterable[str]) -> str | None:
-    """Each once, in their order; None of none."""
-    return separator.join(dict.fromkeys(texts)) or None
+def _joined(separator: str, texts: Iterable[str]) -> str:
+    """Each once, in their order."""
+    return separator.join(dict.fromkeys(texts))
 
 
 def _largest(values: Sequence[float | None]) -> float | None:

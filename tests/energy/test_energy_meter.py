@@ -122,6 +122,13 @@ def test_a_counter_that_stands_still(clock):
     assert str(reading).startswith("w: unknown energy in 10 s: replay: the counter did not move")
 
 
+def test_of_several_counters_the_worst_is_told_or_none(clock):
+    """One stands still and has no known step."""
+    still = steady(clock, watts=0.0, name="still")
+    sensor = EnergyMeter(sources=[steady(clock, period_s=0.1, resolution_j=1.0), still], clock=clock).sensor
+    assert sensor.period_s is sensor.resolution_j is None
+
+
 def test_a_period_that_was_not_seen_is_told(clock):
     meter = EnergyMeter(sources=[Replay([(0, 0), (10, 0), (70, 6000)], clock=clock)], clock=clock)
     assert meter.sensor.period_s is None
