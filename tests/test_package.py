@@ -223,7 +223,7 @@ PUBLIC = """
 def test_public_names():
     assert sorted(sx.__all__) == sorted(PUBLIC.split())
     house = {"functional", "methods", "nn", "ops", "train"}
-    roof = {"calibrate", "compare", "config", "forecast", "hf", "machine", "timing"}
+    roof = {"calibrate", "compare", "config", "forecast", "hf", "machine", "memory", "timing"}
     rooms = house | roof | {"energy", "report"}  # these two stand beside the house
     assert {name for name in vars(sx) if not name.startswith("_")} - rooms <= set(PUBLIC.split())
 
