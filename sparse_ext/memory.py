@@ -78,9 +78,10 @@ def step_memory(step: Callable[[], Any], model: nn.Module, optimizer: Any) -> Me
 
 def index_tensors(model: nn.Module) -> list[torch.Tensor]:
     """Where the non-zeros of a model's sparse layers are: their patterns, and what kernels read of them. Also on "meta"."""
-    layers = sparse_layers(model).values()
-    operands = [operands_of(layout_named(layer.layout), layer.pattern) for layer in layers]
-    return [tensor for group in (*(layer.buffers() for layer in layers), *operands) for tensor in group]
+    found: list[torch.Tensor] = []
+    for layer in sparse_layers(model).values():
+        found += [*layer.buffers(), *operands_of(layout_named(layer.layout), layer.pattern)]
+    return found
 
 
 def state_tensors(optimizer: Any, parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:

@@ -214,9 +214,10 @@ def test_setup_is_short_and_torch_free():
 
 # What users may rely on. A name that goes, or a new one, is a decision, and a line in the changelog.
 PUBLIC = """
-    ACDC CHTs CHTss ESTDGM EnergyMeter FST GMP GraNet MEST METHODS RigL SAT SET SNFS SRSTE SRigL SSTE SparseConv1d SparseConv2d
-    SparseLinear Sparsifier Static Together TopKAST __version__ count_flops cuda_available densify_ functional layer_densities
-    param_groups register_layer register_layout register_method show_config sparsify_ summary utils
+    ACDC CHTs CHTss ESTDGM EnergyMeter FST GMP GraNet MEST METHODS RigL SAT SET SNFS SRSTE SRigL SSTE SparseConv1d
+    SparseConv2d SparseLinear Sparsifier Static Together TopKAST __version__ count_flops cuda_available densify_ estimate
+    functional layer_densities param_groups register_layer register_layout register_method show_config sparsify_ summary
+    utils
 """
 
 
