@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
+from sparse_ext.memory import bytes_of, index_tensors
 from sparse_ext.methods import LayerNumbers, Method, Switch, Time
-from sparse_ext.nn import sparse_layers
-from sparse_ext.ops import layout_named, operands_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 TURNS = 40  # of all arms, over a run
@@ -241,7 +240,7 @@ class Run:
             if self.sparsifier is not None:
                 self.sparsifier.step()
             if self.step == 0:
-                self.bytes = (_state_bytes(self.model, self.optimizer), _index_bytes(self.model))
+                self.bytes = (_state_bytes(self.model, self.optimizer), bytes_of(index_tensors(self.model)))
             self.optimizer.zero_grad(set_to_none=True)
             self.seconds.append(time.perf_counter() - begin)
             self.step += 1
@@ -289,11 +288,3 @@ def _state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Parameters, gradients and optimizer state as they are in memory."""
     tensors = [t for p in model.parameters() for t in (p, p.grad, *optimizer.state[p].values())]
     return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
-
-
-def _index_bytes(model: nn.Module) -> int:
-    """The sparse layers' patterns, and what kernels read of them, each tensor once."""
-    layers = sparse_layers(model).values()
-    operands = [operands_of(layout_named(layer.layout), layer.pattern) for layer in layers]
-    tensors = {t.data_ptr(): t for group in (*(layer.buffers() for layer in layers), *operands) for t in group}
-    return sum(t.nbytes for t in tensors.values())

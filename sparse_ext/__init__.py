@@ -3,6 +3,7 @@
 from . import functional, utils
 from .config import __version__, cuda_available, show_config
 from .energy import EnergyMeter
+from .forecast import estimate
 from .methods import (
     ACDC,
     ESTDGM,
@@ -68,6 +69,7 @@ __all__ = [
     "count_flops",
     "cuda_available",
     "densify_",
+    "estimate",
     "functional",
     "layer_densities",
     "param_groups",

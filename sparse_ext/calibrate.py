@@ -3,7 +3,7 @@
 For each size the three products of a training step are measured in every way that layout="auto" (and "2:4") chooses from:
 sparse at several densities, unpacked and multiplied densely, and stored at full length with a mask. All take turns in one run,
 so that each finds its operands where the others have left them. Between two densities the ratio of the times is taken to be a
-power of the density.
+power of the density. torch's dense product takes turns, too: the sparse kernels' times over its own are written as `ratios`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from .ops import LAYOUTS, Conv2d, CsrPattern, Linear, MaskedPattern, Nm24Pattern, auto, operands_of
 from .ops.csr import auto_conv, conv, densified
@@ -26,7 +27,7 @@ from .ops.nm24 import kernels as nm24
 from .ops.nm24.auto import FORWARD, GRAD_INPUT
 from .timing import interleaved, keep_memory
 
-DENSITIES = {"cpu": (0.2, 0.3, 0.45, 0.6, 0.8), "cuda": (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)}
+DENSITIES = {"cpu": (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "cuda": (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)}
 UNPACKED_AT = 0.5  # the time of unpacking hardly depends on the density
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
@@ -110,6 +111,9 @@ def contenders(size: Size, dtype: torch.dtype, device: str) -> Functions:
     found["unpacked matmul_t"] = lambda: densified.densified_matmul_t.call(weight, *index, width, dy)
     found["unpacked grad_weight"] = lambda: densified.densified_grad_weight.call(*index, width, dy, x)
     add("masked", "masked", MaskedPattern.from_mask(pattern.mask()))
+    found["dense matmul"] = lambda: x @ matrix.t()
+    found["dense matmul_t"] = lambda: dy @ matrix
+    found["dense grad_weight"] = lambda: dy.t() @ x
     return found
 
 
@@ -131,6 +135,10 @@ def contenders_conv(size: Images, dtype: torch.dtype, device: str) -> Functions:
         found[f"{way} {names[0]}"] = partial(conv.convolve, auto_conv.FORWARD, *forward)
         found[f"{way} {names[1]}"] = partial(conv.convolve_t, auto_conv.GRAD_INPUT, *grad_input)
         found[f"{way} {names[2]}"] = partial(conv.convolve_grad_weight, auto_conv.GRAD_WEIGHT, *grad_weight)
+    weight, padding = matrix.view(made.weight_shape), made.padding
+    found[f"dense {size.products[0]}"] = partial(torch.conv2d, x, weight, padding=padding)
+    found[f"dense {size.products[1]}"] = partial(conv2d_input, shape, weight, dy, padding=padding)
+    found[f"dense {size.products[2]}"] = partial(conv2d_weight, x, made.weight_shape, dy, padding=padding)
     return found
 
 
@@ -150,6 +158,8 @@ def contenders_nm24(size: Size, dtype: torch.dtype, device: str) -> Functions:
         f"unpacked {FORWARD}": lambda: x @ nm24.nm24_unpack.call(values, ids, size.width).t(),
         f"sparse {GRAD_INPUT}": lambda: nm24.nm24_gemm.call(values_t, ids_t, x, None),
         f"unpacked {GRAD_INPUT}": lambda: x @ nm24.nm24_unpack.call(values, ids, size.width),
+        f"dense {FORWARD}": lambda: x @ matrix.t(),
+        f"dense {GRAD_INPUT}": lambda: x @ matrix,
     }
 
 
@@ -183,6 +193,14 @@ def crossings_nm24(seconds: dict[str, float]) -> dict[str, float]:
     return {name: float(seconds[f"sparse {name}"] < seconds[f"unpacked {name}"]) for name in names}
 
 
+def ratios(name: str, seconds: dict[str, float], densities: Iterable[float]) -> dict[str, list[list[float]]]:
+    """{"ratios": [[density, sparse time over dense], ...]} of a product; of one that is no single product, nothing."""
+    if f"dense {name}" not in seconds:
+        return {}
+    sparse = [(0.5, f"sparse {name}"), *((density, f"{density} {name}") for density in densities)]  # 2:4 has one density
+    return {"ratios": [[d, round(seconds[way] / seconds[f"dense {name}"], 3)] for d, way in sparse if way in seconds]}
+
+
 def measured(size: Size | Images, dtype: torch.dtype, device: str, budget_s: float) -> Iterator[dict[str, Any]]:
     """The rows of one size, on a CPU with the present number of threads."""
     threads, densities = {"threads": torch.get_num_threads()} if device == "cpu" else {}, DENSITIES[device]
@@ -195,7 +213,8 @@ def measured(size: Size | Images, dtype: torch.dtype, device: str, budget_s: flo
         functions = make(size, dtype, device)
         budget = budget_s / len(ways)
         timings = interleaved(functions, device=device, budget_s=budget, turn_s=0.0, least=3) if functions else {}
-        for name, density in evaluate({way: timing.median_s for way, timing in timings.items()}).items():
+        seconds = {way: timing.median_s for way, timing in timings.items()}
+        for name, density in evaluate(seconds).items():
             yield {
                 "device": auto.device_name(torch.device(device)),
                 "dtype": str(dtype).removeprefix("torch."),
@@ -204,6 +223,7 @@ def measured(size: Size | Images, dtype: torch.dtype, device: str, budget_s: flo
                 "tokens": size.tokens,
                 "positions": size.positions,
                 "density": round(density, 3),
+                **ratios(name, seconds, densities),
             }
 
 

@@ -33,6 +33,13 @@ def test_a_step_takes_the_faster_way_of_each_product():
     }
 
 
+def test_ratios_are_those_to_the_dense_product():
+    seconds = {"0.1 matmul": 1.0, "0.2 matmul": 3.0, "unpacked matmul": 5.0, "dense matmul": 4.0}
+    assert calibrate.ratios("matmul", seconds, (0.1, 0.2)) == {"ratios": [[0.1, 0.25], [0.2, 0.75]]}
+    assert calibrate.ratios(FORWARD, {f"sparse {FORWARD}": 3.0, f"dense {FORWARD}": 2.0}, (0.1,)) == {"ratios": [[0.5, 1.5]]}
+    assert calibrate.ratios(auto.STORAGE, seconds, (0.1, 0.2)) == {}
+
+
 def test_crossovers_replace_those_of_the_same_device_dtype_and_product(tmp_path):
     path = tmp_path / "new" / "crossover.json"
     row = {"device": "cpu v4", "dtype": "float32", "product": "matmul", "tokens": 1, "positions": 1, "density": 0.5}
@@ -70,6 +77,8 @@ def test_a_run(monkeypatch, tmp_path, capsys):
         of_kernel = {3: ((50, 144),), 1: ((9, 64),)}
         sizes = of_kernel[convolutions[name]] if name in convolutions else ((3, 256), (3, 1024))
         assert [row[:3] for row in rows] == [(*size, threads) for threads in (1, 2) for size in sizes]
+        densities = [] if name == auto.STORAGE else [0.5] if "nm24" in name else list(calibrate.DENSITIES["cpu"])
+        assert all([density for density, _ in row.ratios] == densities for row in rows)
     out = capsys.readouterr()
     count, device = sum(map(len, table.values())), auto.device_name(calibrate.torch.device("cpu"))
     assert f"{count} crossovers of {device} in {path}" in out.out

@@ -6,6 +6,9 @@ with a fixed density has rows of density 0 (dense is faster) or 1 (sparse is). R
 
 crossover.json ships with the package. `python -m sparse_ext calibrate` measures a machine and writes a table of its user's,
 whose rows take the place of those of the same device, dtype and product.
+
+A row may also have `ratios`: [[density, time of the sparse kernel over that of torch's dense product], ...]. Nothing is chosen
+by them; `estimate` predicts a model's speed from them.
 """
 
 from __future__ import annotations
@@ -34,12 +37,13 @@ Key = tuple[str, torch.dtype, str]  # device, dtype, product
 
 
 class Row(NamedTuple):
-    """One crossover: the dense way is faster above this density; threads 0: any number."""
+    """One crossover: the dense way is faster above this density. threads 0: any number. ratios: pairs (density, ratio)."""
 
     tokens: int
     positions: int
     threads: int
     density: float
+    ratios: tuple[tuple[float, float], ...] = ()
 
 
 Table = dict[Key, tuple[Row, ...]]
@@ -64,7 +68,9 @@ def read(rows: Iterable[dict[str, Any]]) -> Table:
     table: dict[Key, list[Row]] = {}
     for row in rows:
         dtype = getattr(torch, row["dtype"])
-        crossover = Row(int(row["tokens"]), int(row["positions"]), int(row.get("threads", 0)), float(row["density"]))
+        ratios = tuple((float(density), float(ratio)) for density, ratio in row.get("ratios", ()))
+        sizes = int(row["tokens"]), int(row["positions"]), int(row.get("threads", 0))
+        crossover = Row(*sizes, float(row["density"]), ratios)
         if min(crossover[:2]) < 1 or not 0 <= crossover.density <= 1 or not isinstance(dtype, torch.dtype):
             raise ValueError(f"expected sizes above 0, a density in [0, 1] and a dtype, got {row}")
         table.setdefault((row["device"], dtype, row["product"]), []).append(crossover)
@@ -116,15 +122,20 @@ def _apart(one: int, other: int) -> float:
     return max(one / other, other / one) if one and other else 1.0
 
 
-@lru_cache(maxsize=4096)  # sizes repeat; the search takes as long as a small product
-def _crossing(rows: tuple[Row, ...], tokens: int, positions: int, threads: int) -> float:
-    """The density of the row of the nearest size, compared by ratios; tokens 0: the lowest for any number of them."""
+def nearest(rows: tuple[Row, ...], tokens: int, positions: int, threads: int) -> list[Row]:
+    """The rows of the nearest size, compared by ratios; tokens 0: any number of them."""
 
     def distance(row: Row) -> float:
         return _apart(row.tokens, tokens) * _apart(row.positions, positions) * _apart(row.threads, threads)
 
-    nearest = min(map(distance, rows))
-    return min(row.density for row in rows if distance(row) == nearest)
+    least = min(map(distance, rows))
+    return [row for row in rows if distance(row) == least]
+
+
+@lru_cache(maxsize=4096)  # sizes repeat; the search takes as long as a small product
+def _crossing(rows: tuple[Row, ...], tokens: int, positions: int, threads: int) -> float:
+    """The density of the row of the nearest size; tokens 0: the lowest for any number of them."""
+    return min(row.density for row in nearest(rows, tokens, positions, threads))
 
 
 class Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from sparse_ext.methods import Importance, Method, Time
 from sparse_ext.nn import SparseLayer
 from sparse_ext.nn.plain import DenseLayer, eligible, enroll, release
 
-from .names import named
+from .names import named, with_values
 from .optimizers.check import trainable
 from .optimizers.wrappers import parameters_of, sequence
 from .state import list_of, methods_by_name
@@ -64,9 +64,12 @@ def _is_trained(layer: Any, held: set[int]) -> bool:
 
 
 @contextmanager
-def enrolled(layers: Iterable[Any]) -> Iterator[None]:
-    """Makes dense layers ones that can be trained in part; they are released again if the block ends by an exception."""
-    new = [layer for layer in layers if not isinstance(layer, SparseLayer | DenseLayer)]
+def enrolled(layers: dict[str, Any]) -> Iterator[None]:
+    """Makes dense layers ones that can be trained in part; they are released again if the block ends by an exception.
+
+    ValueError if one has no values yet.
+    """
+    new = [layer for layer in with_values(layers).values() if not isinstance(layer, SparseLayer | DenseLayer)]
     for layer in new:
         enroll(layer)
     try:

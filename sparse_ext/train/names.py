@@ -21,18 +21,24 @@ def named_layers(model: nn.Module) -> dict[str, SparseLayer]:
     Raises:
         ValueError: two layers would have the same name, or one has no values yet.
     """
-    return named(model, sparse_layers(model))
+    return named(model, with_values(sparse_layers(model)))
+
+
+def with_values(layers: dict[str, Any]) -> dict[str, Any]:
+    """These layers, {name: layer}; ValueError if one is on "meta"."""
+    for name, layer in layers.items():
+        if layer.weight.is_meta:
+            raise ValueError(
+                f"expected layers with values, got {name!r} on meta; before this, call to_empty(device=...) and initialise the "
+                "model, or load a checkpoint with assign=True"
+            )
+    return layers
 
 
 def named(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Any]:
-    """These layers, {name in the model: layer}, named so; ValueError as `named_layers`."""
+    """These layers, {name in the model: layer}, named so; ValueError if two would have the same name."""
     found: dict[str, str] = {}
-    for full, layer in layers.items():
-        if layer.weight.is_meta:
-            raise ValueError(
-                f"expected layers with values, got {full!r} on meta; before this, call to_empty(device=...) and initialise the "
-                "model, or load a checkpoint with assign=True"
-            )
+    for full in layers:
         name = plain_name(model, full)
         if (other := found.setdefault(name, full)) != full:
             raise ValueError(

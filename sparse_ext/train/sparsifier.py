@@ -84,7 +84,7 @@ class Sparsifier(Resumable):
         self._state = checked_state(sequence(optimizer), layers, methods, trust_optimizer)
         self.optimizer, self.method, self.total_steps = optimizer, method, total_steps
         self.replace_step, self.seed = replace_step, seed
-        with dense_layers.enrolled(everyone[name] for name in methods):
+        with dense_layers.enrolled({name: everyone[name] for name in methods}):
             self._manage({name: (everyone[name], one) for name, one in methods.items()}, model)
 
     def _manage(self, layers: dict[str, tuple[Any, Method]], model: nn.Module) -> None:

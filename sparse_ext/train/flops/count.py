@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import nn
 
-from sparse_ext.nn import SparseLayer
-
 from ..names import unwrapped
 from .counter import flop_counter
-from .planned import Planned, planned
-from .table import Flops, LayerFlops, Pair
+from .planned import planned
+from .rows import rows_of
+from .table import Flops
 from .tokens import layers_of, measured, one_each
-from .work import Entries, work_of
 
 if TYPE_CHECKING:
     from ..sparsifier import Sparsifier
@@ -82,54 +80,5 @@ def _of_training(model: nn.Module, sparsifier: Sparsifier, inputs: Any) -> Flops
         raise ValueError(f"count_flops: expected the model that the Sparsifier trains, got one without its {', '.join(lost)}")
     tokens = one_each(unwrapped(model)) if inputs is None else measured(model, inputs, managed)
     plans = planned(sparsifier._groups, sparsifier.total_steps)
-    rows = []
-    for name, layer in tokens.layers.items():
-        count = tokens.counts[name]
-        if name in managed:
-            rows.append(_managed(name, count, layer, plans[name], sparsifier))
-        elif isinstance(layer, SparseLayer) or count:  # a dense layer that is not called multiplies nothing by itself
-            rows.append(_constant(name, count, layer))
-    if tokens.other:
-        forward, training = Pair(tokens.other, tokens.other), Pair(3 * tokens.other, 3 * tokens.other)
-        rows.append(
-            LayerFlops("other products", None, False, 0, Pair(1.0, 1.0), forward, training, *forward[:1], *training[:1])
-        )
-    return Flops(tuple(rows), sparsifier._step, sparsifier.total_steps, inputs is None)
-
-
-def _managed(name: str, tokens: int, layer: SparseLayer, plan: Planned, sparsifier: Sparsifier) -> LayerFlops:
-    """A row of a layer that the Sparsifier trains."""
-    size, trains, total = plan.end.positions, layer.weight.requires_grad, sparsifier.total_steps
-    done, steps = sparsifier._history.executed(name, sparsifier._step)
-    density = Pair(
-        int(plan.sums.forward) / max(1, size * total), int(done.sums.forward) / max(1, size * steps) if steps else None
-    )
-    training = Pair(
-        _step(tokens, plan.sums, 0, trains) / total,
-        _step(tokens, done.sums, done.observed * size, trains) / steps if steps else None,
-    )
-    forward = Pair(2 * tokens * int(plan.end.nnz), 2 * tokens * layer.nnz)
-    return LayerFlops(
-        name, tokens, isinstance(layer, SparseLayer), size, density, forward, training, *_dense(tokens, size, trains)
-    )
-
-
-def _constant(name: str, tokens: int, layer: Any) -> LayerFlops:
-    """A row of a layer that stays as it is: a dense one, or a sparse one that nobody trains."""
-    sparse, trains = isinstance(layer, SparseLayer), layer.weight.requires_grad
-    size = layer.product.rows * layer.product.cols if sparse else layer.weight.numel()
-    entries = work_of(layer).entries if sparse else Entries(size, size, size)
-    density, training = int(entries.forward) / max(1, size), _step(tokens, entries, 0, trains)
-    forward = 2 * tokens * int(entries.forward)
-    same = [Pair(value, value) for value in (density, forward, training)]
-    return LayerFlops(name, tokens, sparse, size, same[0], same[1], same[2], *_dense(tokens, size, trains))
-
-
-def _step(tokens: int, entries: Entries, observed: int, trains: bool) -> int:
-    """FLOPs of the three products; observed: entries of dense gradients for growth."""
-    of_weight = int(entries.grad_weight) + observed if trains else 0
-    return 2 * tokens * (int(entries.forward) + int(entries.grad_input) + of_weight)
-
-
-def _dense(tokens: int, size: int, trains: bool) -> tuple[int, int]:
-    return 2 * tokens * size, _step(tokens, Entries(size, size, size), 0, trains)
+    rows = rows_of(tokens, plans, sparsifier.total_steps, lambda name: sparsifier._history.executed(name, sparsifier._step))
+    return Flops(rows, sparsifier._step, sparsifier.total_steps, inputs is None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from sparse_ext.methods import Action, LayerNumbers, Layers, Method, Regrow, Time
 from sparse_ext.ops import LAYOUTS
@@ -13,8 +13,18 @@ from ..signals import signal_classes
 from ..storage import room_of
 from .work import Entries, Executed, Work, after
 
-if TYPE_CHECKING:
-    from ..managed import ManagedLayer
+
+class Trained(Protocol):
+    """A layer, with the name, the method and the first layout that a Sparsifier's `ManagedLayer` has."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layer(self) -> Any: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def home(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -25,15 +35,16 @@ class Planned:
         sums: what all steps together cost. Of a step that observes the dense gradient, the weight gradient costs all positions:
             the sparse one is a part of it.
         observed: how many steps do.
-        end: the layer after the last step.
+        begin, end: the layer before the first step, and after the last one.
     """
 
     sums: Entries
     observed: int
+    begin: Work
     end: Work
 
 
-def planned(groups: Sequence[tuple[Method, Sequence[ManagedLayer]]], total_steps: int) -> dict[str, Planned]:
+def planned(groups: Sequence[tuple[Method, Sequence[Trained]]], total_steps: int) -> dict[str, Planned]:
     """{name: its run} of all layers, from step 0 to total_steps; groups: each method, and the layers that it trains.
 
     What depends on values is taken as if all positions were alike: a total over a signal's scores is the number of positions,
@@ -44,12 +55,13 @@ def planned(groups: Sequence[tuple[Method, Sequence[ManagedLayer]]], total_steps
     for run in runs:
         first = run.plan(Time(0, total_steps))
         run.carry_out(0, {name: one for name, one in first.items() if not isinstance(one, Regrow)})
+    begin = {name: one.work for name, one in now.items()}
     for steps in zip(*(_steps(run.method, total_steps) for run in runs), strict=True):
         for run, (time, due, observed) in zip(runs, steps, strict=True):
             if due or (observed and run.watching):
                 run.step(time, due, observed and bool(run.watching))
     ends = {name: one.settled(total_steps) for name, one in now.items()}
-    return {name: Planned(one.sums, one.observed, one.work) for name, one in ends.items()}
+    return {name: Planned(one.sums, one.observed, begin[name], one.work) for name, one in ends.items()}
 
 
 def _asks_for(signals: set[str], action: Action | None) -> bool:
@@ -80,7 +92,7 @@ class _DryRun:
         watching: the method's signals that observe gradients.
     """
 
-    def __init__(self, method: Method, group: Sequence[ManagedLayer], now: dict[str, Executed]) -> None:
+    def __init__(self, method: Method, group: Sequence[Trained], now: dict[str, Executed]) -> None:
         self.now, self.method = now, method
         kinds = signal_classes(method.signals)
         self.watching = {name for name, kind in kinds.items() if kind.OBSERVES}
@@ -149,7 +161,7 @@ class _DryRun:
                     self._numbers = None
 
 
-def _start(managed: ManagedLayer) -> Work:
+def _start(managed: Trained) -> Work:
     """The layer as it is, or was, before the first step."""
     layer, method, home = managed.layer, managed.method, managed.home
     pattern, product = LAYOUTS[home].pattern, layer.product

@@ -49,7 +49,7 @@ def layers_of(model: nn.Module) -> dict[str, Any]:
 def one_each(model: nn.Module) -> Tokens:
     """One token for each layer; ValueError if one is not linear."""
     layers = layers_of(model)
-    if others := [name for name, layer in layers.items() if not _is_linear(layer)]:
+    if others := [name for name, layer in layers.items() if not is_linear(layer)]:
         raise ValueError(
             f"count_flops: expected inputs=..., a batch, for a model with convolutions ({', '.join(others[:3])}): it tells how "
             "many pixels they multiply; got None"
@@ -61,7 +61,7 @@ def measured(model: nn.Module, inputs: Any, trained: Collection[str]) -> Tokens:
     """In a forward pass of these inputs, which leaves the model, its buffers and the random state as they were.
 
     inputs: a tensor; a tuple or list of arguments; or a mapping, of keywords. trained: names of layers, of which at least one
-    must be reached: ValueError if none is.
+    must be reached: ValueError if none is. Without names any forward pass will do.
     """
     inner = unwrapped(model)
     layers, found = layers_of(inner), _Found()
@@ -74,7 +74,7 @@ def measured(model: nn.Module, inputs: Any, trained: Collection[str]) -> Tokens:
         functional_call(inner, buffers, tuple(args), keywords)
         other = found.counter.get_total_flops() - found.of_layers
     counts = {name: found.tokens.get(name, 0) for name in layers}
-    if not any(counts[name] for name in trained):
+    if trained and not any(counts[name] for name in trained):
         raise ValueError(
             "count_flops: expected inputs whose forward pass reaches the Sparsifier's layers, got some without any"
         )
@@ -113,7 +113,8 @@ def _tokens(layer: Any, x: Any, y: torch.Tensor) -> int:
     return y.numel() // max(1, features)
 
 
-def _is_linear(layer: Any) -> bool:
+def is_linear(layer: Any) -> bool:
+    """Whether it multiplies tokens, and not the pixels of a convolution."""
     if isinstance(layer, SparseLayer):
         return isinstance(layer.product, Linear)
     return not isinstance(layer, _Conv)
