@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,6 +121,18 @@ class _Moment:
     others: int
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The profiler tells the standard error stream of every start, which tears progress bars apart."""
+    before = os.environ.get("KINETO_LOG_LEVEL")
+    os.environ["KINETO_LOG_LEVEL"] = before or "6"  # above all of its levels
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["KINETO_LOG_LEVEL"]
+
+
 def _recorded(step: Callable[[], Any], device: torch.device) -> tuple[list[_Event], int | None]:
     """What the step allocates on the device, in order; and the peak, where the allocator keeps one of its own."""
     held = None
@@ -126,7 +140,7 @@ def _recorded(step: Callable[[], Any], device: torch.device) -> tuple[list[_Even
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
         step()
     peak = None if held is None else torch.cuda.max_memory_allocated(device) - held
     with TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """step_memory: bytes by hand, and against an account of its own of every tensor that a step makes."""
 
+import os
 import weakref
 
 import pytest
@@ -155,3 +156,10 @@ def test_what_is_refused():
         step_memory(lambda: (step(), trains.zero_grad()), net, trains)
     with pytest.raises(ValueError, match="expected a model with parameters, got a ReLU without any"):
         step_memory(step, nn.ReLU(), trains)
+
+
+def test_nothing_is_printed(capfd, monkeypatch):
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    step_memory(*made())
+    assert capfd.readouterr() == ("", "")
+    assert "KINETO_LOG_LEVEL" not in os.environ
