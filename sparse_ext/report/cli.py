@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import beside, codec, markdown
+from . import beside, codec, markdown, page
 from .exports import annex_xi, spdx, stages
 from .record import Record
 from .verdict import judged
 
 # {file name: its text, of a judged record; None: there is nothing to write}
 PAGES: dict[str, Callable[[Record], str | None]] = {
+    "report.html": page.html,
     "report.md": markdown.page,
     "energy.spdx.json": spdx.document,
     "annex_xi.md": annex_xi.page,
@@ -24,13 +25,22 @@ PAGES: dict[str, Callable[[Record], str | None]] = {
 def write_pages(record: Record, folder: Path) -> list[Path]:
     """Writes every page of a judged record into the folder, which is made if there is none; returns their paths.
 
-    A page that this record has not is removed: another record's would be taken for its own.
+    A page that this record has not is removed: another record's would be taken for its own. So is one that needs what is not
+    installed; standard error then says how to install that.
     """
-    texts = {folder / name: page(record) for name, page in PAGES.items()}
+    texts = {folder / name: _text(name, record) for name in PAGES}
     for path, text in texts.items():
         if text is None:
             path.unlink(missing_ok=True)
     return [_write(path, text) for path, text in texts.items() if text is not None]
+
+
+def _text(name: str, record: Record) -> str | None:
+    try:
+        return PAGES[name](record)
+    except ModuleNotFoundError as error:
+        print(f"{name} was not written: {error}", file=sys.stderr)
+        return None
 
 
 def _write(path: Path, text: str) -> Path:

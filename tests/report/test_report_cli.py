@@ -92,3 +92,4 @@ def test_the_folder_needs_nothing_else(written, tmp_path):
     command = [sys.executable, "-I", "-S", "-c", code, str(tmp_path / "taken"), str(written)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert str(written.parent / "report.md") in done.stdout
+    assert "report.html was not written: expected jinja2, got none; run `pip install 'sparse_ext[report]'`" in done.stderr
