@@ -2,6 +2,7 @@
 #   make test     builds, with the CUDA kernels emulated on the CPU where the toolkit's headers are found, and runs the tests
 #                 TEST_ARGS="-m slow" runs the slow ones instead, TEST_ARGS=--all-cases what sampling leaves out as well
 #   make zoo      models, trainers and optimizers of other packages, which it installs: Hugging Face, PyTorch Geometric, ONNX ...
+#   make pages    the page of a comparison in a headless browser, which it installs where it may
 #   make demo     trains a dense and a sparse network side by side        DEMO_ARGS="--full", or "--quick"
 #   make accuracy  every method on four small tasks; docs/accuracy.md  ACCURACY_ARGS="--task digits --methods rigl,set", or "--quick"
 #   make sanitize  the kernel tests under ASan and UBSan
@@ -29,7 +30,7 @@ export PATH := $(BIN):$(PATH)
 ASKED_CUDA := $(SPARSE_EXT_CUDA)
 export SPARSE_EXT_CUDA := $(or $(ASKED_CUDA),$(if $(shell nvidia-smi -L 2>/dev/null),auto,off))
 
-.PHONY: build test zoo demo accuracy bench sanitize fuzz stubs lint format gpu gpu-quick dist clean venv
+.PHONY: build test zoo pages demo accuracy bench sanitize fuzz stubs lint format gpu gpu-quick dist clean venv
 venv: $(VENV)/.tools
 build: $(VENV)/.with-test
 
@@ -47,13 +48,16 @@ $(VENV)/.with-%: $(VENV)/.tools $(SOURCES)
 $(VENV)/.with-test: export SPARSE_EXT_CMAKE_ARGS += -DSPARSE_EXT_EMULATION=ON
 
 # Tests in other processes want the core where a thread waits for others; by default it would spin there.
-test zoo sanitize: export OMP_WAIT_POLICY := passive
+test zoo pages sanitize: export OMP_WAIT_POLICY := passive
 
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow" $(TEST_ARGS)
 
 zoo: $(VENV)/.with-test $(VENV)/.with-zoo
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile tests/zoo $(TEST_ARGS)
+
+pages: $(VENV)/.with-test $(VENV)/.with-pages
+	tools/pages.sh $(TEST_ARGS)
 
 sanitize: $(VENV)/.with-test
 	tools/sanitize.sh $(TEST_ARGS)
