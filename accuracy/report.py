@@ -121,6 +121,8 @@ def _task_section(table: Table) -> Iterator[str]:
     yield from ("", f"## {row.name}", "", row.about)
     if dense := table.dense():
         yield from ("", f"Dense: {_scores(dense, row)} {row.unit}, {counted(len(dense.rows))}.")
+    if row.remark:
+        yield from ("", row.remark)
     for init in row.inits:
         if table.names(init):
             yield from ("", f'{row.unit}, init="{init}":', "", *score_table(table, init))

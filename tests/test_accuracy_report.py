@@ -1,5 +1,6 @@
 """docs/accuracy.md says what the results say: means, dense training at equal cost, bars."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,12 @@ def test_the_report_has_every_result():
         assert line in report.splitlines()
     assert "## chars" not in report
     assert "not measured" in report
+
+
+def test_a_remark_stands_before_the_scores():
+    row = replace(TASKS["digits"], remark="Mind the seeds.")
+    report = text(tables_of(list(lines_of(row, TINY)), {"digits": row}))
+    assert report.index("Dense: 97.50") < report.index("\n\nMind the seeds.\n\n") < report.index("| rigl | 2 |")
 
 
 def test_without_results_there_is_only_an_introduction():
