@@ -101,11 +101,10 @@ def _at_equal_seconds(arm: Arm, record: Record) -> Finding:
     first = duels[0]
     one, other = arm.name, first.rival.name
     scores = f"{other} has {_score(first.rival)}, {one} {_score(arm)} {record.metric.name}"
-    which = "its dense rival" if len(duels) == 1 else f"each of its {len(duels)} dense rivals, the best of which is {other}"
     sentence = {
         BEATEN: f"At equal seconds dense is better: {scores}.",
         UNSETTLED: f"At equal seconds neither {one} nor {other} is shown to be better: {scores}.",
-        WON: f"At equal seconds {one} is better than {which}: {scores}.",
+        WON: f"At equal seconds {one} is better than every dense rival: {scores}.",
     }[first.result]
     details = first.doubt() if first.result == UNSETTLED else first.words()
     return Finding(first.result, sentence, f"{one} and {other}: {details}.")
