@@ -103,6 +103,16 @@ def test_unknown_joules_are_a_sentence_in_the_plots_place():
     assert 'id="quality-joules"' in page("rich")
 
 
+def test_a_reason_that_all_arms_share_is_not_repeated_with_each():
+    one = judged(record())
+    joules = {card.shown.name: card.quantities[2] for card in cards.cards(one, arms.shown(one))}
+    assert joules["RigL"].told
+    assert one.sensor_why in joules["RigL"].sentence
+    own = [replace(run, energy=replace(run.energy, why="the GPU is lost")) for run in one.arms[1].runs]
+    lost = judged(replace(one, arms=(one.arms[0], replace(one.arms[1], runs=tuple(own))), sensor_why=None))
+    assert not cards.cards(lost, arms.shown(lost))[1].quantities[2].told
+
+
 def test_arms_that_a_plot_cannot_show_are_named():
     missing = re.findall(r"Not here, because what it spent or its score is unknown: ([^<]+)\.", page("diverged"))
     assert missing == ["RigL, 90 % sparse", "RigL, 90 % sparse", "RigL, 90 % sparse, gradual pruning"]

@@ -35,7 +35,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What an arm spent of it. `style`: the class of its verdict. The reference has no verdict: None."""
+    """What an arm spent of it.
+
+    Attributes:
+        style: the class of its verdict; None: the reference has none.
+        told: the sentence's reason is that of all arms, which the headline tells.
+    """
 
     heading: str
     spent: str
@@ -43,6 +48,7 @@ class Quantity:
     outcome: str | None = None
     ratio: Ratio | None = None
     sentence: str = ""
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,19 +67,20 @@ def cards(record: Record, arms: Sequence[Shown]) -> list[Card]:
     return [
         Card(
             one, scores.mean(one.arm), scores.interval(one.arm.score), scores.loss(one.arm),
-            [_quantity(one, name) for name in QUANTITIES],
+            [_quantity(one, name, record) for name in QUANTITIES],
         )
         for one in arms
     ]  # fmt: skip
 
 
-def _quantity(one: Shown, name: str) -> Quantity:
+def _quantity(one: Shown, name: str, record: Record) -> Quantity:
     heading, spent = SPENT[name].heading, measure(mean(one.arm.runs, SPENT[name].in_all), name)
     verdict = one.arm.verdicts.get(name)
     if verdict is None:
         return Quantity(heading, spent)
     ratio = None if verdict.ratio is None else _ratio(verdict.ratio)
-    return Quantity(heading, spent, STYLES[verdict.outcome], verdict.outcome, ratio, verdict.sentence)
+    told = record.sensor_why is not None and record.sensor_why in verdict.sentence
+    return Quantity(heading, spent, STYLES[verdict.outcome], verdict.outcome, ratio, verdict.sentence, told)
 
 
 def _ratio(ratio: Interval) -> Ratio:
