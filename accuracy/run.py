@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
-from bench.machine import describe
 from examples.arms import Arm, Batch, Run, Task
+from sparse_ext.machine import describe
 from sparse_ext.methods import Time
 from sparse_ext.nn import sparse_layers
 

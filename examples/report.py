@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bench.machine import describe
+from sparse_ext.machine import describe
 
 from .arms import Result, Task
 

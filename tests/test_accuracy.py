@@ -13,9 +13,9 @@ from accuracy.run import execute
 from accuracy.runner import Runner, Watch, jobs_of
 from accuracy.store import append, load
 from accuracy.tasks import TASKS, quick
-from bench.machine import describe
 from examples.arms import Arm, Flops
 from sparse_ext import METHODS
+from sparse_ext.machine import describe
 
 QUICK = {name: quick(row) for name, row in TASKS.items()}
 DIGITS, CHARS = QUICK["digits"], QUICK["chars"]
