@@ -1,10 +1,13 @@
-"""`Bench`: what an arm that matches another one asks before it is given its size: FLOPs as planned, and seconds by a timing."""
+"""`Bench`: what an arm that matches another one asks before it is given its size: FLOPs as planned, and seconds by a timing.
+
+Seconds are means, as those of a run are: where others use the machine, too, they share its interruptions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -18,13 +21,14 @@ from .work import Kind, kinds_of
 
 WARM_UP = 3  # steps that are not timed
 LEAST, MOST = 10, 300  # timed steps
-BUDGET_S = 2.0  # of a timing, if it has LEAST steps by then
+BUDGET_S, TURN_S = 1.0, 0.05  # of each arm in a timing, if it has LEAST steps by then; and of a turn
 CHUNKS = 8
+EVALUATIONS = 3  # that are timed
 
 
 class Pace(NamedTuple):
     """Attributes:
-    step_s: median of the first steps, without changes of patterns.
+    step_s: of one of the first steps, without changes of patterns.
     evaluations_s: of all evaluations of a run.
     """
 
@@ -79,7 +83,7 @@ class Bench:
         return self._training(self.rival, Size(self.steps)).model
 
     def paces(self, contender: Contender, size: Size) -> Paces:
-        """The arm, at this size, and its rival take turns of a step."""
+        """The arm, at this size, and its rival take turns."""
         if self._worth is None:
             self._worth = self._measured_worth()
         own, rival = self._alternating(self._training(contender, size), self._training(self.rival, Size(self.steps)))
@@ -90,14 +94,11 @@ class Bench:
 
     def _alternating(self, *pair: Training) -> list[Pace]:
         seconds: list[list[float]] = [[] for _ in pair]
-        begin = pair[0].clock()
-        while len(seconds[0]) < LEAST or (len(seconds[0]) < MOST and pair[0].clock() - begin < BUDGET_S):
+        while not any(map(_is_timed, seconds)) and not any(training.is_over for training in pair):
             for training, own in zip(pair, seconds, strict=True):
-                own.append(_timed_step(training)[0])
-            if any(training.is_over for training in pair):
-                break
+                own += _turn(training)
         evaluations = [self._evaluations * _evaluation_s(training) for training in pair]
-        return [Pace(median(own[WARM_UP:] or own), rest_s) for own, rest_s in zip(seconds, evaluations, strict=True)]
+        return [Pace(fmean(own[WARM_UP:] or own), rest_s) for own, rest_s in zip(seconds, evaluations, strict=True)]
 
     def _measured_worth(self) -> float:
         """How many of the rival's first steps take as long as its whole training.
@@ -108,26 +109,26 @@ class Bench:
         method = self.rival.trained_by
         if method is None:
             return float(self.steps)
-        steps = min(self.steps, max(3 * getattr(method, "update_interval", 0), 4 * LEAST), MOST)
+        steps = min(self.steps, max(3 * getattr(method, "update_interval", 0), CHUNKS * LEAST), MOST)
         training, timed = self._training(self.rival, Size(steps)), []
         while not training.is_over:
             timed.append(_timed_step(training))
         timed = timed[WARM_UP:] or timed
         plain = [one.step_s for one in timed if not one.kind.observes] or [one.step_s for one in timed]
-        usual_s, every = fmean(map(median, _chunks(plain))), kinds_of(method, self.steps)
-        observing = self._median([one.step_s for one in timed if one.kind.observes], [kind.observes for kind in every], usual_s)
-        updating = self._median([one.update_s for one in timed if one.kind.updates], [kind.updates for kind in every], 0.0)
-        whole_s = self.steps * usual_s + observing * sum(k.observes for k in every) + updating * sum(k.updates for k in every)
-        return whole_s / median(plain[:LEAST])
+        chunks = _chunks(plain) if any(part.changes_density for part in method.parts) else [plain]
+        first_s, mean_s, every = fmean(chunks[0]), fmean(map(fmean, chunks)), kinds_of(method, self.steps)
+        observing = self._beyond([one.step_s for one in timed if one.kind.observes], [kind.observes for kind in every], mean_s)
+        updating = self._beyond([one.update_s for one in timed if one.kind.updates], [kind.updates for kind in every], 0.0)
+        return (self.steps * mean_s + observing + updating) / first_s
 
-    def _median(self, seconds: list[float], wanted: list[bool], usual_s: float) -> float:
-        """Seconds beyond the usual ones of steps of one kind, which the whole run has where it is wanted."""
+    def _beyond(self, seconds: list[float], wanted: list[bool], usual_s: float) -> float:
+        """Seconds beyond the usual ones of all steps of one kind, which the whole run has where it is wanted."""
         if not seconds and any(wanted):
             self.said.append(
                 f"{self.rival.name}: none of the {sum(wanted)} steps that observe the dense gradient or change a pattern was "
                 "timed beforehand, as they come late; they are taken as the others are"
             )
-        return max(0.0, median(seconds) - usual_s) if seconds else 0.0
+        return max(0.0, fmean(seconds) - usual_s) * sum(wanted) if seconds else 0.0
 
 
 class TimedStep(NamedTuple):
@@ -141,6 +142,19 @@ class TimedStep(NamedTuple):
     kind: Kind
 
 
+def _is_timed(seconds: Sequence[float]) -> bool:
+    """Whether these steps suffice."""
+    return len(seconds) >= MOST or (len(seconds) >= LEAST and sum(seconds) >= BUDGET_S)
+
+
+def _turn(training: Training) -> list[float]:
+    """Seconds of each of the next steps: so many that what they use is in caches, as in a run's turns."""
+    seconds: list[float] = []
+    while not training.is_over and sum(seconds) < TURN_S:
+        seconds.append(_timed_step(training).step_s)
+    return seconds
+
+
 def _timed_step(training: Training) -> TimedStep:
     """The next step."""
     train_s, updates_s, kind = training.train_s, training.updates_s, training.work.kind(training.step)
@@ -150,9 +164,13 @@ def _timed_step(training: Training) -> TimedStep:
 
 
 def _evaluation_s(training: Training) -> float:
-    before = training.evaluation_s
-    training.evaluate()
-    return training.evaluation_s - before
+    """Of one evaluation."""
+    seconds = []
+    for _ in range(EVALUATIONS):
+        before = training.evaluation_s
+        training.evaluate()
+        seconds.append(training.evaluation_s - before)
+    return fmean(seconds)
 
 
 def _chunks(values: Sequence[float]) -> list[Sequence[float]]:

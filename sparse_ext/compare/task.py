@@ -82,7 +82,7 @@ class Task(ABC):
 
     @abstractmethod
     def test_batches(self, seed: int) -> Iterable[Batch]:
-        """Data that is not trained on, the same for all arms of a seed."""
+        """Data that is not trained on, the same for all arms of a seed: a list, or what else can be gone through again."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -165,6 +165,7 @@ def check(task: Any, entry: str) -> None:
         if not isinstance(found := getattr(task, name, None), kind):
             raise TypeError(f"task: expected {entry}'s {name} to be of type {kind.__name__}, got {found!r}")
     _check_batches(task, entry)
+    _check_test_batches(task, entry)
 
 
 def _check_batches(task: Task, entry: str) -> None:
@@ -180,6 +181,13 @@ def _check_batches(task: Task, entry: str) -> None:
             f"task: expected the same batches of {entry} whenever they are asked for with the same seed, got others; use a "
             "torch.Generator of their own, seeded by it"
         )
+
+
+def _check_test_batches(task: Task, entry: str) -> None:
+    """An iterator would be empty at the second evaluation."""
+    found = task.test_batches(0)
+    if isinstance(found, Iterator) or not isinstance(found, Iterable):
+        raise TypeError(f"task: expected test_batches of {entry} as a list, got {type(found).__name__}")
 
 
 def _first(task: Task, global_seed: int) -> list[Batch]:

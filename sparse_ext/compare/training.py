@@ -82,7 +82,7 @@ class Training:
         if method is not None:
             self.sparsifier = Sparsifier(self.model, self.optimizer, method, total_steps=self.size.steps, seed=self.seed)
         self.scheduler = self.task.scheduler(self.optimizer, self.size.steps)
-        self.batches = self.task.batches(self.seed)
+        self.batches, self.test_batches = self.task.batches(self.seed), self.task.test_batches(self.seed)
         self.work = Work(self, positions)
 
     @property
@@ -160,7 +160,7 @@ class Training:
         with self.random.in_use(), self.autocast():
             begin = self.clock()
             self.model.eval()
-            batches = (moved(batch, self.device) for batch in self.task.test_batches(self.seed))
+            batches = (moved(batch, self.device) for batch in self.test_batches)
             score = float(self.task.score(self.model, batches))
             self.model.train()
             self.evaluation_s += self.clock() - begin

@@ -142,6 +142,11 @@ class Texts(Squares):
             yield "no tensor"
 
 
+class Once(Squares):
+    def test_batches(self, seed):
+        yield from super().test_batches(seed)
+
+
 class Nameless(Squares):
     metric = None
 
@@ -156,6 +161,7 @@ def number():
         ("Global", ValueError, "expected the same batches of .* whenever they are asked for with the same seed"),
         ("One", ValueError, "expected batches without end from .*, got 1"),
         ("Texts", TypeError, "expected batches with tensors from .*, got str without"),
+        ("Once", TypeError, "expected test_batches of .* as a list, got generator"),
         ("Nameless", TypeError, "expected .*'s metric to be of type str, got None"),
         ("number", TypeError, "expected .*number to return a sparse_ext.compare.Task, got int"),
     ],

@@ -42,14 +42,14 @@ class Contender:
 
     Attributes:
         name: of the arm.
-        precision: a name in PRECISIONS; the config's, unless the arm has its own.
+        precision: a name in PRECISIONS.
         lr: learning rate; None: the task's.
     """
 
     KIND: ClassVar[str] = ""
 
     name: str
-    precision: str = ""
+    precision: str = "float32"
     lr: float | None = None
 
     def check(self, task: Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,9 +13,10 @@ def thin_(model: nn.Module, names: Iterable[str], share: float) -> nn.Module:
     """Replaces these layers by two thin ones that together have this share of their weights, in place.
 
     A weight [rows, cols] becomes one [rank, cols] and one [rows, rank], rank = share rows cols / (rows + cols), rounded, at
-    least 1. Both are random, such that outputs begin as large as the dense layer's: the first has values of variance 1 / cols,
-    and the second of s^2 cols / rank, s^2 being the mean square of the dense weight. A convolution becomes one of the same
-    window to `rank` channels, and one of 1 x 1 pixels. The bias stays.
+    least 1. They begin as the best approximation of the dense weight, its largest singular values U S V, of which each gets a
+    half: U sqrt(S) and sqrt(S) V (Khodak et al. 2021, https://arxiv.org/abs/2105.01029). Where the dense weight is 0, the
+    first is random and the second 0. A convolution becomes one of the same window to `rank` channels, and one of 1 x 1 pixels.
+    The bias stays.
 
     Args:
         names: of layers of the classes in THIN.
@@ -58,13 +58,16 @@ def _twin(name: str, layer: Any, share: float) -> nn.Module:
     if type(layer) not in THIN or getattr(layer, "groups", 1) != 1:
         kinds = " or ".join(kind.__name__ for kind in THIN)
         raise ValueError(f"low rank: expected {name!r} to be {kinds} of one group, got {layer}")
-    weight = layer.weight
-    rows, cols = len(weight), weight[0].numel()
-    rank = rank_of(rows, cols, share)
+    weight = layer.weight.flatten(1)
+    rank = rank_of(len(weight), weight[0].numel(), share)
     first, second = THIN[type(layer)](layer, rank, {"device": weight.device, "dtype": weight.dtype})
-    mean_square = float(weight.float().square().mean())
-    nn.init.normal_(first.weight, std=1 / math.sqrt(cols))  # type: ignore[arg-type]
-    nn.init.normal_(second.weight, std=math.sqrt(mean_square * cols / rank))  # type: ignore[arg-type]
+    u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
+    if s[0] > 0:
+        half = s[:rank].sqrt()
+        first.weight.copy_((half[:, None] * v[:rank]).view_as(first.weight))  # type: ignore[operator]
+        second.weight.copy_((u[:, :rank] * half).view_as(second.weight))  # type: ignore[operator]
+    else:
+        nn.init.zeros_(second.weight)  # type: ignore[arg-type]
     if layer.bias is not None:
         second.bias.copy_(layer.bias)  # type: ignore[operator]
     return nn.Sequential(first, second)

@@ -119,6 +119,6 @@ class LowRank(Smaller):
 
     def about(self, size: Size) -> str:
         return (
-            f"{len(size.layers)} layers as products of two thin ones with {percent(size.share)} of the weights, random at the "
-            f"scale of the dense layers' functions; {size.steps} steps in {self.precision}"
+            f"{len(size.layers)} layers as products of two thin ones with {percent(size.share)} of the weights, which begin as "
+            f"the dense ones' largest singular values; {size.steps} steps in {self.precision}"
         )
