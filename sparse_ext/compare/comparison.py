@@ -14,13 +14,14 @@ from sparse_ext.machine import machine, now, versions
 from sparse_ext.report import codec
 from sparse_ext.report.cli import write_pages
 from sparse_ext.report.record import Idle, Metric, Record
+from sparse_ext.report.run import LayerTime, Stage
 from sparse_ext.report.verdict import judged
 
 from .arms import Contender, Size
 from .bench import Bench
 from .config import Config, config_of, contenders_of, rival_of
 from .contestant import Contestant
-from .layers import layer_times
+from .layers import layer_times, stages_of
 from .meter import Meter, default_meter, sensor_of
 from .progress import Watch
 from .randomness import Randomness
@@ -117,14 +118,13 @@ class Comparison:
         ]
         end = self._store.end() or self._end()
         idle = [one for one in (start.idle, end.idle) if one is not None]
-        layers = repeats[-1].layers
         arms = {
             name: arm_of(
                 one,
                 self.rivals[name],
                 start.sizes[name],
                 [with_idle(repeat.runs[name], idle) for repeat in repeats],
-                layers.get(name, ()),
+                repeats[-1],
             )
             for name, one in self.contenders.items()
         }
@@ -228,7 +228,16 @@ class Comparison:
         for name, one in contestants.items():
             if (tally := one.energy).warning is not None:
                 notes.append(f"{name}: energy, in {tally.warned} of {tally.windows} windows: {tally.warning}")
-        layers = {}
-        if is_last and self.config.layers_s:
-            layers = {name: layer_times(one, self.config.layers_s) for name, one in trainings.items()}
-        return Repeat(runs, layers, tuple(notes))
+        return Repeat(runs, *(self._afterwards(trainings) if is_last else ({}, {}, {})), tuple(notes))
+
+    def _afterwards(
+        self, trainings: Mapping[str, Training]
+    ) -> tuple[dict[str, tuple[LayerTime, ...]], dict[str, tuple[Stage, ...]], dict[str, str]]:
+        """Times of layers, stages, and why there are none, of each arm's trained model."""
+        budget_s, count = self.config.layers_s, self.config.stages
+        layers = {name: layer_times(one, budget_s) for name, one in trainings.items()} if budget_s else {}
+        if not count:
+            return layers, {}, dict.fromkeys(trainings, "no pipeline stages were asked for (stages = 0)")
+        found = {name: stages_of(one, count, self.meter) for name, one in trainings.items()}
+        stages = {name: measured for name, (measured, _) in found.items()}
+        return layers, stages, {name: why for name, (_, why) in found.items() if why is not None}

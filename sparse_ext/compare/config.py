@@ -40,6 +40,8 @@ class Config:
         turns: an arm's training is divided into so many; fewer are longer, which joules of slow counters may need.
         evaluations: of each run, at the ends of turns, the last one at the end.
         layers_s: how long the times of each arm's layers are measured, after the runs; 0: not at all.
+        stages: as how many pipeline stages each arm's model is measured after the runs, for a planner of clock frequencies; 0:
+            not at all.
         trial: it only shows that all works: nothing may be called saved.
     """
 
@@ -59,6 +61,7 @@ class Config:
     turns: int = 40
     evaluations: int = 10
     layers_s: float = 1.0
+    stages: int = 0
     trial: bool = False
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ class Config:
 
 
 LEAST = {"steps": 1, "tolerance": 0, "repeats": 1, "threads": 0, "idle_s": 0, "warm_up_steps": 0, "turns": 1,
-         "evaluations": 1, "layers_s": 0}  # fmt: skip
+         "evaluations": 1, "layers_s": 0, "stages": 0}  # fmt: skip
 
 
 def _check_device(name: str) -> None:

@@ -1,75 +1,56 @@
-"""Where the time of a step goes: each layer of a trained model by itself, on inputs that it had."""
+"""Where the time of a step goes: each layer of a trained model by itself, on what it was given in a step; and its stages."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import torch
+from torch import nn
 
 from sparse_ext.nn import SparseLayer
-from sparse_ext.report.run import LayerTime
+from sparse_ext.report.run import LayerTime, Stage
 from sparse_ext.timing import interleaved
 from sparse_ext.train.flops.tokens import layers_of
 
+from .calls import record
+from .meter import Meter
+from .stages import measure_stages
 from .task import moved
 from .training import Training
-
-
-def layer_times(training: Training, budget_s: float) -> tuple[LayerTime, ...]:
-    """Of each layer that multiplies by a weight: forward and backward, in turns until about so many seconds are spent.
-
-    On a copy of the model, with the inputs of one batch and random output gradients.
-    """
-    with training.random.unchanged():
-        model = copy.deepcopy(training.model)
-        layers = layers_of(model)
-        inputs = _inputs_of(training, model, layers)
-        functions: dict[str, Callable[[], object]] = {}
-        for name, args in inputs.items():
-            functions |= _passes(training, name, layers[name], args)
-        if not functions:
-            return ()
-        device = training.device.type
-        times = interleaved(functions, device=device, budget_s=budget_s, turn_s=0.0, least=3)
-    return tuple(_row(name, layers[name], *(times[f"{way} {name}"].median_s for way in WAYS)) for name in inputs)
-
 
 WAYS = ("forward", "backward")
 
 
-def _inputs_of(training: Training, model: Any, layers: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """{name: arguments} of the first call of each layer, in the order of the calls."""
-    found: dict[str, tuple[Any, ...]] = {}
-
-    def note(name: str, layer: Any, args: tuple[Any, ...]) -> None:
-        if args and name not in found:
-            found[name] = tuple(_own(one) for one in args)
-
-    handles = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers.items()]
-    training.loss_of(model, moved(next(training.task.batches(training.seed)), training.device))
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def _own(value: Any) -> Any:
-    """The tensor without its history; it requires a gradient if it did."""
-    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, torch.Tensor) else value
+def layer_times(training: Training, budget_s: float) -> tuple[LayerTime, ...]:
+    """Of each layer that multiplies by a weight: forward and backward, in turns until about so many seconds are spent."""
+    with training.random.unchanged():
+        model, step = _step_of(training)
+        layers = layers_of(model)
+        functions: dict[str, Callable[[], object]] = {}
+        for call in record(model, step, layers):
+            backward = call.backward()
+            if backward is not None and f"forward {call.name}" not in functions:
+                functions |= {f"forward {call.name}": call.forward, f"backward {call.name}": backward}
+        if not functions:
+            return ()
+        times = interleaved(functions, device=training.device.type, budget_s=budget_s, turn_s=0.0, least=3)
+    names = [name.partition(" ")[2] for name in functions if name.startswith("forward ")]
+    return tuple(_row(name, layers[name], *(times[f"{way} {name}"].median_s for way in WAYS)) for name in names)
 
 
-def _passes(training: Training, name: str, layer: Any, args: tuple[Any, ...]) -> dict[str, Callable[[], object]]:
-    def forward() -> torch.Tensor:
-        with training.autocast():
-            return layer(*args)
+def stages_of(training: Training, count: int, meter: Meter) -> tuple[tuple[Stage, ...], str | None]:
+    """Of the trained model, as pipeline stages; or none, and a sentence that says why."""
+    with training.random.unchanged():
+        model, step = _step_of(training)
+        return measure_stages(model, step, count, meter)
 
-    y = forward()
-    wanted = [t for t in (*args, *layer.parameters()) if isinstance(t, torch.Tensor) and t.requires_grad]
-    dy = torch.randn_like(y)
-    backward = partial(torch.autograd.grad, y, wanted, dy, retain_graph=True)
-    return {f"forward {name}": forward, f"backward {name}": backward} if wanted else {}
+
+def _step_of(training: Training) -> tuple[nn.Module, Callable[[], object]]:
+    """A copy of the model, and a forward and backward pass of it."""
+    model = copy.deepcopy(training.model)
+    batch = moved(next(training.task.batches(training.seed)), training.device)
+    return model, lambda: training.loss_of(model, batch).backward()
 
 
 def _row(name: str, layer: Any, forward_s: float, backward_s: float) -> LayerTime:

@@ -7,15 +7,15 @@ from dataclasses import replace
 from statistics import fmean
 
 from sparse_ext.report.record import Arm, Idle
-from sparse_ext.report.run import Energy, LayerTime, Run, Seconds
+from sparse_ext.report.run import Energy, Run, Seconds
 
 from .arms import Contender, Matched, Size, Sparse
 from .contestant import Contestant
 from .rehearsal import Rehearsal
+from .store import Repeat
 
 DAY_S = 86400
 MISMATCH = 0.05  # of what arms share: beyond it a note says so
-STAGES_WHY = "the model is one stage: it is not trained in a pipeline"
 
 
 def run_of(contestant: Contestant, rehearsal: Rehearsal) -> Run:
@@ -61,8 +61,8 @@ def with_idle(run: Run, idle: Sequence[Idle]) -> Run:
     return replace(run, energy=replace(energy, net_j=energy.gross_j - fmean(watts) * run.seconds.total_s))
 
 
-def arm_of(contender: Contender, rival: Contender | None, size: Size, runs: Sequence[Run], layers: Sequence[LayerTime]) -> Arm:
-    """An arm with its runs."""
+def arm_of(contender: Contender, rival: Contender | None, size: Size, runs: Sequence[Run], last: Repeat) -> Arm:
+    """An arm with its runs; last: the repeat that has the times of layers and stages."""
     sparse = contender if isinstance(contender, Sparse) else None
     return Arm(
         name=contender.name,
@@ -76,8 +76,9 @@ def arm_of(contender: Contender, rival: Contender | None, size: Size, runs: Sequ
         sparsity=None if sparse is None else sparse.sparsity,
         matches=None if rival is None else rival.name,
         matched=contender.MATCHED if isinstance(contender, Matched) else None,
-        layers=tuple(layers),
-        stages_why=STAGES_WHY,
+        layers=last.layers.get(contender.name, ()),
+        stages=last.stages.get(contender.name, ()),
+        stages_why=last.stages_why.get(contender.name),
     )
 
 

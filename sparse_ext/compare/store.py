@@ -13,7 +13,7 @@ import torch
 
 from sparse_ext.report.codec import build
 from sparse_ext.report.record import Idle
-from sparse_ext.report.run import LayerTime, Run
+from sparse_ext.report.run import LayerTime, Run, Stage
 
 from .arms import Size
 
@@ -23,12 +23,15 @@ class Repeat:
     """What a finished repeat leaves.
 
     Attributes:
-        runs: {arm: run}. layers: {arm: times}; {} unless it is the last repeat.
+        runs: {arm: run}.
+        layers, stages: {arm: times}; stages_why: {arm: why it has no stages}. {} unless it is the last repeat.
         notes: sentences for the reader.
     """
 
     runs: dict[str, Run]
     layers: dict[str, tuple[LayerTime, ...]]
+    stages: dict[str, tuple[Stage, ...]]
+    stages_why: dict[str, str]
     notes: tuple[str, ...]
 
 
