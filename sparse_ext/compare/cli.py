@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .comparison import REPORT, compare
+from .comparison import compare
 from .config import config_of, quick
 from .progress import shown
 
@@ -29,4 +29,4 @@ def command(arguments: list[str]) -> None:
         sys.exit(f"interrupted; the same command goes on from the last turn: {folder}")
     except (OSError, ValueError, TypeError, ModuleNotFoundError) as error:
         sys.exit(str(error))
-    print(*record.headline, "", folder / REPORT, sep="\n")
+    print(*record.headline, "", f"the report is in {folder}", sep="\n")

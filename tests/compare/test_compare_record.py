@@ -111,6 +111,16 @@ def test_without_a_counter(tmp_path):
     assert record.arms[1].verdicts["joules"].outcome == UNKNOWN
 
 
+def test_pipeline_stages(tmp_path):
+    """A CPU has no clock that can be read."""
+    asked, not_asked = (compared(tmp_path / str(count), stages=count) for count in (2, 0))
+    for arm, other in zip(asked.arms, not_asked.arms, strict=True):
+        assert (arm.stages, other.stages) == ((), ())
+        assert arm.stages_why
+        assert other.stages_why == "no pipeline stages were asked for (stages = 0)"
+        assert arm.stages_why != other.stages_why
+
+
 def test_without_an_idle_machine(tmp_path):
     record = compared(tmp_path, meter=FakeMeter(joules=60.0, warning="the window was too short"))
     energy = record.arms[0].runs[0].energy
