@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import sparse_ext as sx
-from examples.arms import Task
+from examples.example import Example
 from sparse_ext.methods import Method
 
 DENSE = "dense"
@@ -24,7 +24,6 @@ class Contender:
         tasks: where it is run; None: everywhere.
         layout: of the sparse layers.
         keeps_layers: trains the dense layers as they are, without `sparsify_`.
-        hidden_work: its FLOPs change from step to step in ways that nnz and observed gradients do not show: count every step.
     """
 
     method: str = ""
@@ -33,7 +32,6 @@ class Contender:
     tasks: tuple[str, ...] | None = None
     layout: str = "auto"
     keeps_layers: bool = False
-    hidden_work: bool = False
 
 
 # 2:4 has one sparsity, and no gain on this machine: two tasks show that it trains.
@@ -58,8 +56,8 @@ CHOICES: dict[str, Contender] = {
     "rigl (unfired first)": Contender("rigl", {"*": {"unfired_first": True}}),
     "est-dgm (blend)": Contender("est-dgm", {"*": {"selection": "blend"}}, sparsities=_EST),
     "est-dgm (1 cycle)": Contender("est-dgm", {"*": {"cycles": 1}}, sparsities=_EST),
-    "sat": Contender(sparsities=(0.0,), keeps_layers=True, hidden_work=True),
-    "sat (rows)": Contender("sat", {"*": {"granularity": "row"}}, sparsities=(0.0,), keeps_layers=True, hidden_work=True),
+    "sat": Contender(sparsities=(0.0,), keeps_layers=True),
+    "sat (rows)": Contender("sat", {"*": {"granularity": "row"}}, sparsities=(0.0,), keeps_layers=True),
     "gmp (global)": Contender("gmp", {"*": {"scope": "global"}}),
 }
 
@@ -80,7 +78,7 @@ def schedules() -> list[str]:
     return [*CONSTANT, *changing]
 
 
-def method_of(name: str, contender: Contender, task: Task) -> Method:
+def method_of(name: str, contender: Contender, task: Example) -> Method:
     """The method with its choices for a task."""
     kind: Any = sx.METHODS[contender.method or name]
     known = {one.name for one in fields(kind)}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from statistics import mean, median
+from dataclasses import asdict
+from statistics import mean
 from typing import Any
 
 import torch
-from torch import nn
 
 import sparse_ext as sx
-from bench.machine import describe
-from examples.arms import Arm, Batch, Run, Task
-from sparse_ext.methods import Time
-from sparse_ext.nn import sparse_layers
+from examples.example import Example
+from sparse_ext.compare import Training
+from sparse_ext.compare.arms import Contender, Dense, Size, Sparse
+from sparse_ext.machine import describe
 
 from .contenders import DENSE, contenders, method_of
 from .plan import Spec, identity
@@ -27,82 +26,26 @@ TURNS, TURN_STEPS = 20, 10
 DENSE_STEPS = 3  # of the dense one, in a turn
 
 
-def weights_of(task: Task) -> dict[str, int]:
-    """{layer: positions} of those that `sparsify_` may replace."""
-    model = task.model()
-    names = sx.layer_densities(model, 0.0, exclude=task.exclude)
-    return {name: sum(p.numel() for p in model.get_submodule(name).parameters() if p.dim() > 1) for name in names}
-
-
-def flops_of_step(task: Task) -> float:
+def flops_of_step(task: Example) -> float:
     """Of a dense training step, for each example."""
     model, batch = task.model(), next(task.batches(0))
-    return sx.count_flops(lambda: task.loss(model, batch).backward()) / len(batch[0])
+    return sx.count_flops(lambda: task.loss(model, batch).backward()) / task.samples(batch)
 
 
-@dataclass
-class MeasuredRun(Run):
-    """A run that notes, for each step, the FLOPs that were executed, relative to a dense step, and the density.
-
-    FLOPs are counted once for every state of the layers: nnz, layouts, what is frozen, and whether the step's dense gradient is
-    observed. A step that is counted is not timed.
-
-    Attributes:
-        hidden_work: count every step.
-        work, densities, timed: of every step.
-        known: {state: work}, of the states that were counted.
-    """
-
-    flops: Any = None
-    hidden_work: bool = False
-    work: list[float] = field(default_factory=list)
-    densities: list[float] = field(default_factory=list)
-    timed: list[bool] = field(default_factory=list)
-    known: dict[Any, float] = field(default_factory=dict)
-    state: Any = None
-
-    def __post_init__(self) -> None:
-        self.positions = weights_of(self.task)  # before the seed is set: makes models of its own
-        self.dense_flops = flops_of_step(self.task)
-        super().__post_init__()
-        self.layers = sparse_layers(self.model)
-
-    def spent(self) -> float:
-        """FLOPs relative to a whole dense run's."""
-        return sum(self.work) / self.task.steps
-
-    def prepare(self) -> None:
-        layers = tuple((layer.nnz, layer.layout, layer.chosen_by) for layer in self.layers.values())
-        observes = self.arm.method is not None and self.arm.method.observes(Time(self.step + 1, self.arm.steps))
-        self.state = (layers, observes, tuple(p.requires_grad for p in self.model.parameters()))
-        self.timed.append(self.state in self.known and not self.hidden_work)
-        self.densities.append(self._density())
-
-    def forward_backward(self, batch: Batch) -> None:
-        if self.timed[-1]:
-            super().forward_backward(batch)
-        else:
-            flops = sx.count_flops(lambda: super(MeasuredRun, self).forward_backward(batch))
-            self.known[self.state] = flops / len(batch[0]) / self.dense_flops
-        self.work.append(self.known[self.state])
-
-    def _density(self) -> float:
-        """Of all layers that could be sparse."""
-        kept = sum(self.layers[name].nnz if name in self.layers else size for name, size in self.positions.items())
-        return kept / sum(self.positions.values())
-
-    def seconds_since(self, step: int) -> list[float]:
-        """Of the steps from there on that were timed."""
-        return [s for s, timed in zip(self.seconds[step:], self.timed[step:], strict=True) if timed]
-
-
-def arm_of(spec: Spec, row: Calibrated, steps: int) -> Arm:
+def contender_of(spec: Spec, row: Calibrated) -> Contender:
+    """The spec as an arm of a comparison."""
     if spec.method == DENSE:
-        return Arm(DENSE, None, steps, row.task.lr if steps >= row.task.steps else row.task.short_lr)
-    contender = contenders()[spec.method]
-    method = method_of(spec.method, contender, row.task)
-    return Arm(
-        spec.method, method, steps, row.task.lr, contender.layout, sparsity=spec.sparsity, keeps_layers=contender.keeps_layers
+        return Dense(DENSE)
+    own = contenders()[spec.method]
+    return Sparse(
+        spec.method,
+        method=own.method or spec.method,
+        choices=asdict(method_of(spec.method, own, row.task)),
+        layout=own.layout,
+        sparsity=None if own.layout == "2:4" else spec.sparsity,
+        init=spec.init or row.task.init,
+        exclude=row.task.exclude,
+        keeps_layers=own.keeps_layers,
     )
 
 
@@ -115,65 +58,63 @@ def execute(spec: Spec, row: Calibrated, steps: int, progress: Progress = lambda
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="sparsify_:")  # of layers that keep all weights, at low sparsities
-            run, pacer = _runs(spec, row, steps)
-        ratios, dense_s = _train(run, pacer, lambda step: progress(spec, step, steps))
-        return _line(spec, row, run, ratios, dense_s)
+        training = Training(row.task, contender_of(spec, row), Size(steps), spec.seed)
+        for sentence in training.said:
+            if not sentence.startswith("sparsify_:"):  # of layers that keep all weights, at low sparsities
+                warnings.warn(sentence, stacklevel=2)
+        pacer = None if spec.method == DENSE else Training(row.task, Dense(DENSE), Size(1 + TURNS * DENSE_STEPS), spec.seed)
+        ratios = _train(training, pacer, lambda step: progress(spec, step, steps))
+        return _line(spec, row, training, pacer, ratios)
     finally:
         torch.set_num_threads(threads)
 
 
-def _line(spec: Spec, row: Calibrated, run: MeasuredRun, ratios: list[float], dense_s: list[float]) -> dict[str, Any]:
+def _line(spec: Spec, row: Calibrated, training: Training, pacer: Training | None, ratios: list[float]) -> dict[str, Any]:
     """What the finished run leaves."""
-    score, timed, steps = run.measure(), run.seconds_since(0), run.arm.steps
+    steps, share = training.step, training.step / row.task.steps
+    if training.broken is not None:
+        raise ArithmeticError(f"expected finite losses: {training.broken}")
+    timed = pacer or training
     return {
         **identity(spec, row),
         "metric": row.task.metric,
         "steps": steps,
-        "score": score,
-        "loss": _test_loss(run.model, row.task, spec.seed),
-        "flops": run.spent(),
-        "density": mean(run.densities),
-        "step_s": median(timed) if timed else None,
-        "dense_step_s": median(dense_s) if dense_s else None,
+        "score": training.evaluate(),
+        "loss": _test_loss(training, row.task),
+        # Relative to the dense run of the task's length.
+        "flops": training.work.flops / training.samples / flops_of_step(row.task) * share,
+        "density": training.work.density_sum / steps,
+        "step_s": training.train_s / steps,
+        "dense_step_s": timed.train_s / timed.step,
         # Seconds of the whole run, relative to the dense run of the task's length.
-        "seconds": mean(ratios) * steps / row.task.steps if ratios else None,
+        "seconds": mean(ratios) * share,
         **describe("cpu"),
         "settings": asdict(row.task),
     }
 
 
-def _runs(spec: Spec, row: Calibrated, steps: int) -> tuple[MeasuredRun, Run | None]:
-    """The run, and the dense one that is timed beside it."""
-    task = replace(row.task, init=spec.init or row.task.init)
-    if spec.method == DENSE:
-        return MeasuredRun(task, arm_of(spec, row, steps), spec.seed), None
-    dense = Arm(DENSE, None, TURNS * DENSE_STEPS, task.lr)
-    pacer = Run(task, dense, spec.seed, None)  # type: ignore[arg-type]
-    hidden = contenders()[spec.method].hidden_work
-    return MeasuredRun(task, arm_of(spec, row, steps), spec.seed, hidden_work=hidden), pacer
-
-
-def _train(run: MeasuredRun, pacer: Run | None, progress: Callable[[int], None]) -> tuple[list[float], list[float]]:
-    """Seconds per step over the dense one's, of every turn, and the seconds of the dense steps."""
+def _train(training: Training, pacer: Training | None, progress: Callable[[int], None]) -> list[float]:
+    """Seconds per step over the dense one's, of every turn."""
     ratios: list[float] = []
-    steps = run.arm.steps
+    steps = training.size.steps
     turns = max(1, min(TURNS, steps // TURN_STEPS))
+    if pacer is not None:
+        pacer.train_until(1)  # the first step is slower
     for turn in range(1, turns + 1):
-        begin = run.step
-        run.train_until(steps * turn // turns)
-        if pacer is not None:
-            pacer.train_until(DENSE_STEPS * turn)
-            if timed := run.seconds_since(begin):
-                ratios.append(mean(timed) / mean(pacer.seconds[-DENSE_STEPS:]))
-        progress(run.step)
-    if pacer is None:
-        return [1.0], run.seconds_since(0)
-    return ratios, pacer.seconds[1:]
+        own = _seconds_per_step(training, steps * turn // turns)
+        ratios.append(1.0 if pacer is None else own / _seconds_per_step(pacer, 1 + DENSE_STEPS * turn))
+        progress(training.step)
+    return ratios
+
+
+def _seconds_per_step(training: Training, until: int) -> float:
+    """Of the steps that are trained here."""
+    step, train_s = training.step, training.train_s
+    training.train_until(until)
+    return (training.train_s - train_s) / (until - step)
 
 
 @torch.no_grad()
-def _test_loss(model: nn.Module, task: Task, seed: int) -> float:
-    model.eval()
-    return task.test_loss(model, seed)
+def _test_loss(training: Training, task: Example) -> float:
+    training.model.eval()
+    return task.test_loss(training.model, task.test_batches(training.seed))

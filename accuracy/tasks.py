@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from examples.arms import Task
 from examples.chars import Chars
 from examples.digits import Digits
 from examples.digits_cnn import DigitsCNN
 from examples.digits_gcn import DigitsGCN
+from examples.example import Example
 
 # Shares of the dense run's FLOPs, or of its seconds, that dense runs get: other methods are compared at their own share.
 BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.78, 1.0, 2.0, 4.0)
@@ -25,13 +25,13 @@ class PlainChars(Chars):
     Embeddings of variance 1 make it harder for sparse blocks than the example's small ones do, and tell methods apart.
     """
 
-    def model(self) -> nn.Module:
-        model: Any = super().model()
+    def model(self, width: float = 1.0) -> nn.Module:
+        model: Any = super().model(width)
         nn.init.normal_(model.embedding.weight)
         return model
 
-    def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(model.parameters(), lr=lr)
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=self.lr if lr is None else lr)
 
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps)
@@ -50,7 +50,7 @@ class Calibrated:
         remark: what its scores do not say by themselves, such as why a bar fails.
     """
 
-    task: Task
+    task: Example
     about: str
     sparsities: tuple[float, ...]
     inits: dict[str, int]
@@ -70,7 +70,7 @@ class Calibrated:
 
 _ROWS = (
     Calibrated(
-        replace(Digits(), width=256, steps=680, lr=0.1, short_lr=0.1, batch=64, whole_epochs=True, init="masked"),
+        replace(Digits(), width=256, steps=680, lr=0.1, batch=64, whole_epochs=True, init="masked"),
         "1 797 handwritten digits of 8 x 8 pixels, 60 % of them for training; 64 - 256 - 256 - 10 with ReLU; SGD 0.1 with "
         "momentum 0.9 and weight decay 5e-4, cosine, 40 epochs of batches of 64.",
         sparsities=(0.8, 0.9, 0.95, 0.98),

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
+from sparse_ext.machine import describe
 from sparse_ext.timing import Timing, interleaved, keep_memory
 
 from .bounds import bound_s
 from .cases import Case
 from .contenders import CONTENDERS, Operands
-from .machine import describe
 
 # Multiply-adds of a product, in units of tokens x entries.
 WORK = {"forward": 1, "input gradient": 1, "weight gradient": 1, "step": 3}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .arms import Batch, Task
+from .example import Batch, Example
 
 
 def stdlib_source() -> str:
@@ -69,7 +70,7 @@ class CharTransformer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Chars(Task):
+class Chars(Example):
     """Bits per character on the last tenth of the text. The blocks' matrices are sparse, embedding and head stay dense.
 
     All arms have the same learning rate, schedule shape and batches. Only the length, RigL's interval and gradient_steps were
@@ -81,11 +82,11 @@ class Chars(Task):
     name: str = "chars"
     metric: str = "bits per character"
     higher_is_better: bool = False
+    tolerance: float = 0.02
     sparsity: float = 0.9
     steps: int = 2000
     seeds: int = 1
     lr: float = 0.002
-    short_lr: float = 0.002
     nm24_lr: float = 0.002
     update_interval: int = 100
     exclude: tuple[str, ...] = ("head",)
@@ -102,11 +103,12 @@ class Chars(Task):
         """Training and validation text as indices into the vocabulary, and its size."""
         return indexed_source()
 
-    def model(self) -> nn.Module:
-        return CharTransformer(self.text[2], self.width, self.depth, self.heads, self.context)
+    def model(self, width: float = 1.0) -> nn.Module:
+        of_head = max(1, round(width * self.width / self.heads))
+        return CharTransformer(self.text[2], of_head * self.heads, self.depth, self.heads, self.context)
 
-    def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=self.lr if lr is None else lr, betas=(0.9, 0.95))
 
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=0.1)
@@ -130,5 +132,10 @@ class Chars(Task):
         generator = torch.Generator().manual_seed(0)  # the same pieces for all arms and times
         return [self._windows(self.text[1], 64, generator) for _ in range(4)]
 
-    def score(self, model: nn.Module, seed: int) -> float:
-        return self.test_loss(model, seed) / math.log(2)
+    def score(self, model: nn.Module, batches: Iterable[Batch]) -> float:
+        return self.test_loss(model, batches) / math.log(2)
+
+
+def task(**changes: Any) -> Chars:
+    """For `task = "examples.chars:task"` in a config; changes: of its fields."""
+    return Chars(**changes)

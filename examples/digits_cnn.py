@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
-import sparse_ext as sx
-
-from .arms import Arm, Task
+from .arms import Table, dense, rigl, sparse
 from .digits import Digits
+from .example import Example
 
 FEW = 0.98  # zeros, of the last two arms
 
@@ -27,26 +27,29 @@ class DigitsCNN(Digits):
     steps: int = 340  # 20 epochs
     seeds: int = 3
     lr: float = 0.1
-    short_lr: float = 0.1
     init: str = "masked"
     batch: int = 64
     whole_epochs: bool = True
     channels: tuple[int, ...] = (1, 32, 64, 64)
 
-    def model(self) -> nn.Module:
+    def model(self, width: float = 1.0) -> nn.Module:
         layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
-        for before, after in zip(self.channels, self.channels[1:], strict=False):
+        channels = [self.channels[0], *(max(1, round(width * count)) for count in self.channels[1:])]
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels[-1], 10))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], 10))
 
 
-def cnn_arms(task: Task) -> list[Arm]:
+def cnn_arms(task: Example) -> list[Table]:
     """Dense; three methods at the task's sparsity; at a higher one the two that show what growth by gradient gives."""
-    static, set_, rigl = ("static", sx.Static()), ("SET", sx.SET(update_interval=task.update_interval)), ("RigL", task.rigl)
-    sparse = [(task.sparsity, static), (task.sparsity, set_), (task.sparsity, rigl), (FEW, static), (FEW, rigl)]
+    usual, few = f"{task.sparsity:.0%}", f"{FEW:.0%}"
     return [
-        Arm("dense", None, task.steps, task.lr),
-        *(Arm(f"{name}, {zeros:.0%}", method, task.steps, task.lr, sparsity=zeros) for zeros, (name, method) in sparse),
+        dense(),
+        sparse(task, f"static, {usual}", "static"),
+        sparse(task, f"SET, {usual}", "set", {"update_interval": task.update_interval}),
+        rigl(task, f"RigL, {usual}"),
+        sparse(task, f"static, {few}", "static", sparsity=FEW),
+        rigl(task, f"RigL, {few}", sparsity=FEW),
     ]
 
 

@@ -7,7 +7,7 @@ the layers' weights, which are trained. The layers are plain `nn.Linear`, so `sp
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -15,12 +15,12 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-import sparse_ext as sx
 from sparse_ext.functional import spmm
 from sparse_ext.ops import CsrPattern
 
-from .arms import Arm, Batch, Task
+from .arms import Table, dense, rigl, sparse
 from .digits import Digits, all_digits
+from .example import Batch, Example
 
 HIDDEN = -100  # a label that cross_entropy ignores
 
@@ -69,7 +69,6 @@ class DigitsGCN(Digits):
     steps: int = 150
     seeds: int = 3
     lr: float = 0.01
-    short_lr: float = 0.01
     nm24_lr: float = 0.01
     update_interval: int = 10
     init: str = "masked"
@@ -77,11 +76,12 @@ class DigitsGCN(Digits):
     neighbours: int = 10
     labels: int = 10  # of each class
 
-    def model(self) -> nn.Module:
-        return GCN(*neighbours(self.neighbours), 64, self.width, self.width, 10)
+    def model(self, width: float = 1.0) -> nn.Module:
+        wide = max(1, round(width * self.width))
+        return GCN(*neighbours(self.neighbours), 64, wide, wide, 10)
 
-    def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(model.parameters(), lr=lr)
+    def optimizer(self, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=self.lr if lr is None else lr)
 
     def split(self, seed: int) -> tuple[Batch, Batch]:
         """All digits twice: with the known labels only, and with the others."""
@@ -96,16 +96,15 @@ class DigitsGCN(Digits):
         while True:
             yield train
 
-    def score(self, model: nn.Module, seed: int) -> float:
-        ((x, y),) = self.test_batches(seed)
+    def score(self, model: nn.Module, batches: Iterable[Batch]) -> float:
+        ((x, y),) = batches
         return 100 * (model(x).argmax(1) == y)[y != HIDDEN].float().mean().item()
 
 
-def gcn_arms(task: Task) -> list[Arm]:
+def gcn_arms(task: Example) -> list[Table]:
     """Dense, and three methods."""
-    methods = {"static": sx.Static(), "SET": sx.SET(update_interval=task.update_interval), "RigL": task.rigl}
-    dense = Arm("dense", None, task.steps, task.lr)
-    return [dense, *(Arm(name, method, task.steps, task.lr) for name, method in methods.items())]
+    interval = {"update_interval": task.update_interval}
+    return [dense(), sparse(task, "static", "static"), sparse(task, "SET", "set", interval), rigl(task)]
 
 
 if __name__ == "__main__":

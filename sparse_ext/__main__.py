@@ -8,6 +8,7 @@ from importlib import import_module
 # {command: (module, function of the arguments)}; what is not asked for is not imported.
 COMMANDS = {
     "calibrate": ("sparse_ext.calibrate", "calibrate"),
+    "compare": ("sparse_ext.compare.cli", "command"),
     "estimate": ("sparse_ext.forecast.command", "command"),
     "report": ("sparse_ext.report.cli", "report"),
 }

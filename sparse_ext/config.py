@@ -57,15 +57,19 @@ def cuda_available() -> bool:
     return not cuda_obstacles()
 
 
+def driver_release() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return None
+
+
 def _driver() -> str | None:
     """The driver's version and the CUDA version it supports; None without one."""
     kernels = getattr(launch._C, "cuda", None)
     supports = _cuda_version(kernels.driver_version()) if kernels else None
-    try:
-        release = Path("/sys/module/nvidia/version").read_text().strip()
-    except OSError:
-        release = None
-    known = [release, supports and f"supports CUDA {supports}"]
+    known = [driver_release(), supports and f"supports CUDA {supports}"]
     return ", ".join(part for part in known if part) or None
 
 

@@ -13,7 +13,7 @@ from accuracy.report import tables_of, text, write
 from accuracy.store import load
 from accuracy.table import Table
 from accuracy.tasks import TASKS, quick
-from bench.machine import describe
+from sparse_ext.machine import describe
 
 ROOT = Path(__file__).parent.parent
 DIGITS = quick(TASKS["digits"])

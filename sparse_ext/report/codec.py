@@ -37,7 +37,7 @@ def read(path: Path) -> Record:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{path}: expected a report of format {FORMAT}, got {found!r}")
-    record: Record = _build(Record, data, str(path))
+    record: Record = build(Record, data, str(path))
     return record
 
 
@@ -45,20 +45,24 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name}, which JSON does not have")
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """The value as this type. `where`: its place, for messages."""
+def build(kind: Any, value: Any, where: str) -> Any:
+    """The value of JSON as this type, such as a dataclass of a dict. `where`: its place, for messages.
+
+    Raises:
+        ValueError: it does not fit.
+    """
     if is_dataclass(kind):
         return _build_dataclass(kind, value, where)
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         (inner,) = [one for one in args if one is not type(None)]
-        return None if value is None else _build(inner, value, where)
+        return None if value is None else build(inner, value, where)
     if origin is tuple:
         _expect(value, list, where)
-        return tuple(_build(args[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+        return tuple(build(args[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if origin is dict:
         _expect(value, dict, where)
-        return {name: _build(args[1], one, f"{where}.{name}") for name, one in value.items()}
+        return {name: build(args[1], one, f"{where}.{name}") for name, one in value.items()}
     if kind is float:
         _expect(value, (int, float), where)
         return float(value)
@@ -76,7 +80,7 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     if missing := [name for name in needed if name not in value]:
         raise ValueError(f"{where}: expected {missing[0]!r}, got none")
     hints = _hints(kind)
-    return kind(**{name: _build(hints[name], one, f"{where}.{name}") for name, one in value.items()})
+    return kind(**{name: build(hints[name], one, f"{where}.{name}") for name, one in value.items()})
 
 
 def _expect(value: Any, kind: Any, where: str) -> None:

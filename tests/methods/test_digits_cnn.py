@@ -3,28 +3,26 @@
 import functools
 import statistics
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 import pytest
-import torch
 
 pytest.importorskip("sklearn")
-from examples.arms import train
+from examples.arms import config_of
 from examples.digits_cnn import DigitsCNN, cnn_arms
+from sparse_ext.compare import compare
 
 TASK = DigitsCNN()
-DENSE, STATIC, SET, RIGL, STATIC_FEW, RIGL_FEW = (arm.name for arm in cnn_arms(TASK))
+DENSE, STATIC, SET, RIGL, STATIC_FEW, RIGL_FEW = (arm["name"] for arm in cnn_arms(TASK))
 
 
 @functools.cache
 def results(epochs, seeds):
-    """{arm: the results of its seeds}."""
-    torch.set_num_threads(1)
-    task = replace(TASK, steps=17 * epochs)
-    found = {}
-    for seed in range(seeds):
-        for result in train(task, cnn_arms(task), seed, lambda run: None):
-            found.setdefault(result.arm, []).append(result)
-    return found
+    """{arm: the runs of its seeds}."""
+    task = replace(TASK, steps=17 * epochs, seeds=seeds)
+    config = config_of(task, cnn_arms(task), threads=1, idle_s=0.0, layers_s=0.0, turns=17, evaluations=1)
+    with TemporaryDirectory() as folder:
+        return {arm.name: arm.runs for arm in compare(config, folder=folder).arms}
 
 
 def mean(arm):
@@ -37,8 +35,10 @@ def test_every_arm_learns_and_costs_what_its_weights_cost():
     assert min(runs[arm].score for arm in (STATIC, SET, RIGL)) > 80  # a guess has 10
     flops = {arm: run.flops / runs[DENSE].flops for arm, run in runs.items()}
     assert flops[STATIC_FEW] < flops[RIGL_FEW] < flops[STATIC] == flops[SET] < flops[RIGL] < 0.15
-    assert runs[STATIC].state_bytes < 0.15 * runs[DENSE].state_bytes
-    assert runs[STATIC].index_bytes > runs[STATIC_FEW].index_bytes > runs[DENSE].index_bytes == 0
+    memory = {arm: run.memory for arm, run in runs.items()}
+    assert memory[STATIC].weights < 0.15 * memory[DENSE].weights
+    assert memory[STATIC].optimizer_state < 0.15 * memory[DENSE].optimizer_state
+    assert memory[STATIC].indices > memory[STATIC_FEW].indices > memory[DENSE].indices == 0
 
 
 @pytest.mark.slow

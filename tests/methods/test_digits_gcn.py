@@ -9,9 +9,10 @@ from cases import TOLERANCE
 
 pytest.importorskip("sklearn")
 import sparse_ext as sx
-from examples.arms import train
+from examples.arms import config_of
 from examples.digits import all_digits
 from examples.digits_gcn import GCN, HIDDEN, DigitsGCN, gcn_arms, neighbours
+from sparse_ext.compare import compare
 from sparse_ext.nn import sparse_layers
 from sparse_ext.ops import CsrPattern
 
@@ -62,16 +63,21 @@ def test_ten_labels_of_each_class_are_known():
     assert not torch.equal(known, TASK.split(1)[0][1])
 
 
-def test_every_arm_learns():
-    task = replace(TASK, steps=24, update_interval=4)
-    dense, static, set_, rigl = train(task, gcn_arms(task), 0, lambda run: None)
+def trained(task, folder):
+    """The runs of each arm."""
+    config = config_of(task, gcn_arms(task), threads=1, idle_s=0.0, layers_s=0.0, turns=12, evaluations=1)
+    return [arm.runs for arm in compare(config, folder=folder).arms]
+
+
+def test_every_arm_learns(tmp_path):
+    runs = trained(replace(TASK, steps=24, update_interval=4, seeds=1), tmp_path)
+    dense, static, set_, rigl = (run for (run,) in runs)
     assert min(run.score for run in (dense, static, set_, rigl)) > 80  # a guess has 10
     assert static.flops == set_.flops < rigl.flops < 0.4 * dense.flops
 
 
 @pytest.mark.slow
-def test_a_tenth_of_the_weights_is_within_one_and_a_half_points_of_dense():
-    results = [train(TASK, gcn_arms(TASK), seed, lambda run: None) for seed in range(3)]
-    dense, *others = (statistics.mean(run.score for run in runs) for runs in zip(*results, strict=True))
+def test_a_tenth_of_the_weights_is_within_one_and_a_half_points_of_dense(tmp_path):
+    dense, *others = (statistics.mean(run.score for run in runs) for runs in trained(TASK, tmp_path))
     assert dense >= 95
     assert min(others) >= dense - 1.5

@@ -7,8 +7,8 @@ from functools import cache
 from html.parser import HTMLParser
 
 import pytest
+from elaborate import rich
 from records import record
-from rich import rich
 from variants import HOSTILE, VARIANTS
 
 pytest.importorskip("matplotlib")

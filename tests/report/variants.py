@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
+from elaborate import DENSE, RIGL, ROWS, many, rich
 from records import record, with_arms
-from rich import DENSE, RIGL, ROWS, many, rich
 
 from sparse_ext.report.record import Metric
 from sparse_ext.report.verdict import judged

@@ -1,0 +1,200 @@
+"""`Task`: what a comparison trains. A user writes one, and names the function that makes it as "module:function"."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .randomness import Randomness
+
+Batch = Any  # a tensor; or a tuple, list or mapping of such
+
+
+class Task(ABC):
+    """Data, model, optimizer, schedule, loss and score: all that the arms of a comparison share.
+
+    Tensors may be on the CPU: models and batches are moved to the comparison's device. Two abilities are optional, and each is
+    asked for by one kind of arm:
+
+    - `model(width=1.0)`: a smaller network, of this share of the usual width, in (0, 1]. The task may round it. For "narrower".
+    - `optimizer(model, lr=None)`: another learning rate than the usual one. For arms with `lr`.
+
+    Attributes:
+        metric: what `score` is, with its unit, such as "accuracy %".
+        higher_is_better: whether a larger score is better.
+
+    Example:
+        class Squares(Task):
+            metric, higher_is_better = "mean squared error", False
+
+            def model(self):
+                return nn.Sequential(nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 1))
+
+            def optimizer(self, model):
+                return torch.optim.Adam(model.parameters(), lr=1e-3)
+
+            def batches(self, seed):
+                numbers = torch.Generator().manual_seed(seed)
+                while True:
+                    x = torch.randn(64, 16, generator=numbers)
+                    yield x, x.square().mean(1, keepdim=True)
+
+            def test_batches(self, seed):
+                return [next(self.batches(10_000 + seed))]
+
+            def loss(self, model, batch):
+                return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+            def score(self, model, batches):
+                return sum(self.loss(model, batch).item() for batch in batches)
+
+        def task():  # named in the config: task = "squares:task"
+            return Squares()
+    """
+
+    metric: str
+    higher_is_better: bool
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A new dense model. Its random numbers are PyTorch's global ones, which are seeded before."""
+
+    @abstractmethod
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """A new optimizer of all the model's parameters."""
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """The learning rate's schedule over so many steps, which is called after each; None: it is constant."""
+        return None
+
+    @abstractmethod
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Training batches without end: of one seed always the same, by a random generator of their own."""
+
+    @abstractmethod
+    def test_batches(self, seed: int) -> Iterable[Batch]:
+        """Data that is not trained on, the same for all arms of a seed: a list, or what else can be gone through again."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Of a training batch; it calls the model once, and is differentiated."""
+
+    @abstractmethod
+    def score(self, model: nn.Module, batches: Iterable[Batch]) -> float:
+        """The metric on `test_batches`; the model is in `eval()`, without gradients."""
+
+    def samples(self, batch: Batch) -> int:
+        """How many examples a batch has: the length of its first tensor."""
+        return len(next(tensors_of(batch)))
+
+
+def tensors_of(batch: Batch) -> Iterator[torch.Tensor]:
+    """The tensors of a batch, in order."""
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | tuple | list):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors_of(part)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: moved(part, device) for name, part in batch.items()}
+    if isinstance(batch, tuple | list):
+        parts = [moved(part, device) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def offers(function: Callable[..., Any], argument: str) -> bool:
+    """Whether a function of the task takes this optional argument."""
+    return argument in inspect.signature(function).parameters
+
+
+def load(entry: str, arguments: Mapping[str, Any]) -> Task:
+    """What the task's function makes of these arguments. Modules of the current folder are found, too.
+
+    Raises:
+        ValueError, TypeError: there is no such function, or it makes no task; the sentence says what was expected.
+    """
+    function = _function(entry)
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"arguments: expected those that {entry} takes, got {dict(arguments)}: {error}") from error
+    task = function(**arguments)
+    check(task, entry)
+    return task
+
+
+def _function(entry: str) -> Callable[..., Any]:
+    module, colon, name = entry.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"task: expected 'module:function', got {entry!r}")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks another one
+        raise ValueError(f"task: expected a module in this folder or an installed one, got {module!r}: {error}") from error
+    if not callable(getattr(found, name, None)):
+        own = [key for key, value in vars(found).items() if callable(value) and getattr(value, "__module__", "") == module]
+        raise ValueError(f"task: expected a function of {module} ({', '.join(own) or 'it has none'}), got {name!r}")
+    return getattr(found, name)
+
+
+def check(task: Any, entry: str) -> None:
+    """TypeError or ValueError unless this is a task whose batches are the same, whatever happens between."""
+    if not isinstance(task, Task):
+        raise TypeError(f"task: expected {entry} to return a sparse_ext.compare.Task, got {type(task).__name__}")
+    for name, kind in (("metric", str), ("higher_is_better", bool)):
+        if not isinstance(found := getattr(task, name, None), kind):
+            raise TypeError(f"task: expected {entry}'s {name} to be of type {kind.__name__}, got {found!r}")
+    _check_batches(task, entry)
+    _check_test_batches(task, entry)
+
+
+def _check_batches(task: Task, entry: str) -> None:
+    """A batch that depends on what others have drawn from the global generators would differ from arm to arm."""
+    batches = _first(task, global_seed=1)
+    if len(batches) < 2:
+        raise ValueError(f"task: expected batches without end from {entry}, got {len(batches)}")
+    one, other = ([tensor for batch in some for tensor in tensors_of(batch)] for some in (batches, _first(task, global_seed=2)))
+    if not one:
+        raise TypeError(f"task: expected batches with tensors from {entry}, got {type(batches[0]).__name__} without")
+    if len(one) != len(other) or not all(map(_same, one, other)):
+        raise ValueError(
+            f"task: expected the same batches of {entry} whenever they are asked for with the same seed, got others; use a "
+            "torch.Generator of their own, seeded by it"
+        )
+
+
+def _check_test_batches(task: Task, entry: str) -> None:
+    """An iterator would be empty at the second evaluation."""
+    found = task.test_batches(0)
+    if isinstance(found, Iterator) or not isinstance(found, Iterable):
+        raise TypeError(f"task: expected test_batches of {entry} as a list, got {type(found).__name__}")
+
+
+def _first(task: Task, global_seed: int) -> list[Batch]:
+    """Two batches at most, with global generators in this state."""
+    with Randomness(global_seed).in_use():
+        return list(islice(task.batches(0), 2))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool(one.isclose(other, rtol=0, atol=0, equal_nan=True).all())
