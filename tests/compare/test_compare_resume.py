@@ -69,11 +69,24 @@ def test_resumed_equals_uninterrupted(tmp_path, whole, stops):
 
 
 def test_a_finished_comparison_is_not_trained_again(tmp_path):
-    first = compared(tmp_path)
-    again = compared(tmp_path, watch=Stops(1))
+    first = compared(tmp_path, meter=FakeMeter(joules=60.0), idle_s=0.01)
+    again = compared(tmp_path, meter=FakeMeter(joules=60.0), idle_s=0.01, watch=Stops(1))
     assert again == first
     with pytest.raises(Interrupted):
         compare(config(), folder=tmp_path, meter=FakeMeter(), watch=Stops(1), fresh=True)
+
+
+def test_states_of_another_repeat_do_not_count(tmp_path):
+    """As they are left behind where a process ends between two files."""
+    short = {"repeats": 2, "turns": 2, "evaluations": 1}
+    with pytest.raises(Interrupted):
+        compared(tmp_path / "a", watch=Stops(4), **short)  # all turns of the first repeat
+    left = {path: path.read_bytes() for path in (tmp_path / "a" / "state").glob("arm-*.pt")}
+    with pytest.raises(Interrupted):
+        compared(tmp_path / "a", watch=Stops(1), **short)
+    (lost,) = (path for path in left if not path.exists())
+    lost.write_bytes(left[lost])
+    assert timeless(compared(tmp_path / "a", **short)) == timeless(compared(tmp_path / "b", **short))
 
 
 def test_finished_repeats_are_kept_and_states_of_arms_are_not(tmp_path):
