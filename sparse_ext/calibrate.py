@@ -1,9 +1,10 @@
-"""`python -m sparse_ext calibrate`: measures this machine's crossovers (see ops/auto.py) and writes them to the user's table.
+"""`python -m sparse_ext calibrate`: from which sparsity on sparse products are faster here, for layout="auto" and `estimate`.
 
-For each size the three products of a training step are measured in every way that layout="auto" (and "2:4") chooses from:
-sparse at several densities, unpacked and multiplied densely, and stored at full length with a mask. All take turns in one run,
-so that each finds its operands where the others have left them. Between two densities the ratio of the times is taken to be a
-power of the density. torch's dense product takes turns, too: the sparse kernels' times over its own are written as `ratios`.
+It measures crossovers (see ops/auto.py) and writes them to the user's own table. For each size the three products of a training
+step are measured in every way that layout="auto" (and "2:4") chooses from: sparse at several densities, unpacked and multiplied
+densely, and stored at full length with a mask. All take turns in one run, so that each finds its operands where the others have
+left them. Between two densities the ratio of the times is taken to be a power of the density. torch's dense product takes
+turns, too: the sparse kernels' times over its own are written as `ratios`.
 """
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def calibrate(arguments: list[str]) -> None:
+def command(arguments: list[str]) -> None:
     """Measures, shows how far it is, and writes the table."""
     options = parse(arguments)
     keep_memory()

@@ -53,7 +53,7 @@ def test_what_cannot_be_written_is_known_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(calibrate, "measured", lambda *_: pytest.fail("it measures"))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        calibrate.calibrate(["--out", str(tmp_path / "file" / "crossover.json")])
+        calibrate.command(["--out", str(tmp_path / "file" / "crossover.json")])
 
 
 def test_a_corrupt_table_is_replaced(tmp_path):
@@ -68,7 +68,7 @@ def test_a_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(calibrate.SIZES, "cpu", (Size(16, 3), Size(32, 3)))
     monkeypatch.setitem(calibrate.IMAGES, "cpu", (Images(4, 3, 5, 2), Images(8, 1, 3, 1)))
     path = tmp_path / "crossover.json"
-    calibrate.calibrate(["--seconds", "0", "--threads", "1", "2", "--dtypes", "float32", "--out", str(path)])
+    calibrate.command(["--seconds", "0", "--threads", "1", "2", "--dtypes", "float32", "--out", str(path)])
     table = auto.load(path)
     convolutions = {name: k for k in (3, 1) for name in Images(4, k, 5).products}
     products = {*auto.PRODUCTS, auto.STORAGE, FORWARD, GRAD_INPUT, *convolutions}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import import_module
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from sparse_ext.entry import function_named
 
 from .randomness import Randomness
 
@@ -129,7 +128,7 @@ def load(entry: str, arguments: Mapping[str, Any]) -> Task:
     Raises:
         ValueError, TypeError: there is no such function, or it makes no task; the sentence says what was expected.
     """
-    function = _function(entry)
+    function = function_named(entry, "task")
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
@@ -137,24 +136,6 @@ def load(entry: str, arguments: Mapping[str, Any]) -> Task:
     task = function(**arguments)
     check(task, entry)
     return task
-
-
-def _function(entry: str) -> Callable[..., Any]:
-    module, colon, name = entry.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"task: expected 'module:function', got {entry!r}")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks another one
-        raise ValueError(f"task: expected a module in this folder or an installed one, got {module!r}: {error}") from error
-    if not callable(getattr(found, name, None)):
-        own = [key for key, value in vars(found).items() if callable(value) and getattr(value, "__module__", "") == module]
-        raise ValueError(f"task: expected a function of {module} ({', '.join(own) or 'it has none'}), got {name!r}")
-    return getattr(found, name)
 
 
 def check(task: Any, entry: str) -> None:

@@ -49,7 +49,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def report(arguments: list[str]) -> None:
+def command(arguments: list[str]) -> None:
     """The command. Verdicts are reached anew, by the rules of this version, from the runs of the JSON."""
     parser = argparse.ArgumentParser(prog="python -m sparse_ext report", description=__doc__)
     parser.add_argument("record", type=Path, help="JSON of a comparison")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
-from sparse_ext.forecast.command import command
+from sparse_ext.forecast.cli import command
 from sparse_ext.forecast.models import MODELS
 from sparse_ext.ops import auto
 
@@ -72,8 +72,8 @@ def test_a_model_of_ones_own(mine, capsys):
 
 
 WRONG = [
-    (["nothing"], "expected gpt, vit or module:function, got 'nothing'"),
-    (["my_models:none"], "expected module:function, got 'my_models:none': "),
+    (["nothing"], "model: expected gpt, vit or 'module:function', got 'nothing'"),
+    (["my_models:none"], "model: expected a function of my_models (alone, with_batch), got 'none'"),
     (["gpt", "--heads", "7"], "expected a width that the heads divide, got width 768 and 7 heads"),
     (["my_models:alone", "--sparsity", "7", "--tokens", "1"], "expected sparsity in"),
     (["my_models:alone", "--sparsity", "0.5"], "expected tokens or inputs, got neither"),
