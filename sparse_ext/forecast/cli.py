@@ -41,9 +41,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--distribution", default="erk", choices=DISTRIBUTIONS, help="default: %(default)s")
     parser.add_argument("--exclude", nargs="+", default=[], help="names of layers that stay dense, or patterns of names")
     parser.add_argument("--dtype", default="float32", choices=sorted(str(one).removeprefix("torch.") for one in FLOATING))
-    parser.add_argument(
-        "--tokens", type=int, help="tokens of one rank in a step, if module:function returns no batch"
-    )
+    parser.add_argument("--tokens", type=int, help="tokens of one rank in a step, if module:function returns no batch")
     parser.add_argument("--device", help='as the table of measurements names it, such as "cuda 9.0"; default: this CPU')
     parser.add_argument("--json", action="store_true", help="prints all figures as JSON")
     for one in fields(MODELS[arguments[0]]) if arguments and arguments[0] in MODELS else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -157,3 +157,29 @@ def added(rows: Iterable[Any]) -> Any:
 
 def _sum(values: list[Any]) -> Any:
     return None if any(value is None for value in values) else sum(values)
+
+
+def together(name: str, rows: Sequence[LayerEstimate]) -> LayerEstimate:
+    """The sum of these rows. Its density is that of the positions of all layers; its speed is weighted by the dense FLOPs."""
+    sizes = [row.dense.flops.forward for row in rows]
+    density = sum(size * row.density for size, row in zip(sizes, rows, strict=True)) / max(1, sum(sizes))
+    dense, sparse = added(row.dense for row in rows), added(row.sparse for row in rows)
+    return LayerEstimate(name, None, None, density, None, dense, sparse, _mean([row.speed for row in rows], sizes))
+
+
+def _mean(speeds: list[Speed], weights: list[float]) -> Speed:
+    def mean(values: list[float | None]) -> float | None:
+        if any(value is None and weight for value, weight in zip(values, weights, strict=True)):
+            return None
+        pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
+        return sum(value * weight for value, weight in pairs) / (sum(weights) or 1)
+
+    why = next((one.why for one in speeds if one.why is not None), None)
+    forward, grad_input, grad_weight, step = (
+        mean(list(column)) for column in zip(*(_ratios(one) for one in speeds), strict=True)
+    )
+    return Speed(forward, grad_input, grad_weight, step, why)
+
+
+def _ratios(speed: Speed) -> tuple[float | None, ...]:
+    return speed.forward, speed.grad_input, speed.grad_weight, speed.step

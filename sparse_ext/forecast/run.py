@@ -18,9 +18,9 @@ from sparse_ext.train.flops.work import Work
 from .memory import REST, bytes_by_layer, bytes_of_method, dense_gradient
 from .optimizer import called, made_on_meta, state_of
 from .outline import Group, groups_of
-from .result import Bytes, Communication, Cost, Estimate, LayerEstimate, Speed, StepFlops
+from .result import Bytes, Communication, Cost, Estimate, LayerEstimate, Speed, StepFlops, together
 from .seconds import DENSE, Measured
-from .verdict import conclusion, judged, together
+from .verdict import conclusion, judged
 
 NO_BYTES, NO_FLOPS = Bytes(0, 0, 0, 0, 0), StepFlops(0, 0, 0)
 

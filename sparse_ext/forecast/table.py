@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .result import Estimate, LayerEstimate
-from .verdict import together
+from sparse_ext.report import table
+
+from .result import Estimate, LayerEstimate, together
 
 UNKNOWN = "unknown"
 
@@ -34,17 +35,18 @@ def formatted(estimate: Estimate) -> str:
     for row in estimate.layers:
         alike.setdefault(replace(row, name=re.sub(r"\d+", "*", row.name)), []).append(row)
     head = ["layer", "shape", "density", "layout", "bytes dense", "sparse", "FLOPs dense", "sparse", "seconds"]
-    lines = _aligned([head, *(_cells(rows) for rows in alike.values())], texts=(0, 1, 3))
+    layers = table.terminal(head, [_cells(rows) for rows in alike.values()], right=(2, 4, 5, 6, 7, 8))
     model = estimate.model
-    totals = [["whole model", "dense", "sparse", "sparse/dense"]]
+    totals = []
     for title, of, unit in TOTALS:
         totals.append([title, *(_amount(value, unit) for value in (of(model.dense), of(model.sparse))), _share(of, model)])
     totals.append(["products' seconds", "", "", _ratio(model.speed.step)])
-    said = [f"{_named(rows)}: {rows[0].dense_is_better}" for rows in alike.values() if rows[0].dense_is_better is not None]
+    better = [f"{_named(rows)}: {rows[0].dense_is_better}" for rows in alike.values() if rows[0].dense_is_better is not None]
     unit = f"of one of {estimate.ranks} ranks" if estimate.ranks > 1 else "of one process"
     how = f"bytes and FLOPs {unit}; FLOPs of a training step, as {estimate.method} plans {estimate.total_steps} steps"
-    lines += [f"{how}, with {estimate.optimizer}", "", *_aligned(totals, texts=(0,)), ""]
-    return "\n".join([*lines, *said, *estimate.notes, estimate.conclusion])
+    whole = table.terminal(["whole model", "dense", "sparse", "sparse/dense"], totals, right=(1, 2, 3))
+    lines = [layers, f"{how}, with {estimate.optimizer}", "", whole, ""]
+    return "\n".join([*lines, *better, *estimate.notes, estimate.conclusion])
 
 
 def _cells(rows: Sequence[LayerEstimate]) -> list[str]:
@@ -64,13 +66,6 @@ def _cells(rows: Sequence[LayerEstimate]) -> list[str]:
 
 def _named(rows: Sequence[LayerEstimate]) -> str:
     return rows[0].name if len(rows) == 1 else f"{re.sub(r'[0-9]+', '*', rows[0].name)} ({len(rows)})"
-
-
-def _aligned(rows: Sequence[Sequence[str]], texts: Sequence[int]) -> list[str]:
-    """Lines of columns: texts to the left, numbers to the right."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    forms = [f"{{:<{size}}}" if at in texts else f"{{:>{size}}}" for at, size in enumerate(wide)]
-    return ["  ".join(form.format(cell) for form, cell in zip(forms, row, strict=True)).rstrip() for row in rows]
 
 
 def _amount(value: float | None, unit: str) -> str:

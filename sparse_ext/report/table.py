@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from . import figures
 
@@ -20,12 +20,12 @@ def _cells(row: Row) -> str:
     return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |"
 
 
-def terminal(head: Row, rows: Sequence[Row]) -> str:
-    """Columns of equal width, two spaces between them."""
+def terminal(head: Row, rows: Sequence[Row], right: Collection[int] = ()) -> str:
+    """Columns of equal width, two spaces between them. right: the columns that end, and do not begin, below each other."""
     short, reasons = _with_reasons_below(rows)
     lines = [head, *short]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    forms = [f"{{:{'>' if at in right else '<'}{max(map(len, column))}}}" for at, column in enumerate(zip(*lines, strict=True))]
+    padded = ["  ".join(form.format(cell) for form, cell in zip(forms, line, strict=True)).rstrip() for line in lines]
     return "\n".join([*padded, *reasons])
 
 
