@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparse_ext.report.table import markdown
+
 from .bars import BARS
 from .contenders import DENSE
 from .plan import Rows
@@ -40,15 +42,6 @@ def schedules_plot(task: str) -> str:
     return f"{PLOTS}/{task}-schedules.png"
 
 
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _head(*cells: str) -> Iterator[str]:
-    yield _line(*cells)
-    yield "|" + "---|" * len(cells)
-
-
 def percent(sparsity: float) -> str:
     """Of zeros."""
     return f"{sparsity:.1%}".replace(".0%", "%") if sparsity else "none"
@@ -58,45 +51,46 @@ def _scores(group: Group | None, row: Calibrated) -> str:
     return "" if group is None else spread(list(group.scores.values()), digits_of(row))
 
 
-def score_table(table: Table, init: str) -> Iterator[str]:
+def score_table(table: Table, init: str) -> str:
     """Methods over sparsities."""
-    zeros = table.sparsities(init)
-    yield from _head("", "seeds", *map(percent, zeros))
+    zeros, rows = table.sparsities(init), []
     for name in table.names(init):
         groups = [table.method(name, s, init) for s in zeros]
         seeds = max(len(group.rows) for group in groups if group)
-        yield _line(name, str(seeds), *(_scores(group, table.row) for group in groups))
+        rows.append([name, str(seeds), *(_scores(group, table.row) for group in groups)])
+    return markdown(["", "seeds", *map(percent, zeros)], rows)
 
 
-def cost_table(table: Table, init: str) -> Iterator[str]:
+def cost_table(table: Table, init: str) -> str:
     """What each of them costs, and what dense training has for as much."""
-    places = digits_of(table.row)
-    yield from _head(
-        "method", "zeros", table.row.unit, "FLOPs", "density", "seconds", "dense, equal FLOPs", "dense, equal seconds"
-    )
+    head = ["method", "zeros", table.row.unit, "FLOPs", "density", "seconds", "dense, equal FLOPs", "dense, equal seconds"]
+    places, rows = digits_of(table.row), []
     for name in table.names(init):
         for sparsity in table.sparsities(init):
             if group := table.method(name, sparsity, init):
                 flops, seconds = group.of("flops"), group.of("seconds")
-                yield _line(
+                rows.append([
                     name, percent(sparsity), cell(group.score, places), cell(flops, 3), cell(group.of("density"), 3),
                     cell(seconds, 2), cell(table.at_share(flops), places), cell(table.at_share(seconds), places),
-                )  # fmt: skip
+                ])  # fmt: skip
+    return markdown(head, rows)
 
 
-def dense_table(table: Table) -> Iterator[str]:
+def dense_table(table: Table) -> str:
     """Dense training of other lengths."""
     budgets = sorted(g.budget for g in table.groups.values() if g.method == DENSE and g.budget is not None)
-    yield from _head("dense, share of its steps", *(f"{budget:g}" for budget in budgets))
-    yield _line(table.row.unit, *(_scores(table.dense(budget), table.row) for budget in budgets))
+    row = [table.row.unit, *(_scores(table.dense(budget), table.row) for budget in budgets)]
+    return markdown(["dense, share of its steps", *(f"{budget:g}" for budget in budgets)], [row])
 
 
-def bar_table(tables: dict[str, Table]) -> Iterator[str]:
-    yield from _head("task", "bar", "measured", "")
+def bar_table(tables: dict[str, Table]) -> str:
+    """Every bar of these tasks, and whether it holds."""
+    rows = []
     for bar in BARS:
         if bar.task in tables:
             verdict, measured = bar.verdict(tables[bar.task])
-            yield _line(bar.task, bar.text, measured, verdict)
+            rows.append([bar.task, bar.text, measured, verdict])
+    return markdown(["task", "bar", "measured", ""], rows)
 
 
 def schedules(table: Table) -> list[Group]:
@@ -106,14 +100,17 @@ def schedules(table: Table) -> list[Group]:
     return sorted(groups, key=lambda g: (order.index(g.method), g.sparsity))
 
 
-def schedule_table(groups: list[Group], row: Calibrated) -> Iterator[str]:
-    yield from _head("schedule", "zeros at the end", "mean density", "steps", "FLOPs", "held-out loss", row.unit)
+def schedule_table(groups: list[Group], row: Calibrated) -> str:
+    """Schedules of density at equal FLOPs."""
+    head = ["schedule", "zeros at the end", "mean density", "steps", "FLOPs", "held-out loss", row.unit]
+    rows = []
     for group in groups:
         losses = [one["loss"] for one in group.rows]
-        yield _line(
+        rows.append([
             group.method, percent(group.sparsity), cell(group.of("density"), 3), cell(group.of("steps"), 0),
             cell(group.of("flops"), 3), spread(losses, 3), _scores(group, row),
-        )  # fmt: skip
+        ])  # fmt: skip
+    return markdown(head, rows)
 
 
 def _task_section(table: Table) -> Iterator[str]:
@@ -125,16 +122,16 @@ def _task_section(table: Table) -> Iterator[str]:
         yield from ("", row.remark)
     for init in row.inits:
         if table.names(init):
-            yield from ("", f'{row.unit}, init="{init}":', "", *score_table(table, init))
+            yield from ("", f'{row.unit}, init="{init}":', "", score_table(table, init))
     if any(g.method == DENSE for g in table.groups.values()):
-        yield from ("", *dense_table(table))
+        yield from ("", dense_table(table))
     if table.names(table.first_init):
-        yield from ("", f'What they cost, init="{table.first_init}":', "", *cost_table(table, table.first_init))
+        yield from ("", f'What they cost, init="{table.first_init}":', "", cost_table(table, table.first_init))
         yield from ("", f"![{row.name}: {row.unit} over FLOPs]({costs_plot(row.name)})")
     if groups := schedules(table):
         yield from (
             "", f"### {row.name}: schedules at {row.equal_flops:g} of the dense FLOPs", "",
-            "Each has as many steps as these FLOPs pay for: the sparser, the more.", "", *schedule_table(groups, row), "",
+            "Each has as many steps as these FLOPs pay for: the sparser, the more.", "", schedule_table(groups, row), "",
             f"![{row.name}: loss over mean density]({schedules_plot(row.name)})",
         )  # fmt: skip
 
@@ -153,7 +150,7 @@ def tables_of(rows: Rows, tasks: dict[str, Calibrated]) -> dict[str, Table]:
 def text(tables: dict[str, Table]) -> str:
     lines = [INTRODUCTION]
     if tables:
-        lines += ["## Bars", "", "With the first initialisation of each task.", "", *bar_table(tables), COLUMNS.rstrip()]
+        lines += ["## Bars", "", "With the first initialisation of each task.", "", bar_table(tables), COLUMNS.rstrip()]
     for table in tables.values():
         lines += _task_section(table)
     if tables:

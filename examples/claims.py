@@ -17,7 +17,7 @@ def side_by_side(record: Record) -> str:
     head = [
         "arm", record.metric.name, "steps", "ms / step", "speed", "weights, grads, optimizer", "indices", "FLOPs", "train s",
     ]  # fmt: skip
-    return table.terminal(head, [_row(arm, record.arms[0]) for arm in record.arms])
+    return table.terminal(head, [_row(arm, record.arms[0]) for arm in record.arms], right=range(1, len(head)))
 
 
 def _row(arm: Arm, dense: Arm) -> list[str]:
