@@ -59,7 +59,7 @@ def execute(spec: Spec, row: Calibrated, steps: int, progress: Progress = lambda
     torch.set_num_threads(1)
     try:
         training = Training(row.task, contender_of(spec, row), Size(steps), spec.seed)
-        for sentence in training.said:
+        for sentence in training.warnings:
             if not sentence.startswith("sparsify_:"):  # of layers that keep all weights, at low sparsities
                 warnings.warn(sentence, stacklevel=2)
         pacer = None if spec.method == DENSE else Training(row.task, Dense(DENSE), Size(1 + TURNS * DENSE_STEPS), spec.seed)

@@ -59,14 +59,14 @@ class Bench:
 
     Attributes:
         rival: the arm that it matches.
-        said: what a reader must know of the timings.
+        notes: sentences for the reader, on the timings.
     """
 
     def __init__(
         self, task: Task, rival: Contender, steps: int, evaluations: int, device: torch.device, clock: Clock | None = None
     ) -> None:
         self.rival, self.steps = rival, steps
-        self.said: list[str] = []
+        self.notes: list[str] = []
         self._task, self._evaluations, self._device, self._clock = task, evaluations, device, clock
         self._worth: float | None = None
 
@@ -124,7 +124,7 @@ class Bench:
     def _beyond(self, seconds: list[float], wanted: list[bool], usual_s: float) -> float:
         """Seconds beyond the usual ones of all steps of one kind, which the whole run has where it is wanted."""
         if not seconds and any(wanted):
-            self.said.append(
+            self.notes.append(
                 f"{self.rival.name}: none of the {sum(wanted)} steps that observe the dense gradient or change a pattern was "
                 "timed beforehand, as they come late; they are taken as the others are"
             )

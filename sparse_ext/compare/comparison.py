@@ -167,7 +167,7 @@ class Comparison:
             if self.rivals[name] is not None:
                 self._watch.says(f"{name}: looking for its size")
             sizes[name] = contender.size(bench)
-            notes += [*bench.said, *([f"{name}: {sizes[name].note}."] if sizes[name].note else [])]
+            notes += [*bench.notes, *([f"{name}: {sizes[name].note}."] if sizes[name].note else [])]
         start = Start(idle, sizes, tuple(notes))
         self._store.keep_start(start)
         return start
@@ -223,7 +223,7 @@ class Comparison:
     def _finished(self, contestants: Mapping[str, Contestant], rehearsals: Mapping[str, Rehearsal], is_last: bool) -> Repeat:
         runs = {name: run_of(one, rehearsals[name]) for name, one in contestants.items()}
         trainings = {name: one.training for name, one in contestants.items()}
-        notes = [f"{name}: {sentence}" for name, one in trainings.items() for sentence in one.said]
+        notes = [f"{name}: {sentence}" for name, one in trainings.items() for sentence in one.warnings]
         notes += [f"{name}, seed {one.seed}: training ended, as {one.broken}." for name, one in trainings.items() if one.broken]
         for name, one in contestants.items():
             if (tally := one.energy).warning is not None:

@@ -105,7 +105,8 @@ def _check_device(name: str) -> None:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:1', got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: expected one of this machine's {torch.cuda.device_count()} CUDA devices, got {name!r}")
+        count = torch.cuda.device_count()
+        raise ValueError(f"device: expected 'cpu' or a CUDA device, of which torch sees {count} here, got {name!r}")
 
 
 def _check_names(tables: tuple[dict[str, Any], ...]) -> None:

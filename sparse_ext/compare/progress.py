@@ -50,8 +50,8 @@ class Lines(Watch):
             return
         self._shown[name] = len(contestant.curve)
         training = contestant.training
-        told = score_of(contestant) or training.broken
-        self.says(f"{self._repeat}, {name}: {training.step} of {training.size.steps} steps, {contestant.total_s:.1f} s, {told}")
+        news = score_of(contestant) or training.broken
+        self.says(f"{self._repeat}, {name}: {training.step} of {training.size.steps} steps, {contestant.total_s:.1f} s, {news}")
 
 
 class Bars(Watch):

@@ -85,13 +85,13 @@ def arm_of(contender: Contender, rival: Contender | None, size: Size, runs: Sequ
 def mismatches(arms: Mapping[str, Arm]) -> list[str]:
     """A sentence for each arm that spent more, or less, than MISMATCH of what it was to share with another one."""
     spent = {"seconds": lambda run: run.seconds.total_s, "flops": lambda run: run.flops}
-    told = []
+    notes = []
     for arm in arms.values():
         if arm.matches is None or arm.matched is None:
             continue
         own, other = (fmean(map(spent[arm.matched], one.runs)) for one in (arm, arms[arm.matches]))
         if abs(own / other - 1) > MISMATCH:
-            told.append(
+            notes.append(
                 f"{arm.name} was to spend as many {arm.matched} as {arm.matches}, and spent {own / other:.2f} times as many."
             )
-    return told
+    return notes

@@ -14,8 +14,8 @@ class Unmeasured(RuntimeError):
     """Something cannot be measured here. The message says why."""
 
 
-class Clock(Protocol):
-    """What tells and sets a frequency."""
+class GpuClock(Protocol):
+    """What tells and sets a GPU's frequency."""
 
     def mhz(self) -> int:
         """The frequency at this moment."""

@@ -16,7 +16,7 @@ from torch import nn
 from ..report import figures
 from ..report.run import Stage
 from .calls import Call, record
-from .sm_clock import Clock, SmClock, Unmeasured
+from .sm_clock import GpuClock, SmClock, Unmeasured
 
 # A counter that moves once a period is off by up to one at either end of a window: by 4 % of 50 periods.
 PERIODS = 50
@@ -33,7 +33,7 @@ def measure_stages(
     stages: int | Names,
     meter: Any,
     *,
-    clock: Clock | None = None,
+    clock: GpuClock | None = None,
     frequencies: Sequence[int] = (),
     window_s: float = 1.0,
 ) -> tuple[tuple[Stage, ...], str | None]:
@@ -88,7 +88,7 @@ def _backward(calls: Sequence[Call]) -> Work:
 PASSES: dict[str, Callable[[Sequence[Call]], Work]] = {"forward": _forward, "backward": _backward}
 
 
-def _measured(number: int, which: str, calls: Sequence[Call], meter: Any, clock: Clock, window_s: float) -> Stage:
+def _measured(number: int, which: str, calls: Sequence[Call], meter: Any, clock: GpuClock, window_s: float) -> Stage:
     name = f"stage {number} {which}"
     work = PASSES[which](calls)
     if not work:
@@ -100,7 +100,7 @@ def _measured(number: int, which: str, calls: Sequence[Call], meter: Any, clock:
 
 
 def _window(
-    meter: Any, name: str, work: Work, least_s: float, periods: int, clock: Clock | None = None
+    meter: Any, name: str, work: Work, least_s: float, periods: int, clock: GpuClock | None = None
 ) -> tuple[Any, int, list[int]]:
     """A window of seconds and of the meter's periods: its reading, the repeats in it, and the clock's frequencies meanwhile."""
     repeats = 1

@@ -43,7 +43,7 @@ class Training:
 
     Attributes:
         model, optimizer, scheduler, sparsifier: as trained; the last two may be None.
-        said: warnings that building them gave.
+        warnings: those that building them gave, as texts.
         step, samples: done so far.
         train_s, updates_s, evaluation_s: seconds so far; the second ones are a part of the first.
         counting_s: in which FLOPs were counted.
@@ -65,11 +65,11 @@ class Training:
         self.step = self.samples = 0
         self.train_s = self.updates_s = self.evaluation_s = self.counting_s = 0.0
         self.broken: str | None = None
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with self.random.in_use():
                 self._build()
-        self.said = tuple(str(one.message) for one in said)
+        self.warnings = tuple(str(one.message) for one in caught)
         self._lost = torch.zeros((), dtype=torch.bool, device=device)  # whether a loss was not finite
 
     def _build(self) -> None:

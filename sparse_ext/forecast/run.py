@@ -64,7 +64,7 @@ def estimated(run: Run, dense: nn.Module, sparse: nn.Module, counted: Tokens) ->
         ranks=run.ranks,
         total_steps=run.total_steps,
         device=run.device,
-        notes=(*([f"optimizer state is unknown: {unknown}"] if unknown else []), *_said_of_speed(rows, measured)),
+        notes=(*([f"optimizer state is unknown: {unknown}"] if unknown else []), *_notes_on_speed(rows, measured)),
         conclusion=conclusion(model),
     )
 
@@ -149,7 +149,7 @@ def _observing(flops: LayerFlops, layer: Any, plan: Planned | None) -> float:
     return step_flops(flops.tokens or 0, entries, layer.weight.requires_grad)
 
 
-def _said_of_speed(rows: list[LayerEstimate], measured: Measured) -> list[str]:
+def _notes_on_speed(rows: list[LayerEstimate], measured: Measured) -> list[str]:
     """Where the predicted speed comes from, or why there is none."""
     source = measured.source()
     if source is None:
@@ -158,6 +158,6 @@ def _said_of_speed(rows: list[LayerEstimate], measured: Measured) -> list[str]:
             f"`python -m sparse_ext calibrate` measures this machine"
         ]
     where = source if source == measured.device else f"{source}, the nearest to {measured.device}"
-    said = [f"speed is that of products alone, as measured on {where}, at the nearest measured size"]
+    notes = [f"speed is that of products alone, as measured on {where}, at the nearest measured size"]
     why = dict.fromkeys(row.speed.why for row in rows if row.speed.why is not None)
-    return said + [f"speed is unknown in part: {one}" for one in why]
+    return notes + [f"speed is unknown in part: {one}" for one in why]

@@ -30,7 +30,7 @@ def conclusion(model: LayerEstimate) -> str:
     known = {what: share for what, share in shares(model).items() if share is not None}
     saved = [f"{share:.2f} of the {what}" for what, share in known.items() if share < 1.0]
     worse = [f"{share:.2f} times the {what}" for what, share in known.items() if share >= 1.0]
-    said = [f"Sparse takes {figures.listed(saved)} of dense."] if saved else []
-    said += [f"Dense is better here: sparse takes {figures.listed(worse)}."] if worse else []
-    said += [f"Unknown: {what}." for what in shares(model) if what not in known]
-    return " ".join(said)
+    sentences = [f"Sparse takes {figures.listed(saved)} of dense."] if saved else []
+    sentences += [f"Dense is better here: sparse takes {figures.listed(worse)}."] if worse else []
+    sentences += [f"Unknown: {what}." for what in shares(model) if what not in known]
+    return " ".join(sentences)

@@ -39,14 +39,14 @@ def _parts(a: Record, b: Record, names: Names, shown: Callable[[list[str], Rows]
 def sentences(a: Record, b: Record, names: Names) -> list[str]:
     """What a reader must know before the figures."""
     if a.entry == b.entry:
-        said = [f"Both are of the task {a.entry}."]
+        found = [f"Both are of the task {a.entry}."]
     else:
-        said = [f"These are different tasks, {a.entry} and {b.entry}: their scores cannot be compared."]
-    said.append("They were not measured in turns: second / first also holds what changed from one machine or day to the other.")
+        found = [f"These are different tasks, {a.entry} and {b.entry}: their scores cannot be compared."]
+    found.append("They were not measured in turns: second / first also holds what changed between machines or days.")
     for one, other, name in ((a, b, names[0]), (b, a, names[1])):
         if alone := [arm.name for arm in one.arms if arm.name not in {arm.name for arm in other.arms}]:
-            said.append(f"Only {name} has {figures.listed(alone)}.")
-    return said
+            found.append(f"Only {name} has {figures.listed(alone)}.")
+    return found
 
 
 def settings(a: Record, b: Record) -> Rows:

@@ -8,6 +8,7 @@ from .record import Interval
 
 KIB = 1024
 UNKNOWN = "unknown, because "
+PLAIN = (1e-4, 1e6)  # ends of intervals from and to which no exponent is written
 ROUNDING = 1e-9  # a narrower interval, relative to its mean, is that of equal values
 
 
@@ -32,13 +33,17 @@ def alike(one: Interval) -> bool:
 
 
 def interval(one: Interval) -> str:
-    """The mean and its ends, to two digits of the interval's half width: "0.42 (0.40 to 0.44)"."""
+    """The mean and its ends, to two digits of the half width: "0.420 (0.400 to 0.440)", "2.9e+10 (1.6e+10 to 4.1e+10)"."""
     if one.low is None or one.high is None:
         return f"{number(one.mean)} (one repeat)"
     if alike(one):
         return number(one.mean)
-    places = max(0, 1 - floor(log10((one.high - one.low) / 2)))
-    return f"{one.mean:.{places}f} ({one.low:.{places}f} to {one.high:.{places}f})"
+    largest, half = max(abs(one.low), abs(one.high)), (one.high - one.low) / 2
+    places, kind = 1 - floor(log10(half)), "f"
+    if not PLAIN[0] <= largest < PLAIN[1]:
+        places, kind = places + floor(log10(largest)), "e"
+    form = f".{max(0, places)}{kind}"
+    return f"{one.mean:{form}} ({one.low:{form}} to {one.high:{form}})"
 
 
 def size(count: float) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from . import figures, interval
 from .quality import REPEATS, diverged, quality, too_few, worse_by
 from .quantity import TABLE, compared
-from .record import Arm, Interval, Metric, Record
+from .record import Arm, Interval, Metric, Record, Verdict
 
 EQUAL = 0.05  # seconds are equal up to this share: a budget ends with the step and the evaluation that it began
 
@@ -35,6 +35,11 @@ def headline(record: Record) -> tuple[str, ...]:
     details = [one.details for one in found if one.details]
     unknown = [f"Joules are unknown: {record.sensor_why}."] if record.sensor_why else []
     return (*(one.sentence for one in found), *details, *(_beside(arm, record) for arm in sparse), *unknown)
+
+
+def is_told(one: Verdict, record: Record) -> bool:
+    """Whether it is unknown for the reason that all arms share, which the headline tells: once is enough."""
+    return record.sensor_why is not None and record.sensor_why in one.sentence
 
 
 class Finding(NamedTuple):
@@ -130,8 +135,7 @@ def _beside(arm: Arm, record: Record) -> str:
     for name, one in arm.verdicts.items():
         words = TABLE[name].words
         if one.ratio is None:
-            told = record.sensor_why is not None and record.sensor_why in one.sentence  # once is enough
-            missing += [] if told else [f"{words}: {one.sentence.rstrip('.')}"]
+            missing += [] if is_told(one, record) else [f"{words}: {one.sentence.rstrip('.')}"]
         else:
             outcomes.setdefault(one.outcome, []).append(f"{words} {figures.interval(one.ratio)}")
     parts = [*(f"{figures.listed(of)}: {outcome}" for outcome, of in outcomes.items()), *missing]

@@ -9,6 +9,7 @@ from operator import attrgetter
 from statistics import fmean
 
 from . import figures, protocol, table
+from .headline import is_told
 from .quantity import TABLE
 from .record import Arm, Interval, Record
 
@@ -96,7 +97,8 @@ def _sentences(record: Record) -> Iterator[str]:
     for arm in record.arms:
         for name, found in arm.verdicts.items():
             outcome = "" if found.ratio is None else f"{found.outcome}. "
-            yield f"- {arm.name}, {TABLE[name].words}: {outcome}{found.sentence}"
+            sentence = "unknown, as said above." if is_told(found, record) else found.sentence
+            yield f"- {arm.name}, {TABLE[name].words}: {outcome}{sentence}"
 
 
 def _interval(one: Interval | None, why: str | None) -> str:

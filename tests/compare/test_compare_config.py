@@ -24,7 +24,10 @@ WRONG = [
     (lambda c: c.update(turns=2), "turns: expected a number between evaluations and steps, 3 and 24, got 2"),
     (lambda c: c.update(turns=25), "turns: expected a number between evaluations and steps, 3 and 24, got 25"),
     (lambda c: c.update(device="tpu"), "device: expected 'cpu', 'cuda' or 'cuda:1', got 'tpu'"),
-    (lambda c: c.update(device="cuda:99"), "device: expected one of this machine's"),
+    (
+        lambda c: c.update(device="cuda:99"),
+        r"device: expected 'cpu' or a CUDA device, of which torch sees \d here, got 'cuda:99'",
+    ),
     (lambda c: c.update(arm=[DENSE]), "arm: expected at least two tables"),
     (lambda c: c.update(arm=[RIGL, DENSE]), "expected the first to be the reference, of kind 'dense', got 'sparse'"),
     (lambda c: c.update(arm=[DENSE, DENSE]), "expected a different name for each, got 'dense', 'dense'"),

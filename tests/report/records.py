@@ -72,3 +72,12 @@ def arm(name, scores, seconds, *, method=None, matches=None, joules=None, flops=
 
 def with_arms(one, *arms):
     return replace(one, arms=arms)
+
+
+def with_energy(one, place, **changes):
+    """With other energy in the first run of the arm in this place."""
+    arms = list(one.arms)
+    first, *others = arms[place].runs
+    changed = replace(first, energy=replace(first.energy, **changes))
+    arms[place] = replace(arms[place], runs=(changed, *others))
+    return with_arms(one, *arms)

@@ -49,6 +49,7 @@ def test_memory_is_that_of_the_largest_run():
 def test_unknown_joules_are_a_sentence():
     text = page(record())
     assert f"Joules are unknown, because {NO_COUNTER}." in section(text, "Energy")
+    assert "- RigL, joules: unknown, as said above." in section(text, "Verdicts")
     assert f"(1) unknown, because {NO_COUNTER}" in section(text, "Verdicts")
     assert f"Energy is unknown, because {NO_COUNTER}." in section(text, "How it was measured")
     assert not any(cell.strip() in ("", "0 J", "None", "nan") for cell in text.split("|")[1:-1] if "\n" not in cell)
@@ -160,6 +161,9 @@ def test_tables():
         (Interval(0.42, 0.2, 0.64, 3), "0.42 (0.20 to 0.64)"),
         (Interval(0.997, 0.9945, 0.9995, 3), "0.9970 (0.9945 to 0.9995)"),
         (Interval(557.0, 545.0, 569.0, 3), "557 (545 to 569)"),
+        (Interval(28762e6, 16169e6, 41356e6, 3), "2.9e+10 (1.6e+10 to 4.1e+10)"),
+        (Interval(1234567.0, 1234500.0, 1234634.0, 3), "1.234567e+06 (1.234500e+06 to 1.234634e+06)"),
+        (Interval(2e-6, 1e-6, 3e-6, 3), "2.0e-06 (1.0e-06 to 3.0e-06)"),
         (Interval(0.2, 0.2, 0.2, 3), "0.2"),
         (Interval(0.2, 0.2 - 1e-12, 0.2 + 1e-12, 3), "0.2"),
         (Interval(0.2, None, None, 1), "0.2 (one repeat)"),

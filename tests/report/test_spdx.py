@@ -6,20 +6,13 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from records import NO_COUNTER, record, with_arms
+from records import NO_COUNTER, record, with_arms, with_energy
 
 from sparse_ext.report.exports import spdx
 
 
 def nodes(one, kind):
     return [node for node in json.loads(spdx.document(one))["@graph"] if node["type"] == kind]
-
-
-def with_energy(one, **changes):
-    """The record, with another energy in the first run of its first arm."""
-    arm = one.arms[0]
-    first = replace(arm.runs[0], energy=replace(arm.runs[0].energy, **changes))
-    return with_arms(one, replace(arm, runs=(first, *arm.runs[1:])))
 
 
 def test_each_arm_is_a_package_with_its_energy():
@@ -51,7 +44,7 @@ def test_a_decimal_has_no_exponent(joules, quantity):
     ("one", "why"),
     [
         (record(), NO_COUNTER),
-        (with_energy(record(joules=True), gross_j=None, why="the counter went back"), "the counter went back"),
+        (with_energy(record(joules=True), 0, gross_j=None, why="the counter went back"), "the counter went back"),
         (with_arms(record(joules=True), replace(record().arms[0], runs=())), "no run was recorded"),
     ],
     ids=["no counter", "one run of three", "no run"],
@@ -64,7 +57,7 @@ def test_unknown_joules_are_absent_and_told(one, why):
 
 def test_an_estimate_is_said_to_be_one():
     assert "), counted." in nodes(record(joules=True), "ai_AIPackage")[0]["comment"]
-    assert "), estimated:" in nodes(with_energy(record(joules=True), estimated=True), "ai_AIPackage")[0]["comment"]
+    assert "), estimated:" in nodes(with_energy(record(joules=True), 0, estimated=True), "ai_AIPackage")[0]["comment"]
 
 
 def test_how_it_was_trained():

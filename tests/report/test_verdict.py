@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from records import NO_COUNTER, arm, record, run, with_arms
+from records import NO_COUNTER, arm, record, run, with_arms, with_energy
 
 from sparse_ext.report.quantity import TABLE
 from sparse_ext.report.record import NOT_SAVED, OUTCOMES, QUANTITIES, SAVED, SAVED_WITH_LOSS, UNKNOWN, Interval, Metric
@@ -159,15 +159,8 @@ def test_joules(case):
     assert re.search(sentence, found.sentence)
 
 
-def with_energy(one, **changes):
-    """The record, with other energy in the last arm's first run."""
-    last = one.arms[-1]
-    first = replace(last.runs[0], energy=replace(last.runs[0].energy, **changes))
-    return replace(one, arms=(*one.arms[:-1], replace(last, runs=(first, *last.runs[1:]))))
-
-
 def sentence_with(**changes):
-    return judged(with_energy(record(joules=True), **changes)).arms[1].verdicts["joules"].sentence
+    return judged(with_energy(record(joules=True), 1, **changes)).arms[1].verdicts["joules"].sentence
 
 
 def test_net_joules_below_zero_are_noise_and_said_to_be():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import figures
+from ..headline import is_told
 from ..record import NOT_SAVED, QUANTITIES, SAVED, SAVED_WITH_LOSS, UNKNOWN, Interval, Record
 from .arms import SPENT, Shown, mean
 from .scores import Scores
@@ -39,7 +40,7 @@ class Quantity:
 
     Attributes:
         style: the class of its verdict; None: the reference has none.
-        told: the sentence's reason is that of all arms, which the headline tells.
+        told: whether the headline tells the sentence's reason.
     """
 
     heading: str
@@ -79,8 +80,7 @@ def _quantity(one: Shown, name: str, record: Record) -> Quantity:
     if verdict is None:
         return Quantity(heading, spent)
     ratio = None if verdict.ratio is None else _ratio(verdict.ratio)
-    told = record.sensor_why is not None and record.sensor_why in verdict.sentence
-    return Quantity(heading, spent, STYLES[verdict.outcome], verdict.outcome, ratio, verdict.sentence, told)
+    return Quantity(heading, spent, STYLES[verdict.outcome], verdict.outcome, ratio, verdict.sentence, is_told(verdict, record))
 
 
 def _ratio(ratio: Interval) -> Ratio:

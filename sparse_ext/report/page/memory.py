@@ -44,8 +44,8 @@ PARTS = (
 
 def memory(arms: Sequence[Shown]) -> Markup:
     totals = [mean(one.arm.runs, lambda run: run.memory.total) or 0.0 for one in arms]
-    said = ", ".join(f"{one.name} {measure(total, 'bytes')}" for one, total in zip(arms, totals, strict=True))
-    title = f"peak memory of a training step: {said}"
+    amounts_of_arms = ", ".join(f"{one.name} {measure(total, 'bytes')}" for one, total in zip(arms, totals, strict=True))
+    title = f"peak memory of a training step: {amounts_of_arms}"
     return plot("memory", title, _ROW * len(arms) + AROUND, lambda figure: _draw(figure, arms, totals))
 
 

@@ -88,7 +88,7 @@ def every_run(record: Record, arms: Sequence[Shown]) -> Table:
     runs = [(one, run) for one in arms for run in one.arm.runs]
     headings, cells = _columns(EVERY_RUN, [[run] for _, run in runs])
     rows = [
-        Row(one, [str(run.seed), scores.said(run.score), *these, "yes" if run.stopped_early else "no"])
+        Row(one, [str(run.seed), scores.text(run.score), *these, "yes" if run.stopped_early else "no"])
         for (one, run), these in zip(runs, cells, strict=True)
     ]
     return Table("Every run", [("seed", ""), (record.metric.name, ""), *headings, ("stopped early", "")], rows)
@@ -119,7 +119,7 @@ def _quality(record: Record, arms: Sequence[Shown]) -> Table:
             [
                 scores.mean(one.arm),
                 scores.interval(one.arm.score) or NONE,
-                scores.said(one.arm.loss.mean) if one.arm.loss else NONE,
+                scores.text(one.arm.loss.mean) if one.arm.loss else NONE,
                 scores.interval(one.arm.loss) or NONE,
                 str(len(one.arm.runs)),
             ],
