@@ -1,6 +1,7 @@
-"""`Bench`: what an arm that matches another one asks before it is given its size: FLOPs as planned, and seconds by a timing.
+"""`Bench`: FLOPs and seconds of an arm and of the one that it matches. From them the arm's size is found, before training.
 
-Seconds are means, as those of a run are: where others use the machine, too, they share its interruptions.
+FLOPs are planned ones; seconds are timed. Their means are taken, not medians: a run, too, has its share of interruptions by
+whatever else uses the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Paces(NamedTuple):
 
 
 class Bench:
-    """What one arm may ask.
+    """FLOPs and seconds for an arm that matches another one, its rival.
 
     Args:
         steps, evaluations: of the comparison's runs.
@@ -71,7 +72,7 @@ class Bench:
         self._worth: float | None = None
 
     def flops(self, contender: Contender, size: Size) -> float:
-        """For each sample of a batch, of a whole run as planned."""
+        """Planned FLOPs of a whole run, for each sample of a batch."""
         return planned_flops(self._training(contender, size)) * size.steps
 
     def rival_flops(self) -> float:

@@ -44,15 +44,15 @@ def compare(
 ) -> Record:
     """Trains dense and sparse arms in turns, on the same batches, and judges what each has saved.
 
-    An interrupted comparison goes on where it was, when it is called again with the same config and folder; a finished one is
-    not trained again. Results are those of an uninterrupted one bit for bit, but for time.
+    An interrupted comparison goes on where it was when it is called again with the same config and folder. A finished one is
+    not trained again. Resumed results equal uninterrupted ones bit for bit, except for time and energy.
 
     Args:
         config: a TOML file, its content as a dictionary, or a `Config`.
         folder: of states and results; None: "out/compare/" and the name of the file, or the title.
         fresh: throws away what the folder has.
         meter: measures energy; None: `sparse_ext.energy.EnergyMeter()`.
-        watch: hears how far it is; None: nobody does.
+        watch: is told how far it is; None: nothing is shown.
 
     Returns:
         The record, which is also in the folder as `report.json`, with its pages.

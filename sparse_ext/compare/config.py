@@ -37,7 +37,7 @@ class Config:
         precision: a name in PRECISIONS, of the arms that have none of their own.
         idle_s: how long the idle machine is measured before and after; 0: not at all.
         warm_up_steps: steps of a rehearsal before each run.
-        turns: an arm's training is divided into so many; fewer are longer, which joules of slow counters may need.
+        turns: into how many parts each training is divided. Fewer turns are longer, as slow energy counters need them.
         evaluations: of each run, at the ends of turns, the last one at the end.
         layers_s: how long the times of each arm's layers are measured, after the runs; 0: not at all.
         stages: as how many pipeline stages each arm's model is measured after the runs, for a planner of clock frequencies; 0:

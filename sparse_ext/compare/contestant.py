@@ -44,7 +44,7 @@ class Contestant:
         return self.training.train_s + self.training.evaluation_s
 
     def take_turn(self, turn: int, turns: int, evaluations: int) -> None:
-        """The so manyth turn of so many: trains, and evaluates if it is time."""
+        """Takes this turn, counted from 1, of all turns: trains, and evaluates if that is due."""
         training, meter = self.training, self._meter
         first = meter.temperature_c() if self.turn == 0 else self.temperatures[0]
         counting, score, evaluates = training.counting_s, None, False

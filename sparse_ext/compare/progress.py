@@ -1,4 +1,4 @@
-"""What hears how far a comparison is: bars on a terminal, where rich is installed; elsewhere plain lines."""
+"""How far a comparison is: bars on a terminal, where rich is installed; elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Hears of everything. This one shows nothing."""
+    """Is told how far a comparison is. This one shows nothing."""
 
     def says(self, sentence: str) -> None:
         """What is done now, or what the user must know."""

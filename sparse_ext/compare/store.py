@@ -115,7 +115,7 @@ class Store:
     # ---- the repeat at work ---------------------------------------------------------------------------------------------
 
     def state(self, number: int, seed: int) -> dict[str, Any] | None:
-        """Of the so manyth arm, as it was after its last turn in the repeat with this seed; None: it has not taken one."""
+        """What arm `number` was after its last turn in the repeat with this seed; None: it has taken none."""
         path = self._folder / f"arm-{number}.pt"
         if not path.exists():
             return None

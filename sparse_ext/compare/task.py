@@ -65,14 +65,14 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A new dense model. Its random numbers are PyTorch's global ones, which are seeded before."""
+        """A new dense model. It may use PyTorch's global random generator, which is seeded before."""
 
     @abstractmethod
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer of all the model's parameters."""
 
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """The learning rate's schedule over so many steps, which is called after each; None: it is constant."""
+        """The learning rate's schedule over `steps` steps; its `step()` is called after each. None: the rate is constant."""
         return None
 
     @abstractmethod
@@ -85,11 +85,11 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Of a training batch; it calls the model once, and is differentiated."""
+        """The loss of a training batch, to be differentiated. It calls the model once."""
 
     @abstractmethod
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> float:
-        """The metric on `test_batches`; the model is in `eval()`, without gradients."""
+        """The metric on `test_batches`, which can be gone through once; the model is in `eval()`, without gradients."""
 
     def samples(self, batch: Batch) -> int:
         """How many examples a batch has: the length of its first tensor."""

@@ -43,7 +43,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """Stands still until it is turned. Nothing waits: `sleep` turns it, too.
+    """A clock for tests: it stands still until `advance` or `sleep` turns it, and nothing waits.
 
     Args:
         now: what it shows first, in seconds.

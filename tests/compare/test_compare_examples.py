@@ -2,12 +2,13 @@
 
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from tiny import FakeMeter
 
-from sparse_ext.compare import ARMS, compare
+from sparse_ext.compare import ARMS, Config, compare
 from sparse_ext.compare.config import config_of, contenders_of, quick
 from sparse_ext.compare.task import load
 
@@ -33,3 +34,9 @@ def test_the_documentation(tmp_path, monkeypatch):
     record = compare(quick(config_of("config.toml")), folder=tmp_path / "out", meter=FakeMeter())
     assert [arm.name for arm in record.arms] == ["dense", "RigL", "narrower", "low rank"]
     assert set(re.findall(r"^\| `([a-z ]+)` \|", DOCUMENT, re.M)) == set(ARMS)
+
+
+def test_the_documentation_lists_every_key():
+    table = DOCUMENT.partition("| key | default |")[2].partition("\n\n")[0]
+    shown = {"title", "task", "steps", "tolerance", "arm", *re.findall(r"^\| (\w+) \|", table, re.M)}
+    assert shown | {"trial"} == {one.name for one in fields(Config)}

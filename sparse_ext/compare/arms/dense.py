@@ -59,10 +59,10 @@ class EarlyStop(Contender):
 
 @dataclass(frozen=True)
 class Shorter(Matched):
-    """The dense network, as many steps as the matched arm's spending pays.
+    """The dense network, for as many steps as cost what the matched arm spends.
 
     Attributes:
-        steps: that many, instead; 0: as found.
+        steps: how many; 0: found before training.
     """
 
     steps: int = 0
@@ -70,13 +70,13 @@ class Shorter(Matched):
     def check(self, task: Task) -> None:
         super().check(task)
         if self.steps < 0:
-            raise ValueError(f"steps: expected at least 1, or 0 for as many as are paid, got {self.steps}")
+            raise ValueError(f"steps: expected at least 1, or 0 for as many as the matched arm pays for, got {self.steps}")
 
     def size(self, bench: Bench) -> Size:
         return Size(self.steps or max(1, round(self.paid(bench))))
 
     def paid(self, bench: Bench) -> float:
-        """As many steps as that."""
+        """How many steps cost as much as the matched arm's run."""
         raise NotImplementedError
 
     def about(self, size: Size) -> str:
@@ -85,7 +85,7 @@ class Shorter(Matched):
 
 @dataclass(frozen=True)
 class EqualFlops(Shorter):
-    """As many steps as the FLOPs pay that the matched arm's method plans."""
+    """As many steps as cost the FLOPs that the matched arm's method plans."""
 
     KIND: ClassVar[str] = "equal flops"
     MATCHED: ClassVar[str] = "flops"
@@ -96,7 +96,7 @@ class EqualFlops(Shorter):
 
 @dataclass(frozen=True)
 class EqualSeconds(Shorter):
-    """As many steps as the seconds pay that the matched arm takes, by a timing in which both take turns."""
+    """As many steps as take the matched arm's seconds, by a timing in which both take turns."""
 
     KIND: ClassVar[str] = "equal seconds"
     MATCHED: ClassVar[str] = "seconds"

@@ -57,7 +57,7 @@ class Smaller(Matched):
     """As many steps as the matched arm, with a network that takes as long.
 
     Attributes:
-        share: of this size, instead; 0: as found.
+        share: of the width, or of the weights, in (0, 1]; 0: found before training.
     """
 
     MATCHED: ClassVar[str] = "seconds"
