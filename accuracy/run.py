@@ -49,11 +49,11 @@ def contender_of(spec: Spec, row: Calibrated) -> Contender:
     )
 
 
-def execute(spec: Spec, row: Calibrated, steps: int, progress: Progress = lambda *told: None) -> dict[str, Any]:
+def execute(spec: Spec, row: Calibrated, steps: int, progress: Progress = lambda *done: None) -> dict[str, Any]:
     """Trains, and returns the line of results.
 
     Args:
-        progress: hears (spec, steps done, steps).
+        progress: is called with (spec, steps done, steps).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

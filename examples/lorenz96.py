@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,6 @@ class Lorenz96(Task):
         return sum(self.loss(model, batch).item() for batch in batches)
 
 
-def task(**choices: int) -> Lorenz96:
-    """The task of a config: task = "examples.lorenz96:task"."""
-    return Lorenz96(**choices)
+def task(**changes: Any) -> Lorenz96:
+    """For `task = "examples.lorenz96:task"` in a config; changes: of its fields."""
+    return Lorenz96(**changes)

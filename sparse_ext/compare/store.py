@@ -75,8 +75,8 @@ class Store:
             self._write("began.json", now)
         elif changed := _differences(before, now):
             raise ValueError(
-                f"{folder}: expected the comparison that began here, got others of {', '.join(changed)}; go on as it began, or "
-                "begin anew with --fresh, which throws away what is done"
+                f"{folder}: expected the comparison that began here, got another one, which differs in {', '.join(changed)}; "
+                "take another folder (--out), or begin anew with --fresh, which throws away what is done here"
             )
 
     @staticmethod

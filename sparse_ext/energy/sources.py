@@ -19,8 +19,11 @@ def find_counters(sources: Sequence[str | Source] | None) -> tuple[list[Counter]
         sources: names of METERS or objects with `counters()`; None: all of METERS.
 
     Raises:
-        ValueError: a name that METERS does not have. TypeError: neither a name nor a source.
+        ValueError: a name that METERS does not have.
+        TypeError: neither a name nor a source, or not a sequence of them.
     """
+    if isinstance(sources, str):
+        raise TypeError(f"EnergyMeter: expected a sequence of sources, such as [{sources!r}], got {sources!r}")
     found: list[Counter] = []
     missing: list[str] = []
     for source in map(_source, METERS if sources is None else sources):

@@ -109,7 +109,8 @@ def _freezes_alone(method: Any) -> bool:
 def _tokens(model: nn.Module, tokens: int | None, inputs: Any) -> Tokens:
     """How many tokens each layer of a model on "meta" multiplies."""
     if (tokens is None) == (inputs is None):
-        raise ValueError(f"estimate: expected tokens or inputs, got {'neither' if tokens is None else 'both'}")
+        got = "neither" if tokens is None else "both"
+        raise ValueError(f"estimate: expected tokens or inputs, got {got}; that is, how many tokens a step has, or a batch")
     layers = layers_of(model)
     if inputs is None:
         count = check_size("estimate", "tokens", tokens, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any
 
 
@@ -161,10 +162,11 @@ def _sum(values: list[Any]) -> Any:
 
 def together(name: str, rows: Sequence[LayerEstimate]) -> LayerEstimate:
     """The sum of these rows. Its density is that of the positions of all layers; its speed is weighted by the dense FLOPs."""
-    sizes = [row.dense.flops.forward for row in rows]
-    density = sum(size * row.density for size, row in zip(sizes, rows, strict=True)) / max(1, sum(sizes))
+    positions = [0 if row.shape is None else prod(row.shape) for row in rows]
+    density = sum(size * row.density for size, row in zip(positions, rows, strict=True)) / max(1, sum(positions))
+    flops = [row.dense.flops.forward for row in rows]
     dense, sparse = added(row.dense for row in rows), added(row.sparse for row in rows)
-    return LayerEstimate(name, None, None, density, None, dense, sparse, _mean([row.speed for row in rows], sizes))
+    return LayerEstimate(name, None, None, density, None, dense, sparse, _mean([row.speed for row in rows], flops))
 
 
 def _mean(speeds: list[Speed], weights: list[float]) -> Speed:

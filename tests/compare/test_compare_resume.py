@@ -98,7 +98,9 @@ def test_finished_repeats_are_kept_and_states_of_arms_are_not(tmp_path):
 
 def test_another_config_is_refused_by_what_differs(tmp_path):
     compared(tmp_path)
-    with pytest.raises(ValueError, match=r"got others of config: steps \(24, now 30\), config: tolerance \(0.1, now 0.2\)"):
+    with pytest.raises(
+        ValueError, match=r"got another one, which differs in config: steps \(24, now 30\), config: tolerance \(0.1, now 0.2\)"
+    ):
         compared(tmp_path, steps=30, tolerance=0.2)
     with pytest.raises(ValueError, match=r"config: arm; .* --fresh"):
         compared(tmp_path, RIGL | {"name": "another"})

@@ -62,6 +62,7 @@ def test_nothing_is_counted_twice(clock, scopes, counted):
     [
         (["nvlm"], ValueError, "expected sources of 'nvml', 'rapl', got 'nvlm'"),
         ([3], TypeError, r"expected sources with counters\(\), got int"),
+        ("nvml", TypeError, r"expected a sequence of sources, such as \['nvml'\], got 'nvml'"),
     ],
 )
 def test_what_is_no_source(given, error, sentence):

@@ -291,3 +291,10 @@ def test_what_is_refused(name):
     (model, *arguments), keywords, sentence = REFUSED[name]
     with pytest.raises((TypeError, ValueError), match=sentence):
         sx.estimate(model(), *arguments, **keywords)
+
+
+def test_the_models_density_is_that_of_all_positions():
+    """100 positions of 16 pixels each at density 1, and 400 of one token at 0.25: 200 of 500, whatever they compute."""
+    model = nn.Sequential(nn.Conv2d(4, 25, 1, bias=False), nn.AdaptiveAvgPool2d((1, 16)), nn.Flatten(), nn.Linear(400, 1))
+    found = sx.estimate(model, 0.75, "csr", inputs=torch.ones(1, 4, 4, 4), exclude=["0"], distribution="uniform")
+    assert found.model.density == pytest.approx(0.4)

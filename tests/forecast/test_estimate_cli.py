@@ -47,6 +47,8 @@ def test_json_has_all_figures(capsys):
 MINE = """
 from torch import nn
 
+WIDTH = 30
+
 def alone():
     return nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 30))
 
@@ -74,6 +76,7 @@ def test_a_model_of_ones_own(mine, capsys):
 WRONG = [
     (["nothing"], "model: expected gpt, vit or 'module:function', got 'nothing'"),
     (["my_models:none"], "model: expected a function of my_models (alone, with_batch), got 'none'"),
+    (["my_models:WIDTH"], "model: expected a function of my_models (alone, with_batch), got 'WIDTH'"),
     (["gpt", "--heads", "7"], "expected a width that the heads divide, got width 768 and 7 heads"),
     (["my_models:alone", "--sparsity", "7", "--tokens", "1"], "expected sparsity in"),
     (["my_models:alone", "--sparsity", "0.5"], "expected tokens or inputs, got neither"),
