@@ -127,7 +127,7 @@ class Training:
             ) from None
 
     def _account(self, batch: Batch) -> None:
-        if self.work.knows(self.step):
+        if self.work.knows(self.step, batch):
             self.work.add(self.step, batch)
             return
         begin = self.clock()

@@ -39,7 +39,11 @@ WRONG = [
     ),
     (lambda c: c.update(task="tiny:Circles"), "task: expected a function of tiny .*Squares.*, got 'Circles'"),
     (lambda c: c.update(arguments={"size": 3}), r"arguments: expected those that tiny:Squares takes, got {'size': 3}"),
-    (lambda c: c.update(arguments={"f": print}), "config: expected texts, numbers, lists and tables"),
+    (lambda c: c.update(arguments={"f": print}), "config: expected texts, finite numbers, lists and tables"),
+    (lambda c: c.update(tolerance=float("nan")), "config: expected texts, finite numbers, lists and tables"),
+    (lambda c: c.update(repeats=3, trial=False, seeds=[1, 2, 3, 3]), "seeds: expected 3 different ones"),
+    (lambda c: c.update(repeats=3), "trial: expected fewer than 3 repeats, as nothing may be called saved, got 3"),
+    (lambda c: c.update(arm=[DENSE, {"name": "a", "kind": ["dense"]}]), r"kind: expected one of dense, .* got \['dense'\]"),
 ]
 WRONG_ARM = [
     ({"kind": "sparser"}, f"{ARM}kind: expected one of dense, sparse, .* got 'sparser'"),
@@ -134,6 +138,15 @@ class Global(Squares):
             yield torch.randn(4, 16), torch.randn(4, 1)
 
 
+class Shared(Squares):
+    numbers = torch.Generator()
+
+    def batches(self, seed):
+        self.numbers.manual_seed(seed)
+        while True:
+            yield torch.randn(4, 16, generator=self.numbers), torch.zeros(4, 1)
+
+
 class One(Squares):
     def batches(self, seed):
         yield from [next(super().batches(seed))]
@@ -162,6 +175,7 @@ def number():
     ("name", "error", "sentence"),
     [
         ("Global", ValueError, "expected the same batches of .* whenever they are asked for with the same seed"),
+        ("Shared", ValueError, "expected the same batches of .* make a torch.Generator in batches"),
         ("One", ValueError, "expected batches without end from .*, got 1"),
         ("Texts", TypeError, "expected batches with tensors from .*, got str without"),
         ("Once", TypeError, "expected test_batches of .* as a list, got generator"),
