@@ -28,7 +28,7 @@ from .randomness import Randomness
 from .rehearsal import Rehearsal, rehearse
 from .result import arm_of, mismatches, run_of, with_idle
 from .store import End, Repeat, Start, Store
-from .task import load, source_of
+from .task import fingerprint, load, source_of
 from .training import Clock, Training
 
 STATE, REPORT = "state", "report.json"
@@ -211,11 +211,22 @@ class Comparison:
     def _take_turns(self, contestants: Mapping[str, Contestant], seed: int) -> None:
         """A B A B: all take the first turn, then all the second one."""
         for turn in range(1, self.config.turns + 1):
+            seen: dict[int, str] = {}
             for place, (name, contestant) in enumerate(contestants.items()):
                 if contestant.turn < turn and not contestant.is_over:
                     contestant.take_turn(turn, self.config.turns, self.config.evaluations)
+                    self._check_batch(name, contestant.training, seen)
                     self._store.keep_state(place, seed, contestant.state_dict())
                     self._watch.turn(name, contestant)
+
+    def _check_batch(self, name: str, training: Training, seen: dict[int, str]) -> None:
+        """Arms that are as far as each other have seen the same batch. seen: {step: its fingerprint} of this turn."""
+        own = fingerprint(training.batch)
+        if own != seen.setdefault(training.step, own):
+            raise ValueError(
+                f"task: expected the same batches of {self.config.task} for all arms, got another one for {name!r} at step "
+                f"{training.step}: batches(seed) takes global random numbers, or a batch is changed in place"
+            )
 
     def _training(self, contender: Contender, size: Size, seed: int) -> Training:
         return Training(self.task, contender, size, seed, self.device, self._clock)

@@ -119,6 +119,14 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
+def fingerprint(batch: Batch) -> str:
+    """A hash of all values of a batch."""
+    found = sha256()
+    for tensor in tensors_of(batch):
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def offers(function: Callable[..., Any], argument: str) -> bool:
     """Whether a function of the task takes this optional argument."""
     return argument in inspect.signature(function).parameters

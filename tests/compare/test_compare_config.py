@@ -1,6 +1,7 @@
 """What a config or a task says wrong is refused with a sentence, before anything is trained."""
 
 import sys
+from itertools import islice
 
 import pytest
 import torch
@@ -145,6 +146,23 @@ class Shared(Squares):
         self.numbers.manual_seed(seed)
         while True:
             yield torch.randn(4, 16, generator=self.numbers), torch.zeros(4, 1)
+
+
+class Later(Squares):
+    """As a loader that shuffles anew after an epoch: the first batches do not tell."""
+
+    def batches(self, seed):
+        yield from islice(super().batches(seed), 5)
+        while True:
+            yield torch.randn(8, 16), torch.randn(8, 1)
+
+
+def test_arms_that_see_other_batches_later_are_found_in_that_turn(tmp_path):
+    values = config(task=f"{__name__}:Later")
+    with pytest.raises(
+        ValueError, match=r"expected the same batches of .*Later for all arms, got another one for 'RigL' at step 8"
+    ):
+        compare(values, folder=tmp_path, meter=FakeMeter())
 
 
 class One(Squares):

@@ -129,13 +129,6 @@ def test_what_is_no_layers_is_in_a_row_of_its_own():
     assert bytes_of_row == {"head": 0, "other": 4 * (32 + 8), "other parameters": 4 * (400 + 16)}
 
 
-def test_the_density_of_a_model_is_that_of_its_positions():
-    """Of a convolution, too, which multiplies each weight by many pixels: 1 x 36 and 0.25 x 1024 of 1060."""
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 16))
-    found = sx.estimate(model, 0.75, "csr", inputs=torch.zeros(2, 1, 30, 30), exclude=["0"], distribution="uniform")
-    assert found.model.density == pytest.approx((36 + 256) / 1060)
-
-
 # ---- what methods keep, and send -----------------------------------------------------------------------------------
 
 
