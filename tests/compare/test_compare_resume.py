@@ -122,7 +122,7 @@ def test_another_task_is_refused(tmp_path, monkeypatch):
     source.write_text("from tiny import Squares\nclass Mine(Squares):\n    pass\n")
     compared(tmp_path / "out", task="squares_of_mine:Mine")
     source.write_text(source.read_text() + "    metric = 'another'\n")
-    with pytest.raises(ValueError, match=r"got others of the task's source; .* --fresh"):
+    with pytest.raises(ValueError, match=r"differs in the task's source; .* --fresh"):
         compared(tmp_path / "out", task="squares_of_mine:Mine")
 
 

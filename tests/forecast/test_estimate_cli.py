@@ -78,8 +78,8 @@ def test_a_model_of_ones_own(mine, capsys):
 
 WRONG = [
     (["nothing"], "model: expected gpt, vit or 'module:function', got 'nothing'"),
-    (["my_models:none"], "model: expected a function of my_models (alone, with_batch), got 'none'"),
-    (["my_models:WIDTH"], "model: expected a function of my_models (alone, with_batch), got 'WIDTH'"),
+    (["my_models:none"], "model: expected a function of my_models (alone, with_batch, mine), got 'none'"),
+    (["my_models:WIDTH"], "model: expected a function of my_models (alone, with_batch, mine), got 'WIDTH'"),
     (["gpt", "--heads", "7"], "expected a width that the heads divide, got width 768 and 7 heads"),
     (["gpt", "--heads", "0"], "expected heads to be a whole number of at least 1, got 0"),
     (["vit", "--batch", "-1"], "expected batch to be a whole number of at least 1, got -1"),
