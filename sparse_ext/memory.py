@@ -24,7 +24,7 @@ from .train.optimizers.wrappers import sequence
 _CPU, _CUDA = 0, 1  # device types, as the profiler numbers them
 
 
-def step_memory(step: Callable[[], Any], model: nn.Module, optimizer: Any) -> Memory:
+def step_memory(step: Callable[[], Any], model: nn.Module, optimizer: Any, kept: Iterable[torch.Tensor] = ()) -> Memory:
     """Runs one training step and says how many bytes it held at its peak.
 
     Weights, indices, gradients and optimizer state are counted tensor by tensor, memory that several share once. All else
@@ -37,6 +37,7 @@ def step_memory(step: Callable[[], Any], model: nn.Module, optimizer: Any) -> Me
             no `zero_grad` after the backward pass.
         model: dense or sparse, on one device, CPU or CUDA. Gradients from before are dropped.
         optimizer: holds its parameters; or several that do.
+        kept: what else stays from step to step, such as the signals of a method; it counts as optimizer state.
 
     Returns:
         Bytes. `activations` is the peak of what counts as such, and `total` the peak of all together, which may be less than
@@ -51,19 +52,19 @@ def step_memory(step: Callable[[], Any], model: nn.Module, optimizer: Any) -> Me
     """
     if not callable(step):
         raise TypeError(f"step_memory: expected a function that makes one training step, got {type(step).__name__}")
-    parameters = list(model.parameters())
+    parameters, kept = list(model.parameters()), list(kept)
     if not parameters:
         raise ValueError(f"step_memory: expected a model with parameters, got a {type(model).__name__} without any")
     for parameter in parameters:
         parameter.grad = None
-    lasting = _storages([*parameters, *index_tensors(model), *state_tensors(optimizer, parameters)])
+    lasting = _storages([*parameters, *index_tensors(model), *state_tensors(optimizer, parameters), *kept])
     events, peak = _recorded(step, parameters[0].device)
     gradients = _storages(parameter.grad for parameter in parameters if parameter.grad is not None)
     if not gradients:
         raise ValueError(
             "step_memory: expected a step that leaves gradients, got none of any parameter; call zero_grad before the step"
         )
-    state = _storages(state_tensors(optimizer, parameters))
+    state = _storages([*state_tensors(optimizer, parameters), *kept])
     moments = _moments(events, gradients.keys() | state.keys())
     return Memory(
         weights=bytes_of(parameters),

@@ -28,7 +28,7 @@ from .randomness import Randomness
 from .rehearsal import Rehearsal, rehearse
 from .result import arm_of, mismatches, run_of, with_idle
 from .store import End, Repeat, Start, Store
-from .task import load
+from .task import fingerprint, load, source_of
 from .training import Clock, Training
 
 STATE, REPORT = "state", "report.json"
@@ -51,7 +51,7 @@ def compare(
         config: a TOML file, its content as a dictionary, or a `Config`.
         folder: of states and results; None: "out/compare/" and the name of the file, or the title.
         fresh: throws away what the folder has.
-        meter: measures energy; None: `sparse_ext.energy.EnergyMeter()`.
+        meter: measures energy; None: the counters of the CPU, and of the GPU that trains.
         watch: is told how far it is; None: nothing is shown.
 
     Returns:
@@ -102,12 +102,13 @@ class Comparison:
         self.contenders = contenders_of(config, self.task)
         self.rivals = {name: rival_of(one, self.contenders) for name, one in self.contenders.items()}
         self._watch, self._clock = watch, clock
-        self.meter = default_meter() if meter is None else meter
+        self.meter = default_meter(self.device) if meter is None else meter
         if fresh:
             Store.clear(folder / STATE)
         self.machine, self.versions = machine(self.device), versions()
         same = {name: value for name, value in self.versions.items() if name != "commit"}
-        self._store = Store(folder / STATE, {"config": config.values, "machine": vars(self.machine), "versions": same})
+        began = {"config": config.values, "machine": vars(self.machine), "versions": same}
+        self._store = Store(folder / STATE, {**began, "the task's source": source_of(self.task)})
 
     def record(self) -> Record:
         """Does what is left to do. The record is not judged."""
@@ -129,13 +130,15 @@ class Comparison:
             for name, one in self.contenders.items()
         }
         notes = [*start.notes, *(note for repeat in repeats for note in repeat.notes), *mismatches(arms), *self._protocol()]
+        if end.commit != start.commit:
+            notes.append(f"It began at commit {start.commit}, and was interrupted and ended at commit {end.commit}.")
         return Record(
             title=config.title,
             created=end.created,
             entry=config.task,
             config=config.values,
             machine=self.machine,
-            versions=self.versions,
+            versions={**self.versions, "commit": start.commit},
             metric=Metric(self.task.metric, self.task.higher_is_better, config.tolerance),
             sensor=sensor,
             sensor_why=self.meter.why if sensor is None else None,
@@ -168,7 +171,7 @@ class Comparison:
                 self._watch.says(f"{name}: looking for its size")
             sizes[name] = contender.size(bench)
             notes += [*bench.notes, *([f"{name}: {sizes[name].note}."] if sizes[name].note else [])]
-        start = Start(idle, sizes, tuple(notes))
+        start = Start(idle, sizes, tuple(notes), self.versions["commit"])
         self._store.keep_start(start)
         return start
 
@@ -176,7 +179,7 @@ class Comparison:
         return Bench(self.task, rival, self.config.steps, self.config.evaluations, self.device, self._clock)
 
     def _end(self) -> End:
-        end = End(self._idle("after"), now())
+        end = End(self._idle("after"), now(), self.versions["commit"])
         self._store.keep_end(end)
         return end
 
@@ -208,11 +211,22 @@ class Comparison:
     def _take_turns(self, contestants: Mapping[str, Contestant], seed: int) -> None:
         """A B A B: all take the first turn, then all the second one."""
         for turn in range(1, self.config.turns + 1):
+            seen: dict[int, str] = {}
             for place, (name, contestant) in enumerate(contestants.items()):
                 if contestant.turn < turn and not contestant.is_over:
                     contestant.take_turn(turn, self.config.turns, self.config.evaluations)
+                    self._check_batch(name, contestant.training, seen)
                     self._store.keep_state(place, seed, contestant.state_dict())
                     self._watch.turn(name, contestant)
+
+    def _check_batch(self, name: str, training: Training, seen: dict[int, str]) -> None:
+        """Arms that are as far as each other have seen the same batch. seen: {step: its fingerprint} of this turn."""
+        own = fingerprint(training.batch)
+        if own != seen.setdefault(training.step, own):
+            raise ValueError(
+                f"task: expected the same batches of {self.config.task} for all arms, got another one for {name!r} at step "
+                f"{training.step}: batches(seed) takes global random numbers, or a batch is changed in place"
+            )
 
     def _training(self, contender: Contender, size: Size, seed: int) -> Training:
         return Training(self.task, contender, size, seed, self.device, self._clock)

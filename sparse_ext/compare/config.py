@@ -73,14 +73,20 @@ class Config:
                 f"repeats: expected at least {REPEATS}, as fewer tell nothing of the spread, got {self.repeats}; trial = true "
                 "allows it, and nothing is called saved then"
             )
+        if self.trial and self.repeats >= REPEATS:
+            raise ValueError(
+                f"trial: expected fewer than {REPEATS} repeats, as nothing may be called saved, got {self.repeats}; "
+                "with as many, leave trial out"
+            )
         if not self.evaluations <= self.turns <= self.steps:
             raise ValueError(
                 f"turns: expected a number between evaluations and steps, {self.evaluations} and {self.steps}, got {self.turns}"
             )
-        if self.seeds and len(set(self.seeds)) != self.repeats:
+        if self.seeds and not len(self.seeds) == len(set(self.seeds)) == self.repeats:
             raise ValueError(f"seeds: expected {self.repeats} different ones, one for each repeat, got {list(self.seeds)}")
         _check_device(self.device)
         _check_names(self.arm)
+        _as_json(asdict(self))
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -116,7 +122,7 @@ def _check_names(tables: tuple[dict[str, Any], ...]) -> None:
     if not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
         raise ValueError(f"arm: expected a different name for each, got {', '.join(map(repr, names))}")
     for table in tables:
-        if table.get("kind") not in ARMS:
+        if table.get("kind") not in list(ARMS):  # what is no text has no hash
             raise ValueError(f"arm {table['name']!r}: kind: expected one of {', '.join(ARMS)}, got {table.get('kind')!r}")
     if ARMS[tables[0]["kind"]] is not Dense:
         raise ValueError(f"arm: expected the first to be the reference, of kind 'dense', got {tables[0]['kind']!r}")
@@ -124,9 +130,9 @@ def _check_names(tables: tuple[dict[str, Any], ...]) -> None:
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return json.loads(json.dumps(values))
-    except TypeError as error:
-        raise ValueError(f"config: expected texts, numbers, lists and tables, got something else: {error}") from error
+        return json.loads(json.dumps(values, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config: expected texts, finite numbers, lists and tables, got something else: {error}") from error
 
 
 def config_of(source: Config | Mapping[str, Any] | Path | str) -> Config:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from sparse_ext.report.record import Sensor
 
 
@@ -37,11 +39,14 @@ class Meter(Protocol):
     def temperature_c(self) -> float | None: ...
 
 
-def default_meter() -> Meter:
-    """What this machine has."""
-    from sparse_ext.energy import EnergyMeter
+def default_meter(device: torch.device) -> Meter:
+    """Counters of the CPU, and of the GPU that trains: joules of others would hide what is saved, or seem to be saved."""
+    from sparse_ext.energy import EnergyMeter, Nvml, Rapl
 
-    return EnergyMeter()
+    if device.type != "cuda":
+        return EnergyMeter(sources=[Rapl()])
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return EnergyMeter(sources=[Nvml(devices=[index]), Rapl()])
 
 
 def sensor_of(meter: Meter) -> Sensor | None:

@@ -62,7 +62,7 @@ class Bars(Watch):
         self._bars: dict[str, Any] = {}
 
     def says(self, sentence: str) -> None:
-        self._progress.console.print(sentence, highlight=False, markup=False)
+        self._progress.console.print(sentence, highlight=False)
 
     def begins(self, repeat: int, repeats: int, contestants: dict[str, Contestant]) -> None:
         for bar in self._bars.values():
@@ -93,8 +93,8 @@ def shown(stream: TextIO | None = None) -> Iterator[Watch]:
         yield Lines(stream)
         return
     columns = (
-        TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps {task.fields[score]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description:<24}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("steps {task.fields[score]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)

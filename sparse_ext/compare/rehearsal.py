@@ -10,6 +10,7 @@ import inspect
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from sparse_ext.memory import step_memory
 from sparse_ext.report.run import Memory
@@ -45,8 +46,10 @@ def _memory(training: Training) -> Memory:
         training.loss_of(training.model, batch).backward()
         training.optimizer.step()
 
+    sparsifier = training.sparsifier
+    kept = [] if sparsifier is None else [one for one in tree_leaves(sparsifier.state_dict()) if isinstance(one, torch.Tensor)]
     with training.random.in_use():
-        return step_memory(step, training.model, training.optimizer)
+        return step_memory(step, training.model, training.optimizer, kept)
 
 
 def planned_flops(training: Training) -> float:

@@ -37,11 +37,12 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Start:
-    """What is found before the first repeat: the machine at rest, and the arms' sizes."""
+    """What is found before the first repeat: the machine at rest, the arms' sizes, and the commit of the user's repository."""
 
     idle: Idle | None
     sizes: dict[str, Size]
     notes: tuple[str, ...]
+    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class End:
 
     Attributes:
         created: when.
+        commit: of the user's repository.
     """
 
     idle: Idle | None
     created: str
+    commit: str | None
 
 
 class Store:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,6 +119,14 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
+def fingerprint(batch: Batch) -> str:
+    """A hash of all values of a batch."""
+    found = sha256()
+    for tensor in tensors_of(batch):
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def offers(function: Callable[..., Any], argument: str) -> bool:
     """Whether a function of the task takes this optional argument."""
     return argument in inspect.signature(function).parameters
@@ -138,6 +148,15 @@ def load(entry: str, arguments: Mapping[str, Any]) -> Task:
     return task
 
 
+def source_of(task: Task) -> str | None:
+    """A hash of the file that a task's class is in; None: there is none. Another task's results are not this one's."""
+    try:
+        path = inspect.getsourcefile(type(task))
+    except TypeError:  # made in an interactive session
+        return None
+    return None if path is None or not Path(path).exists() else sha256(Path(path).read_bytes()).hexdigest()
+
+
 def check(task: Any, entry: str) -> None:
     """TypeError or ValueError unless this is a task whose batches are the same, whatever happens between."""
     if not isinstance(task, Task):
@@ -150,17 +169,17 @@ def check(task: Any, entry: str) -> None:
 
 
 def _check_batches(task: Task, entry: str) -> None:
-    """A batch that depends on what others have drawn from the global generators would differ from arm to arm."""
-    batches = _first(task, global_seed=1)
-    if len(batches) < 2:
-        raise ValueError(f"task: expected batches without end from {entry}, got {len(batches)}")
-    one, other = ([tensor for batch in some for tensor in tensors_of(batch)] for some in (batches, _first(task, global_seed=2)))
+    """Arms take turns: batches that depend on what another one has drawn, from any generator, would differ."""
+    first, second = _in_turns(task)
+    if len(first) < 2:
+        raise ValueError(f"task: expected batches without end from {entry}, got {len(first)}")
+    one, other = ([tensor for batch in some for tensor in tensors_of(batch)] for some in (first, second))
     if not one:
-        raise TypeError(f"task: expected batches with tensors from {entry}, got {type(batches[0]).__name__} without")
+        raise TypeError(f"task: expected batches with tensors from {entry}, got {type(first[0]).__name__} without")
     if len(one) != len(other) or not all(map(_same, one, other)):
         raise ValueError(
-            f"task: expected the same batches of {entry} whenever they are asked for with the same seed, got others; use a "
-            "torch.Generator of their own, seeded by it"
+            f"task: expected the same batches of {entry} whenever they are asked for with the same seed, got others; make a "
+            "torch.Generator in batches(seed), seeded by it"
         )
 
 
@@ -171,10 +190,14 @@ def _check_test_batches(task: Task, entry: str) -> None:
         raise TypeError(f"task: expected test_batches of {entry} as a list, got {type(found).__name__}")
 
 
-def _first(task: Task, global_seed: int) -> list[Batch]:
-    """Two batches at most, with global generators in this state."""
-    with Randomness(global_seed).in_use():
-        return list(islice(task.batches(0), 2))
+def _in_turns(task: Task) -> tuple[list[Batch], list[Batch]]:
+    """Two batches at most of each of two arms, whose global generators differ."""
+    arms = [(task.batches(0), Randomness(global_seed), list[Batch]()) for global_seed in (1, 2)]
+    for _ in range(2):
+        for batches, random, seen in arms:
+            with random.in_use():
+                seen += islice(batches, 1)
+    return arms[0][2], arms[1][2]
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

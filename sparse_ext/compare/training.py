@@ -47,6 +47,7 @@ class Training:
         step, samples: done so far.
         train_s, updates_s, evaluation_s: seconds so far; the second ones are a part of the first.
         counting_s: in which FLOPs were counted.
+        batch: the last one; None: there was none yet.
         broken: why training has ended before its time; None: it has not.
     """
 
@@ -65,6 +66,7 @@ class Training:
         self.step = self.samples = 0
         self.train_s = self.updates_s = self.evaluation_s = self.counting_s = 0.0
         self.broken: str | None = None
+        self.batch: Batch = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with self.random.in_use():
@@ -120,14 +122,15 @@ class Training:
 
     def _next_batch(self) -> Batch:
         try:
-            return moved(next(self.batches), self.device)
+            self.batch = moved(next(self.batches), self.device)
         except StopIteration:
             raise ValueError(
                 f"{type(self.task).__name__}.batches: expected batches without end, got {self.step}; begin anew after the last"
             ) from None
+        return self.batch
 
     def _account(self, batch: Batch) -> None:
-        if self.work.knows(self.step):
+        if self.work.knows(self.step, batch):
             self.work.add(self.step, batch)
             return
         begin = self.clock()

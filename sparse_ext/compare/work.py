@@ -1,4 +1,4 @@
-"""What the steps of a training execute: FLOPs, counted once for every state of its layers, and the density."""
+"""What a training executes: FLOPs, counted once for each state of its layers and shape of a batch; and its density."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sparse_ext.report.run import DensityPoint
 from sparse_ext.train import Sparsifier, count_flops
 
 from .quiet import quiet
+from .task import tensors_of
 
 if TYPE_CHECKING:
     from sparse_ext.train.report import Report
@@ -81,30 +82,30 @@ class Work:
         """Of the step with this index."""
         return self._kinds[step]
 
-    def knows(self, step: int) -> bool:
-        """Whether `add` would only look up what this step costs."""
+    def knows(self, step: int, batch: Batch) -> bool:
+        """Whether `add` would only look up what this step costs with such a batch."""
         if not self._is_current() and not self._reads_device:
             self._look(step)
-        return self._is_current() and self._key(step) in self._known
+        return self._is_current() and self._key(step, batch) in self._known
 
     def add(self, step: int, batch: Batch) -> None:
         """The step with this index is about to be done with this batch."""
         if not self._is_current():
             self._look(step)
-        samples = self._training.task.samples(batch)
-        key = self._key(step)
+        key = self._key(step, batch)
         if key not in self._known:
-            self._known[key] = self._count(batch) / samples
-        self.flops += self._known[key] * samples
+            self._known[key] = self._count(batch)
+        self.flops += self._known[key]
         self.density_sum += self._now
 
     def _is_current(self) -> bool:
         sparsifier = self._training.sparsifier
         return self._updates == (0 if sparsifier is None else sparsifier._updates)
 
-    def _key(self, step: int) -> tuple[Any, ...]:
-        kind = self._kinds[step]
-        return self._state, kind.observes, kind.updates and any(part.freezes for part in self._parts)
+    def _key(self, step: int, batch: Batch) -> tuple[Any, ...]:
+        """What decides how many FLOPs a step executes: batches may differ in size, and sequences in length."""
+        kind, shapes = self._kinds[step], tuple(one.shape for one in tensors_of(batch))
+        return self._state, kind.observes, kind.updates and any(part.freezes for part in self._parts), shapes
 
     def _look(self, step: int) -> None:
         """Notes what the layers are now. Synchronises with the device where a method changes how much is in use."""

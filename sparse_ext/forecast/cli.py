@@ -20,6 +20,7 @@ from torch import nn
 
 from sparse_ext.entry import function_named
 from sparse_ext.methods import METHODS
+from sparse_ext.nn.arguments import check_size
 from sparse_ext.nn.distributions import DISTRIBUTIONS
 from sparse_ext.ops import FLOATING, LAYOUTS
 
@@ -72,8 +73,12 @@ def _built(options: argparse.Namespace) -> tuple[nn.Module, Any]:
     """The model, and a batch or None."""
     if options.model in MODELS:
         kind = MODELS[options.model]
-        return kind(**{one.name: getattr(options, one.name) for one in fields(kind)}).build()
+        sizes = {one.name: check_size("estimate", one.name, getattr(options, one.name), 1) for one in fields(kind)}
+        return kind(**sizes).build()
     if ":" not in options.model:
         raise ValueError(f"model: expected {', '.join(MODELS)} or 'module:function', got {options.model!r}")
     made = function_named(options.model, "model")()
-    return made if isinstance(made, tuple) else (made, None)
+    model, batch = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected {options.model} to return a model, or (model, batch), got {type(model).__name__}")
+    return model, batch

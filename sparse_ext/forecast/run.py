@@ -64,7 +64,11 @@ def estimated(run: Run, dense: nn.Module, sparse: nn.Module, counted: Tokens) ->
         ranks=run.ranks,
         total_steps=run.total_steps,
         device=run.device,
-        notes=(*([f"optimizer state is unknown: {unknown}"] if unknown else []), *_notes_on_speed(rows, measured)),
+        notes=(
+            *([f"optimizer state is unknown: {unknown}"] if unknown else []),
+            *_notes_on_ranks(run),
+            *_notes_on_speed(rows, measured),
+        ),
         conclusion=conclusion(model),
     )
 
@@ -147,6 +151,13 @@ def _observing(flops: LayerFlops, layer: Any, plan: Planned | None) -> float:
         return flops.training.planned
     entries = plan.begin.entries._replace(grad_weight=plan.begin.positions)
     return step_flops(flops.tokens or 0, entries, layer.weight.requires_grad)
+
+
+def _notes_on_ranks(run: Run) -> list[str]:
+    """What several ranks hold that is in no row."""
+    if run.ranks == 1:
+        return []
+    return ["buckets of DDP are not counted: as many bytes as gradients once more, unless gradient_as_bucket_view=True"]
 
 
 def _notes_on_speed(rows: list[LayerEstimate], measured: Measured) -> list[str]:

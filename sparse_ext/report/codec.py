@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import types
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
@@ -65,6 +66,8 @@ def build(kind: Any, value: Any, where: str) -> Any:
         return {name: build(args[1], one, f"{where}.{name}") for name, one in value.items()}
     if kind is float:
         _expect(value, (int, float), where)
+        if not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{where}: expected a finite number, got one beyond {sys.float_info.max:.2g}")
         return float(value)
     if kind is not Any:
         _expect(value, kind, where)

@@ -44,7 +44,11 @@ class Energy:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes of a training step, by what they hold. `indices` are where non-zeros are; `total` the peak of all together."""
+    """Peak bytes of a training step, by what they hold. `indices` are where non-zeros are; `total` the peak of all together.
+
+    Attributes:
+        optimizer_state: with what a method keeps from step to step, such as a dense momentum.
+    """
 
     weights: int
     indices: int

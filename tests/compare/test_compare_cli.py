@@ -17,7 +17,7 @@ from sparse_ext.report import codec
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """A config's file, beside which the command runs; without a counter."""
-    monkeypatch.setattr(comparison, "default_meter", FakeMeter)
+    monkeypatch.setattr(comparison, "default_meter", lambda device: FakeMeter())
     monkeypatch.chdir(tmp_path)
     values = config(steps=480, trial=False, repeats=3)
     tables = values.pop("arm")
@@ -89,6 +89,15 @@ def test_bars(tmp_path):
         compared(tmp_path, repeats=2, watch=Bars(bars))
     assert "repeat 2 of 2" in stream.getvalue()
     assert "RigL 24" in stream.getvalue()
+
+
+def test_a_name_may_look_like_markup(tmp_path, monkeypatch):
+    pytest.importorskip("rich")
+    stream = io.StringIO()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with shown(stream) as watch:
+        compared(tmp_path, RIGL | {"name": "RigL [/red] [bold]"}, watch=watch)
+    assert "RigL [/red] [bold]" in stream.getvalue()
 
 
 # ---- the machine --------------------------------------------------------------------------------------------------------

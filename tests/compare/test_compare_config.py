@@ -1,6 +1,7 @@
 """What a config or a task says wrong is refused with a sentence, before anything is trained."""
 
 import sys
+from itertools import islice
 
 import pytest
 import torch
@@ -39,7 +40,11 @@ WRONG = [
     ),
     (lambda c: c.update(task="tiny:Circles"), "task: expected a function of tiny .*Squares.*, got 'Circles'"),
     (lambda c: c.update(arguments={"size": 3}), r"arguments: expected those that tiny:Squares takes, got {'size': 3}"),
-    (lambda c: c.update(arguments={"f": print}), "config: expected texts, numbers, lists and tables"),
+    (lambda c: c.update(arguments={"f": print}), "config: expected texts, finite numbers, lists and tables"),
+    (lambda c: c.update(tolerance=float("nan")), "config: expected texts, finite numbers, lists and tables"),
+    (lambda c: c.update(repeats=3, trial=False, seeds=[1, 2, 3, 3]), "seeds: expected 3 different ones"),
+    (lambda c: c.update(repeats=3), "trial: expected fewer than 3 repeats, as nothing may be called saved, got 3"),
+    (lambda c: c.update(arm=[DENSE, {"name": "a", "kind": ["dense"]}]), r"kind: expected one of dense, .* got \['dense'\]"),
 ]
 WRONG_ARM = [
     ({"kind": "sparser"}, f"{ARM}kind: expected one of dense, sparse, .* got 'sparser'"),
@@ -134,6 +139,32 @@ class Global(Squares):
             yield torch.randn(4, 16), torch.randn(4, 1)
 
 
+class Shared(Squares):
+    numbers = torch.Generator()
+
+    def batches(self, seed):
+        self.numbers.manual_seed(seed)
+        while True:
+            yield torch.randn(4, 16, generator=self.numbers), torch.zeros(4, 1)
+
+
+class Later(Squares):
+    """As a loader that shuffles anew after an epoch: the first batches do not tell."""
+
+    def batches(self, seed):
+        yield from islice(super().batches(seed), 5)
+        while True:
+            yield torch.randn(8, 16), torch.randn(8, 1)
+
+
+def test_arms_that_see_other_batches_later_are_found_in_that_turn(tmp_path):
+    values = config(task=f"{__name__}:Later")
+    with pytest.raises(
+        ValueError, match=r"expected the same batches of .*Later for all arms, got another one for 'RigL' at step 8"
+    ):
+        compare(values, folder=tmp_path, meter=FakeMeter())
+
+
 class One(Squares):
     def batches(self, seed):
         yield from [next(super().batches(seed))]
@@ -162,6 +193,7 @@ def number():
     ("name", "error", "sentence"),
     [
         ("Global", ValueError, "expected the same batches of .* whenever they are asked for with the same seed"),
+        ("Shared", ValueError, "expected the same batches of .* make a torch.Generator in batches"),
         ("One", ValueError, "expected batches without end from .*, got 1"),
         ("Texts", TypeError, "expected batches with tensors from .*, got str without"),
         ("Once", TypeError, "expected test_batches of .* as a list, got generator"),

@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 from tiny import RIGL, FakeMeter, Squares, compared, config
@@ -134,6 +135,28 @@ def test_without_an_idle_machine(tmp_path):
 # ---- FLOPs and density -------------------------------------------------------------------------------------------------------
 
 
+class Lengths(Squares):
+    """Batches of one sample, with one token and with three in turns."""
+
+    def batches(self, seed):
+        for (x, y), length in zip(super().batches(seed), cycle((1, 3)), strict=False):
+            yield x[:1, None].expand(-1, length, -1), y[:1, None].expand(-1, length, -1)
+
+
+def test_flops_of_batches_that_differ_in_length(tmp_path):
+    dense = compared(tmp_path, task=f"{__name__}:Lengths").arms[0].runs[0]
+    assert dense.flops == DENSE_STEP * (1 + 3) / 2 * 24
+
+
+def test_what_a_method_keeps_is_memory(tmp_path):
+    """SNFS has a dense momentum of float32, and Static has none; both know which positions were ever in use."""
+    arms = [RIGL | {"name": "static", "method": "static", "choices": {}}, RIGL | {"name": "SNFS", "method": "snfs"}]
+    static, snfs = (arm.runs[0].memory for arm in compared(tmp_path, *arms).arms[1:])
+    room = snfs.optimizer_state - 2 * snfs.weights - (static.optimizer_state - 2 * static.weights)
+    assert room == 4 * sum(LAYERS[:2])
+    assert snfs.total >= snfs.weights + snfs.indices + snfs.optimizer_state
+
+
 def test_flops_by_hand(tmp_path):
     rigl = STATIC | {"name": "RigL", "method": "rigl", "choices": {"update_interval": 4, "t_end": 12}}
     dense, static, grown = (arm.runs[0] for arm in compared(tmp_path, STATIC, rigl).arms)
@@ -175,7 +198,7 @@ class Exploding(Squares):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     narrow = {"name": "narrow", "kind": "narrower", "share": 0.5}
-    record = compared(tmp_path, RIGL, narrow, task=f"{__name__}:Exploding", repeats=3)
+    record = compared(tmp_path, RIGL, narrow, task=f"{__name__}:Exploding", repeats=3, trial=False)
     assert json.loads((tmp_path / "report.json").read_text())["title"] == "Squares"
     for arm in record.arms[:2]:
         for run in arm.runs:

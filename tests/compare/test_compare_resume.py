@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import DENSE, RIGL, FakeMeter, compared, config, timeless
 
-from sparse_ext.compare import compare
+from sparse_ext.compare import compare, comparison
 from sparse_ext.compare.progress import Watch
 from sparse_ext.ops.auto import POLICY
 
@@ -114,6 +114,27 @@ def test_another_machine_is_refused(tmp_path):
     path.write_text(json.dumps(began))
     with pytest.raises(ValueError, match=r"machine: cpu \(another CPU, now .*\), versions: torch \(2.0, now "):
         compared(tmp_path)
+
+
+def test_another_task_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = Path("squares_of_mine.py")
+    source.write_text("from tiny import Squares\nclass Mine(Squares):\n    pass\n")
+    compared(tmp_path / "out", task="squares_of_mine:Mine")
+    source.write_text(source.read_text() + "    metric = 'another'\n")
+    with pytest.raises(ValueError, match=r"differs in the task's source; .* --fresh"):
+        compared(tmp_path / "out", task="squares_of_mine:Mine")
+
+
+def test_the_commit_is_that_of_the_beginning(tmp_path, monkeypatch):
+    said = iter("abccd")
+    monkeypatch.setattr(comparison, "versions", lambda: {"torch": "2", "commit": next(said)})
+    with pytest.raises(Interrupted):
+        compared(tmp_path, watch=Stops(3))
+    for _ in range(2):  # a finished one is from no later commit
+        record = compared(tmp_path)
+        assert record.versions["commit"] == "a"
+        assert "It began at commit a, and was interrupted and ended at commit b." in record.notes
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("arm-1.pt", "expected an arm's state"), ("start.json", "expected JSON")])

@@ -55,6 +55,9 @@ def alone():
 def with_batch():
     import torch
     return nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(2, 3, 9, 9)
+
+def mine():
+    return "a model"
 """
 
 
@@ -75,9 +78,12 @@ def test_a_model_of_ones_own(mine, capsys):
 
 WRONG = [
     (["nothing"], "model: expected gpt, vit or 'module:function', got 'nothing'"),
-    (["my_models:none"], "model: expected a function of my_models (alone, with_batch), got 'none'"),
-    (["my_models:WIDTH"], "model: expected a function of my_models (alone, with_batch), got 'WIDTH'"),
+    (["my_models:none"], "model: expected a function of my_models (alone, with_batch, mine), got 'none'"),
+    (["my_models:WIDTH"], "model: expected a function of my_models (alone, with_batch, mine), got 'WIDTH'"),
     (["gpt", "--heads", "7"], "expected a width that the heads divide, got width 768 and 7 heads"),
+    (["gpt", "--heads", "0"], "expected heads to be a whole number of at least 1, got 0"),
+    (["vit", "--batch", "-1"], "expected batch to be a whole number of at least 1, got -1"),
+    (["my_models:mine"], "expected my_models:mine to return a model, or (model, batch), got str"),
     (["my_models:alone", "--sparsity", "7", "--tokens", "1"], "expected sparsity in"),
     (["my_models:alone", "--sparsity", "0.5"], "expected tokens or inputs, got neither"),
     (

@@ -29,11 +29,19 @@ def test_nor_is_one_that_python_would_read(tmp_path):
         codec.read(path)
 
 
+def test_nor_is_a_number_beyond_all_that_a_computer_has(tmp_path):
+    path = codec.write(record(), tmp_path / "report.json")
+    path.write_text(path.read_text().replace('"tolerance": 0.02', '"tolerance": 1e999'))
+    with pytest.raises(ValueError, match=r"\.metric\.tolerance: expected a finite number"):
+        codec.read(path)
+
+
 CHANGES = [
     (lambda d: d.update(format=9), "expected a report of format 1, got 9"),
     (lambda d: d.pop("title"), "expected 'title', got none"),
     (lambda d: d.update(colour=1), "got 'colour' as well"),
     (lambda d: d["metric"].update(tolerance="0.1"), r"\.metric\.tolerance: expected int or float, got str"),
+    (lambda d: d["metric"].update(tolerance=10**400), r"\.metric\.tolerance: expected a finite number"),
     (lambda d: d["arms"][1]["runs"][2].update(steps=1.5), r"\.arms\[1\]\.runs\[2\]\.steps: expected int, got float"),
     (lambda d: d["arms"][0]["runs"][0].update(steps=True), r"\.steps: expected int, got bool"),
 ]
