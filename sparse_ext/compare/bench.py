@@ -95,11 +95,16 @@ class Bench:
 
     def _alternating(self, *pair: Training) -> list[Pace]:
         seconds: list[list[float]] = [[] for _ in pair]
-        while not any(map(_is_timed, seconds)) and not any(training.is_over for training in pair):
+        while not any(map(self._is_timed, seconds)) and not any(training.is_over for training in pair):
             for training, own in zip(pair, seconds, strict=True):
                 own += _turn(training)
         evaluations = [self._evaluations * _evaluation_s(training) for training in pair]
         return [Pace(fmean(own[WARM_UP:] or own), rest_s) for own, rest_s in zip(seconds, evaluations, strict=True)]
+
+    def _is_timed(self, seconds: Sequence[float]) -> bool:
+        """Whether these steps suffice: a timing is short beside a run."""
+        most = min(MOST, self.steps // 4)
+        return len(seconds) >= LEAST and (len(seconds) >= most or sum(seconds) >= BUDGET_S)
 
     def _measured_worth(self) -> float:
         """How many of the rival's first steps take as long as its whole training.
@@ -141,11 +146,6 @@ class TimedStep(NamedTuple):
     step_s: float
     update_s: float
     kind: Kind
-
-
-def _is_timed(seconds: Sequence[float]) -> bool:
-    """Whether these steps suffice."""
-    return len(seconds) >= MOST or (len(seconds) >= LEAST and sum(seconds) >= BUDGET_S)
 
 
 def _turn(training: Training) -> list[float]:
