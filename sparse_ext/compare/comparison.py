@@ -29,7 +29,7 @@ from .rehearsal import Rehearsal, rehearse
 from .result import arm_of, mismatches, run_of, with_idle
 from .store import End, Repeat, Start, Store
 from .task import fingerprint, load, source_of
-from .training import Clock, Training
+from .training import Training
 
 STATE, REPORT = "state", "report.json"
 
@@ -88,20 +88,14 @@ def _threads(count: int) -> Iterator[None]:
 
 
 class Comparison:
-    """A comparison at work. See `compare` for the arguments.
+    """A comparison at work. See `compare` for the arguments."""
 
-    Args:
-        clock: of trainings; None: the device's.
-    """
-
-    def __init__(
-        self, config: Config, folder: Path, fresh: bool, meter: Meter | None, watch: Watch, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, config: Config, folder: Path, fresh: bool, meter: Meter | None, watch: Watch) -> None:
         self.config, self.device = config, torch.device(config.device)
         self.task = load(config.task, config.arguments)
         self.contenders = contenders_of(config, self.task)
         self.rivals = {name: rival_of(one, self.contenders) for name, one in self.contenders.items()}
-        self._watch, self._clock = watch, clock
+        self._watch = watch
         self.meter = default_meter(self.device) if meter is None else meter
         if fresh:
             Store.clear(folder / STATE)
@@ -176,7 +170,7 @@ class Comparison:
         return start
 
     def _bench(self, rival: Contender) -> Bench:
-        return Bench(self.task, rival, self.config.steps, self.config.evaluations, self.device, self._clock)
+        return Bench(self.task, rival, self.config.steps, self.config.evaluations, self.device)
 
     def _end(self) -> End:
         end = End(self._idle("after"), now(), self.versions["commit"])
@@ -229,7 +223,7 @@ class Comparison:
             )
 
     def _training(self, contender: Contender, size: Size, seed: int) -> Training:
-        return Training(self.task, contender, size, seed, self.device, self._clock)
+        return Training(self.task, contender, size, seed, self.device)
 
     def _rehearsal(self, contender: Contender, size: Size, seed: int) -> Rehearsal:
         return rehearse(self._training(contender, size, seed), self.config.warm_up_steps)

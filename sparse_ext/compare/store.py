@@ -63,7 +63,7 @@ class Store:
     """Files of a comparison. Each is written whole, or not at all.
 
     Args:
-        folder: made if there is none.
+        folder: made if there is none, once there is something to keep.
         began: {what: value} that must be the same whenever the comparison goes on.
 
     Raises:
@@ -71,12 +71,9 @@ class Store:
     """
 
     def __init__(self, folder: Path, began: Mapping[str, Any]) -> None:
-        self._folder = folder
-        now = json.loads(json.dumps(began))
+        self._folder, self._began = folder, json.loads(json.dumps(began))
         before = self._read("began.json")
-        if before is None:
-            self._write("began.json", now)
-        elif changed := _differences(before, now):
+        if before is not None and (changed := _differences(before, self._began)):
             raise ValueError(
                 f"{folder}: expected the comparison that began here, got another one, which differs in {', '.join(changed)}; "
                 "take another folder (--out), or begin anew with --fresh, which throws away what is done here"
@@ -94,7 +91,8 @@ class Store:
         return self._built(Start, "start.json")
 
     def keep_start(self, start: Start) -> None:
-        """Writes it."""
+        """Writes it, and how the comparison began."""
+        self._write("began.json", self._began)
         self._write("start.json", asdict(start))
 
     def end(self) -> End | None:

@@ -60,7 +60,6 @@ class Work:
     Attributes:
         flops: of all steps so far. density_sum: of the densities of all steps.
         density: how it changed.
-        is_counted: whether the next step's FLOPs are known already.
     """
 
     def __init__(self, training: Training, positions: dict[str, int]) -> None:

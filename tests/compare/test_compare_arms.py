@@ -175,6 +175,7 @@ def test_low_rank_needs_sparse_layers(tmp_path):
     sat = {"name": "SAT", "kind": "sparse", "method": "sat", "keeps_layers": True, "choices": {"update_interval": 4}}
     with pytest.raises(ValueError, match="'low rank' expects a matched arm with sparse layers, got 'SAT' without"):
         compared(tmp_path, sat, {"name": "own", "kind": "low rank"})
+    assert not list(tmp_path.iterdir())  # so that a config that was repaired is not another one
 
 
 # ---- early stop, precision, learning rate -----------------------------------------------------------------------------------
