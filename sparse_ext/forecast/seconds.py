@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 
-from sparse_ext.ops import Conv2d, Linear, Product, auto
-from sparse_ext.ops.csr.auto_conv import all_in_table
-from sparse_ext.ops.nm24.auto import FORWARD
+from sparse_ext.ops import LAYOUTS, Kernels, auto
 from sparse_ext.train.flops.work import Work
 
 from .result import Speed
 
 PRODUCTS = ("forward", "grad_input", "grad_weight")
 DENSE = Speed(1.0, 1.0, 1.0, 1.0)
-
-Names = tuple[str | None, ...]  # of the three products in the table; None: it has no rows of such ones
-
-
-def _linear(product: Product) -> Names:
-    return auto.PRODUCTS
-
-
-def _conv2d(product: Product) -> Names:
-    assert isinstance(product, Conv2d)
-    return (None, None, None) if product.channels == 1 < product.groups else all_in_table(product.kernel_size)
-
-
-def _nm24(product: Product) -> Names:
-    return FORWARD, None, None
-
-
-# {(layout, product): how the table calls its three products}, of packed weights.
-IN_TABLE: dict[tuple[str, type], Callable[[Product], Names]] = {
-    ("csr", Linear): _linear,
-    ("auto", Linear): _linear,
-    ("csr", Conv2d): _conv2d,
-    ("auto", Conv2d): _conv2d,
-    ("2:4", Linear): _nm24,
-}
 
 
 class Measured:
@@ -66,24 +38,26 @@ class Measured:
         Between two measured densities the ratio is taken to be a power of the density, as `calibrate` takes it, and so it is
         above the largest one. Below the smallest one it is taken to be as there: fewer entries are not slower.
         """
-        made = IN_TABLE.get((work.layout, type(work.product)))
-        if made is None or work.rule is not None:
+        made = LAYOUTS[work.layout].products.get(type(work.product), Kernels)
+        names = made.in_table(work.product)
+        if work.rule is not None or not any(names):
             kind = "a dense weight in " if work.rule is not None else ""
             return Speed(None, None, None, None, f"nothing was measured of {kind}layout {work.layout!r} ({work.product.name})")
-        names = made(work.product)
-        found = [None if name is None else self._ratio(name, work, density, tokens, dtype) for name in names]
+        found = [None if name is None else self._ratio(name, made, work, density, tokens, dtype) for name in names]
         missing = [product for product, ratio in zip(PRODUCTS, found, strict=True) if ratio is None]
         step = None if missing else sum(one for one in found if one is not None) / len(found)
         why = f"no ratios were measured of {', '.join(missing)} in layout {work.layout!r} ({work.product.name})"
         return Speed(found[0], found[1], found[2], step, f"{why} on a {self.device.split()[0]}" if missing else None)
 
-    def _ratio(self, name: str, work: Work, density: float, tokens: int, dtype: torch.dtype) -> float | None:
+    def _ratio(
+        self, name: str, made: type[Kernels], work: Work, density: float, tokens: int, dtype: torch.dtype
+    ) -> float | None:
         _, rows = self._policy.rows(self.device, dtype, name)
         if not rows:
             return None
         near = auto.nearest(rows, max(1, tokens), max(1, work.positions), torch.get_num_threads())[0]
-        # Above the crossover "auto" unpacks the weight, which takes about as long at any density.
-        return at(near.ratios, min(density, near.density) if work.layout == "auto" else density)
+        # Unpacking the weight takes about as long at any density.
+        return at(near.ratios, min(density, near.density) if made.UNPACKS else density)
 
 
 def at(ratios: tuple[tuple[float, float], ...], density: float) -> float:

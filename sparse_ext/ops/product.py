@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -254,6 +254,13 @@ class Kernels(ABC):
     products use the pattern's part of it, cast to x's dtype. operands is the layout's NamedTuple. x is as the
     product takes it. The functions are called inside an autograd function, which `torch.compile` may trace.
     """
+
+    UNPACKS: ClassVar[bool] = False  # the weight, where `auto`'s table says that dense products are faster
+
+    @staticmethod
+    def in_table(product: Any) -> tuple[str | None, ...]:
+        """What `auto`'s table calls the forward product and both gradients; None: it has no rows of such a one."""
+        return None, None, None
 
     @staticmethod
     @abstractmethod

@@ -105,7 +105,7 @@ def _at_equal_seconds(arm: Arm, record: Record) -> Finding:
     duels = sorted((_duel(arm, rival, record.metric) for rival in rivals), key=lambda duel: (duel.result, _strength(duel)))
     first = duels[0]
     one, other = arm.name, first.rival.name
-    scores = f"{other} has {_score(first.rival)}, {one} {_score(arm)} {record.metric.name}"
+    scores = f"{other} has {_score(first.rival)}, {one} {_score(arm)} ({record.metric.name})"
     sentence = {
         BEATEN: f"At equal seconds dense is better: {scores}.",
         UNSETTLED: f"At equal seconds neither {one} nor {other} is shown to be better: {scores}.",
@@ -125,7 +125,7 @@ def _strength(duel: Duel) -> float:
 
 
 def _score(arm: Arm) -> str:
-    return "no score in" if arm.score is None else figures.number(arm.score.mean)
+    return "no finite score" if arm.score is None else figures.number(arm.score.mean)
 
 
 def _beside(arm: Arm, record: Record) -> str:

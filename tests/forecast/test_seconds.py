@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import sparse_ext as sx
-from sparse_ext.forecast.seconds import IN_TABLE, at
-from sparse_ext.ops import LAYOUTS, auto
+from sparse_ext.forecast.seconds import at
+from sparse_ext.ops import LAYOUTS, Conv2d, Linear, auto
 
 CPU = auto.device_name(torch.device("cpu"))
 RATIOS = ((0.1, 0.2), (0.2, 0.4), (0.4, 1.2))
@@ -113,8 +113,19 @@ def test_what_was_not_measured_is_none_with_a_sentence(monkeypatch):
     assert any("speed is unknown in part" in note for note in dense_weight.notes)
 
 
-def test_every_layout_is_in_the_table_or_unknown():
-    assert {layout for layout, _ in IN_TABLE} <= LAYOUTS.keys()
+PRODUCTS = (Linear(8, 8), Conv2d(8, 8, (3, 3)), Conv2d(8, 8, (1, 1)), Conv2d(8, 1, (3, 3), groups=8))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("product", PRODUCTS, ids=["linear", "3 x 3", "1 x 1", "depthwise"])
+def test_kernels_name_what_the_shipped_table_has(layout, product):
+    kernels = LAYOUTS[layout].products.get(type(product))
+    names = (None, None, None) if kernels is None else kernels.in_table(product)
+    known = {name for _, _, name in auto.load(auto.SHIPPED)}
+    assert len(names) == 3
+    assert set(names) - {None} <= known
+    measured = layout in ("csr", "auto") or (layout == "2:4" and product is PRODUCTS[0])
+    assert any(names) == (measured and product is not PRODUCTS[3])
 
 
 def test_where_dense_is_better_it_says_so(monkeypatch):

@@ -32,10 +32,10 @@ CASES = {
     "beaten by one": ([rival("narrower", 0.1), rival("low rank", -0.1)], f"{BEATEN}low rank has 1.9"),
     "the strongest": ([rival("narrower", -0.1), rival("low rank", -0.2), rival("shorter", -0.15)], f"{BEATEN}low rank has 1.8"),
     "beaten in less time": ([rival("narrower", -0.1, (2.0, 2.1, 2.2))], BEATEN),
-    "won": ([rival("narrower", 0.1)], f"{WON}narrower has 2.11, RigL 2.01 bits."),
+    "won": ([rival("narrower", 0.1)], f"{WON}narrower has 2.11, RigL 2.01 (bits)."),
     "won all": (
         [rival("narrower", 0.2), rival("low rank", 0.1)],
-        f"{WON}low rank has 2.11, RigL 2.01 bits.",
+        f"{WON}low rank has 2.11, RigL 2.01 (bits).",
     ),
     "won in less time": ([rival("narrower", 0.1, (8.0, 8.1, 8.2))], WON),
     "beaten by the weaker": ([rival("narrower", -0.2, jitter=0.5), rival("low rank", -0.1)], f"{BEATEN}low rank has 1.9"),
@@ -60,7 +60,7 @@ def test_the_first_sentence(case):
 def test_it_names_scores_difference_and_seconds():
     """By hand: differences -0.1, -0.099, -0.101 with t = 4.302653: 0.001 * 4.302653 / sqrt(3) = 0.00248."""
     assert lines(RIGL, rival("narrower", -0.1))[:2] == (
-        "At equal seconds dense is better: narrower has 1.91, RigL 2.01 bits.",
+        "At equal seconds dense is better: narrower has 1.91, RigL 2.01 (bits).",
         "RigL and narrower: the scores differ by 0.1000 (0.0975 to 0.1025), paired by seed, and narrower took 1 of RigL's"
         " seconds.",
     )

@@ -19,6 +19,11 @@ class CsrConv2d(Kernels):
     GRAD_INPUT: ClassVar[Any] = conv.csr_conv2d_t
     GRAD_WEIGHT: ClassVar[Any] = conv.csr_conv2d_grad_weight
 
+    @staticmethod
+    def in_table(product: Conv2d) -> tuple[str | None, ...]:
+        depthwise = product.channels == 1 < product.groups
+        return (None, None, None) if depthwise else auto_conv.all_in_table(product.kernel_size)
+
     @classmethod
     def forward(
         cls,
@@ -66,6 +71,7 @@ class CsrConv2d(Kernels):
 class AutoConv2d(CsrConv2d):
     """Torch convolves where that was measured to be faster, zeros and all: Inf and NaN in x reach every output then."""
 
+    UNPACKS = True
     FORWARD = auto_conv.auto_conv2d
     GRAD_INPUT = auto_conv.auto_conv2d_t
     GRAD_WEIGHT = auto_conv.auto_conv2d_grad_weight

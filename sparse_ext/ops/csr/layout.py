@@ -6,7 +6,7 @@ import torch
 from torch.autograd import forward_ad
 
 from .. import written_out
-from ..auto import POLICY, STORAGE, Choice
+from ..auto import POLICY, PRODUCTS, STORAGE, Choice
 from ..boundary.checks import MOST, lacking
 from ..layout import Layout, check_matrix, operands_of
 from ..product import Conv2d, Kernels, Linear, Product
@@ -22,6 +22,10 @@ MAX_16BIT = 1 << 16
 
 class CsrLinear(Kernels):
     """By `csr_spmm` and `csr_sddmm`."""
+
+    @staticmethod
+    def in_table(product: Linear) -> tuple[str | None, ...]:
+        return PRODUCTS
 
     @staticmethod
     def forward(
@@ -115,6 +119,8 @@ class AutoLinear(CsrLinear):
 
     A dense product also multiplies the zeros, so Inf and NaN in x reach every output, as in `nn.Linear`.
     """
+
+    UNPACKS = True
 
     @staticmethod
     def forward(

@@ -32,6 +32,10 @@ class Nm24Linear(Kernels):
     """By `nm24_gemm`. A float32 dense weight multiplies 16-bit tokens: it is rounded as it is packed."""
 
     @staticmethod
+    def in_table(product: Linear) -> tuple[str | None, ...]:
+        return auto.FORWARD, None, None  # the gradients depend on the rule, and packed weights have none
+
+    @staticmethod
     def forward(
         product: Linear,
         weight: torch.Tensor,
