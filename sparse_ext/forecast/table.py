@@ -8,24 +8,23 @@ from dataclasses import replace
 from typing import Any
 
 from sparse_ext.report import table
+from sparse_ext.report.amounts import UNKNOWN, measure
 
 from .result import Estimate, LayerEstimate, together
 
-UNKNOWN = "unknown"
-
-# What is shown of all layers together: (title, what of a Cost).
+# What is shown of all layers together: (title, what of a Cost, its quantity).
 TOTALS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
-    ("weights", lambda cost: cost.bytes.weights, "B"),
-    ("indices", lambda cost: cost.bytes.indices, "B"),
-    ("gradients", lambda cost: cost.bytes.gradients, "B"),
-    ("optimizer state", lambda cost: cost.bytes.optimizer_state, "B"),
-    ("for the method", lambda cost: cost.bytes.method, "B"),
-    ("all of these", lambda cost: cost.bytes.total, "B"),
-    ("sent in a step", lambda cost: cost.communication.step, "B"),
-    ("sent for an update", lambda cost: cost.communication.update, "B"),
-    ("forward pass", lambda cost: cost.flops.forward, "FLOPs"),
-    ("training step", lambda cost: cost.flops.training, "FLOPs"),
-    ("observing step", lambda cost: cost.flops.observing, "FLOPs"),
+    ("weights", lambda cost: cost.bytes.weights, "bytes"),
+    ("indices", lambda cost: cost.bytes.indices, "bytes"),
+    ("gradients", lambda cost: cost.bytes.gradients, "bytes"),
+    ("optimizer state", lambda cost: cost.bytes.optimizer_state, "bytes"),
+    ("for the method", lambda cost: cost.bytes.method, "bytes"),
+    ("all of these", lambda cost: cost.bytes.total, "bytes"),
+    ("sent in a step", lambda cost: cost.communication.step, "bytes"),
+    ("sent for an update", lambda cost: cost.communication.update, "bytes"),
+    ("forward pass", lambda cost: cost.flops.forward, "flops"),
+    ("training step", lambda cost: cost.flops.training, "flops"),
+    ("observing step", lambda cost: cost.flops.observing, "flops"),
 )
 
 
@@ -38,8 +37,8 @@ def formatted(estimate: Estimate) -> str:
     layers = table.terminal(head, [_cells(rows) for rows in alike.values()], right=(2, 4, 5, 6, 7, 8))
     model = estimate.model
     totals = []
-    for title, of, unit in TOTALS:
-        totals.append([title, *(_amount(value, unit) for value in (of(model.dense), of(model.sparse))), _share(of, model)])
+    for title, of, quantity in TOTALS:
+        totals.append([title, *(measure(value, quantity) for value in (of(model.dense), of(model.sparse))), _share(of, model)])
     totals.append(["products' seconds", "", "", _ratio(model.speed.step)])
     better = [f"{_named(rows)}: {rows[0].dense_is_better}" for rows in alike.values() if rows[0].dense_is_better is not None]
     unit = f"of one of {estimate.ranks} ranks" if estimate.ranks > 1 else "of one process"
@@ -56,26 +55,16 @@ def _cells(rows: Sequence[LayerEstimate]) -> list[str]:
         "" if first.shape is None else " x ".join(map(str, first.shape)),
         f"{first.density:.2%}",
         first.layout or "dense",
-        _amount(total.dense.bytes.total, "B"),
-        _amount(total.sparse.bytes.total, "B"),
-        _amount(total.dense.flops.training, ""),
-        _amount(total.sparse.flops.training, ""),
+        measure(total.dense.bytes.total, "bytes"),
+        measure(total.sparse.bytes.total, "bytes"),
+        measure(total.dense.flops.training, "flops"),
+        measure(total.sparse.flops.training, "flops"),
         _ratio(first.speed.step),
     ]
 
 
 def _named(rows: Sequence[LayerEstimate]) -> str:
     return rows[0].name if len(rows) == 1 else f"{re.sub(r'[0-9]+', '*', rows[0].name)} ({len(rows)})"
-
-
-def _amount(value: float | None, unit: str) -> str:
-    """With three digits and a unit: 1.23 GB."""
-    if value is None:
-        return UNKNOWN
-    for letter, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g} {letter}{unit}".rstrip()
-    return f"{value:.3g} {unit}".rstrip()
 
 
 def _share(of: Callable[[Any], float | None], model: LayerEstimate) -> str:

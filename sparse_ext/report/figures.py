@@ -6,7 +6,6 @@ from math import floor, log10
 
 from .record import Interval
 
-KIB = 1024
 UNKNOWN = "unknown, because "
 PLAIN = (1e-4, 1e6)  # ends of intervals from and to which no exponent is written
 ROUNDING = 1e-9  # a narrower interval, relative to its mean, is that of equal values
@@ -44,15 +43,6 @@ def interval(one: Interval) -> str:
         places, kind = places + floor(log10(largest)), "e"
     form = f".{max(0, places)}{kind}"
     return f"{one.mean:{form}} ({one.low:{form}} to {one.high:{form}})"
-
-
-def size(count: float) -> str:
-    """Bytes, with four digits: "512 bytes", "1.5 KiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(count) < KIB:
-            return f"{number(count)} {unit}"
-        count /= KIB
-    return f"{number(count)} TiB"
 
 
 def listed(names: list[str]) -> str:

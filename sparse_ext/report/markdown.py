@@ -8,7 +8,7 @@ from functools import partial
 from operator import attrgetter
 from statistics import fmean
 
-from . import figures, protocol, table
+from . import amounts, figures, protocol, table
 from .headline import is_told
 from .quantity import TABLE
 from .record import Arm, Interval, Record
@@ -119,7 +119,7 @@ def _stopped(arm: Arm) -> str:
 
 
 def _largest(path: str, arm: Arm) -> str:
-    return figures.size(max(map(attrgetter(path), arm.runs)))
+    return amounts.measure(max(map(attrgetter(path), arm.runs)), "bytes")
 
 
 def _energy(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import figures
+from . import amounts, figures
 from .record import Idle, Machine, Record, Sensor
 from .run import Run
 
@@ -30,7 +30,7 @@ def _task(record: Record) -> str:
 
 
 def _machine(machine: Machine) -> str:
-    memory = "unknown" if machine.memory_bytes is None else figures.size(machine.memory_bytes)
+    memory = amounts.measure(machine.memory_bytes, "bytes")
     cpu = f"{machine.cpu} ({machine.isa}), cores {machine.cores}, threads in use {machine.threads}, memory {memory}"
     sentences = [f"Trained on {machine.devices} x {machine.device}, under {machine.os}. CPU: {cpu}."]
     if machine.gpu is not None:

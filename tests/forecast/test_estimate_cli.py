@@ -111,8 +111,8 @@ def test_the_table():
     lines = str(sx.estimate(model, 0.9, "csr", optimizer="sgd", tokens=1000, distribution="uniform")).splitlines()
     assert " ".join(lines[0].split()) == "layer shape density layout bytes dense sparse FLOPs dense sparse seconds"
     # Dense 2 * (40 + 40) kB; sparse 2 * (4 + 4 kB, 12 bytes of indices for each of 1000, 3 * 404 bytes, 1250 bytes of bits).
-    assert " ".join(lines[1].split()) == "part* (2) 100 x 100 10.00% csr 160 kB 44.9 kB 120 M 12 M unknown"
-    assert " ".join(lines[2].split()) == "other parameters 100.00% dense 160 B 160 B 0 0 1.00"
+    assert " ".join(lines[1].split()) == "part* (2) 100 x 100 10.00% csr 160 kB 44.9 kB 120 MFLOP 12.0 MFLOP unknown"
+    assert " ".join(lines[2].split()) == "other parameters 100.00% dense 160 B 160 B 0 FLOP 0 FLOP 1.00"
     assert lines[3] == "bytes and FLOPs of one process; FLOPs of a training step, as Static plans 10000 steps, with sgd"
     totals = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines[5:18]}
     assert totals["weights"] == "0.101"

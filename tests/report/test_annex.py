@@ -28,7 +28,7 @@ def test_the_points_of_a_sparse_arm():
             "clock; of it updates of the pattern 0.041 s, evaluation 0.205 s; the warm-up is not in it",
         ),
         "Hardware-days": ("(d)", "4.745e-05", "training time times 1 x A CPU"),
-        "Peak memory": ("(d)", "8.301 KiB", "of a training step, the largest of all runs"),
+        "Peak memory": ("(d)", "8.50 kB", "of a training step, the largest of all runs"),
         "Training": ("(d)", "100 steps, 3200 samples, float32, rigl, layout auto, sparsity 0.9", "configuration"),
         "Energy": (
             "(e)", "180 J (5e-05 kWh)",

@@ -13,6 +13,7 @@ from variants import HOSTILE, VARIANTS
 
 pytest.importorskip("matplotlib")
 
+from sparse_ext.report import amounts
 from sparse_ext.report import page as whole_page
 from sparse_ext.report.page import arms, cards, density, layers, scores, tables, words
 from sparse_ext.report.record import Interval, Metric
@@ -137,7 +138,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("value", "said"), NUMBERS)
 def test_numbers(value, said):
-    assert words.number(value) == said
+    assert amounts.number(value) == said
 
 
 MEASURES = [
@@ -149,7 +150,7 @@ MEASURES = [
 
 @pytest.mark.parametrize(("value", "quantity", "said"), MEASURES)
 def test_measures(value, quantity, said):
-    assert words.measure(value, quantity) == said
+    assert amounts.measure(value, quantity) == said
 
 
 def test_names_are_shortened_in_the_middle():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
-from .. import figures, table
+from .. import amounts, figures, table
 from ..record import Arm, Machine, Record
 from ..run import Run
 from . import words
@@ -37,7 +37,7 @@ def _machine(machine: Machine) -> str:
     rows = [
         ("Devices that trained", words.hardware(machine)),
         ("CPU", f"{machine.cpu}; cores: {machine.cores}, threads used: {machine.threads}"),
-        ("Memory", SILENT if machine.memory_bytes is None else figures.size(machine.memory_bytes)),
+        ("Memory", SILENT if machine.memory_bytes is None else amounts.measure(machine.memory_bytes, "bytes")),
         ("Operating system", machine.os),
     ]
     if machine.gpu is not None:
@@ -69,7 +69,7 @@ def _resources(record: Record, arm: Arm) -> list[tuple[str, str, str, str]]:
     time = f"clock; of it updates of the pattern {updates} s, evaluation {evaluation} s; the warm-up is not in it"
     trained = f"{of(lambda run: run.steps)} steps, {of(lambda run: run.samples)} samples, {arm.precision}"
     sparse = "" if arm.method is None else f", {arm.method}, layout {arm.layout}, sparsity {arm.sparsity}"
-    memory = figures.size(max(run.memory.total for run in arm.runs))
+    memory = amounts.measure(max(run.memory.total for run in arm.runs), "bytes")
     return [
         ("(d)", "Floating-point operations", of(lambda run: run.flops), "counted as they were executed"),
         ("(d)", "Floating-point operations, planned", of(lambda run: run.planned_flops), "computed from the plan"),

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import figures
+from ..amounts import measure
 from ..headline import is_told
 from ..record import NOT_SAVED, QUANTITIES, SAVED, SAVED_WITH_LOSS, UNKNOWN, Interval, Record
 from .arms import SPENT, Shown, mean
 from .scores import Scores
-from .words import between, measure, times
+from .words import between, times
 
 STYLES = {SAVED: "saved", SAVED_WITH_LOSS: "loss", NOT_SAVED: "not-saved", UNKNOWN: "unknown"}
 _END = 2.0  # times the reference's: where the strip of a ratio ends

@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ..amounts import unit_for
 from ..record import Record
 from .arms import SPENT, Curve, Shown, curve, mean_curve
 from .labels import name_ends
 from .looks import drawn
 from .svg import plot
-from .words import short, shortened, unit_for
+from .words import short, shortened
 
 _HEIGHT = 360
 _LOGARITHMIC = 30  # times that the dearest arm costs what the cheapest does: both would not be seen side by side

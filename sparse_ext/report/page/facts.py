@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from ..amounts import UNKNOWN, measure
 from ..record import Arm, Idle, Machine, Record, Sensor
-from .words import UNKNOWN, measure, short
+from .words import short
 
 Facts = list[tuple[str, str]]
 

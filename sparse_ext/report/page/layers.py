@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..amounts import Unit, measure, number, unit_for
 from ..run import LayerTime
 from .arms import Shown
 from .bars import AROUND, EDGE, amount, amounts, key, name_rows
 from .looks import drawn
 from .svg import plot
-from .words import Unit, measure, number, percent, shortened, times, unit_for
+from .words import percent, shortened, times
 
 LAYERS = 10  # as many rows at most: layers that take longest have one each, the others are summed
 _ROW = 46  # pixels

@@ -9,12 +9,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..amounts import measure, number, unit_for
 from ..run import Run
 from .arms import Shown, mean
 from .bars import AROUND, EDGE, amount, amounts, key, name_rows
 from .looks import drawn
 from .svg import plot
-from .words import measure, number, unit_for, wrapped
+from .words import wrapped
 
 _ROW = 38  # pixels
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor, log10
 
+from ..amounts import UNKNOWN, fixed
 from ..record import Arm, Interval, Record
 from .arms import mean
-from .words import UNKNOWN, fixed
 
 
 @dataclass(frozen=True)

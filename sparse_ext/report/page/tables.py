@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .. import figures
+from ..amounts import UNKNOWN, number, unit_for
 from ..record import Record
 from ..run import Run
 from .arms import SPENT, Shown, mean
 from .memory import PARTS
 from .scores import Scores
-from .words import UNKNOWN, number, sentence, unit_for
+from .words import sentence
 
 NONE = "–"
 
