@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from statistics import fmean, stdev
 
-from sparse_ext.report import table
+from sparse_ext.report import figures, table
+from sparse_ext.report.quality import diverged, worse_by
 from sparse_ext.report.record import Arm, Record
 
 Arms = Mapping[str, Arm]
@@ -43,21 +44,12 @@ def step_s(arm: Arm) -> float:
 
 
 def lead(record: Record, one: str, other: str) -> tuple[float, str]:
-    """By how much one arm is better than another, and how sure that is.
-
-    The arms of a seed share data and order, so they are compared seed by seed.
-    """
+    """By how much one arm is better than another, paired by seed, and how sure that is; NaN: a score was not finite."""
     arms = {arm.name: arm for arm in record.arms}
-    sign = 1 if record.metric.higher_is_better else -1
-    pairs = [(a.score, b.score) for a, b in zip(arms[one].runs, arms[other].runs, strict=True)]
-    leads = [sign * (own - its) for own, its in pairs if own is not None and its is not None]
-    if len(leads) < len(pairs):
-        return float("nan"), "a score was not finite"
-    text = f"{fmean(leads):+.3g} {record.metric.name}"
-    if len(leads) == 1:
-        return leads[0], f"{text} (one seed: no spread known)"
-    ahead = sum(by > 0 for by in leads)
-    return fmean(leads), f"{text} (± {stdev(leads):.2g} from seed to seed, ahead in {ahead} of {len(leads)})"
+    ahead = worse_by(arms[other], arms[one], record.metric)
+    if ahead is None:
+        return float("nan"), diverged(arms[one], arms[other])
+    return ahead.mean, f"{figures.interval(ahead)} {record.metric.name}"
 
 
 def nm24(record: Record) -> Claims:

@@ -242,10 +242,10 @@ class Comparison:
         self, trainings: Mapping[str, Training]
     ) -> tuple[dict[str, tuple[LayerTime, ...]], dict[str, tuple[Stage, ...]], dict[str, str]]:
         """Times of layers, stages, and why there are none, of each arm's trained model."""
-        budget_s, count = self.config.layers_s, self.config.stages
+        budget_s, count, frequencies = self.config.layers_s, self.config.stages, self.config.frequencies
         layers = {name: layer_times(one, budget_s) for name, one in trainings.items()} if budget_s else {}
         if not count:
             return layers, {}, dict.fromkeys(trainings, "no pipeline stages were asked for (stages = 0)")
-        found = {name: stages_of(one, count, self.meter) for name, one in trainings.items()}
+        found = {name: stages_of(one, count, frequencies, self.meter) for name, one in trainings.items()}
         stages = {name: measured for name, (measured, _) in found.items()}
         return layers, stages, {name: why for name, (_, why) in found.items() if why is not None}

@@ -42,6 +42,8 @@ class Config:
         layers_s: how long the times of each arm's layers are measured, after the runs; 0: not at all.
         stages: as how many pipeline stages each arm's model is measured after the runs, for a planner of clock frequencies; 0:
             not at all.
+        frequencies: MHz, to which the GPU's clock is locked in turn for the stages, which needs administrator rights; none: the
+            clock is left alone.
         trial: it only shows that all works: nothing may be called saved.
     """
 
@@ -62,6 +64,7 @@ class Config:
     evaluations: int = 10
     layers_s: float = 1.0
     stages: int = 0
+    frequencies: tuple[int, ...] = ()
     trial: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class Config:
             )
         if self.seeds and not len(self.seeds) == len(set(self.seeds)) == self.repeats:
             raise ValueError(f"seeds: expected {self.repeats} different ones, one for each repeat, got {list(self.seeds)}")
+        if self.frequencies and not self.stages:
+            raise ValueError(f"stages: expected at least 1, to be measured at {list(self.frequencies)} MHz, got 0")
         _check_device(self.device)
         _check_names(self.arm)
         _as_json(asdict(self))

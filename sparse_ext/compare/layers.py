@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -39,11 +39,11 @@ def layer_times(training: Training, budget_s: float) -> tuple[LayerTime, ...]:
     return tuple(_row(name, layers[name], *(times[f"{way} {name}"].median_s for way in WAYS)) for name in names)
 
 
-def stages_of(training: Training, count: int, meter: Meter) -> tuple[tuple[Stage, ...], str | None]:
-    """Of the trained model, as pipeline stages; or none, and a sentence that says why."""
+def stages_of(training: Training, count: int, frequencies: Sequence[int], meter: Meter) -> tuple[tuple[Stage, ...], str | None]:
+    """Of the trained model, as pipeline stages at each frequency in MHz; or none, and a sentence that says why."""
     with training.random.unchanged():
         model, step = _step_of(training)
-        return measure_stages(model, step, count, meter)
+        return measure_stages(model, step, count, meter, frequencies=frequencies)
 
 
 def _step_of(training: Training) -> tuple[nn.Module, Callable[[], object]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparse_ext.report.codec import build
+from sparse_ext.report.codec import build, write_json
 from sparse_ext.report.record import Idle
 from sparse_ext.report.run import LayerTime, Run, Stage
 
@@ -149,11 +149,7 @@ class Store:
             raise ValueError(f"{path}: expected JSON, got {error}; remove it, or begin anew with --fresh") from error
 
     def _write(self, name: str, values: Any) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / name
-        unfinished = path.with_name(f"{name}.unfinished")
-        unfinished.write_text(json.dumps(values, indent=1) + "\n")
-        unfinished.replace(path)
+        write_json(values, self._folder / name)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -16,10 +16,15 @@ _hints = cache(get_type_hints)
 
 
 def write(record: Record, path: Path) -> Path:
-    """Writes the record's JSON. A file that is there already is replaced at once, never half."""
+    """Writes the record's JSON."""
+    return write_json(asdict(record), path)
+
+
+def write_json(values: Any, path: Path) -> Path:
+    """Writes plain values. A file that is there already is replaced at once, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
+    unfinished.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
     unfinished.replace(path)
     return path
 

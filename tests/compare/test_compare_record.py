@@ -8,10 +8,11 @@ from itertools import cycle
 import pytest
 from tiny import RIGL, FakeMeter, Squares, compared, config
 
-from sparse_ext.compare import ARMS, compare
+from sparse_ext.compare import ARMS, compare, layers
 from sparse_ext.compare.config import config_of
 from sparse_ext.report import codec
 from sparse_ext.report.record import NOT_SAVED, SAVED, SAVED_WITH_LOSS, UNKNOWN
+from sparse_ext.report.run import Stage
 
 # Multiply-adds of a dense layer for each sample, forward; the gradient of the first input is not computed.
 LAYERS = (16 * 32, 32 * 32, 32)
@@ -121,6 +122,19 @@ def test_pipeline_stages(tmp_path):
         assert arm.stages_why
         assert other.stages_why == "no pipeline stages were asked for (stages = 0)"
         assert arm.stages_why != other.stages_why
+
+
+def test_stages_are_measured_at_the_frequencies_asked_for(tmp_path, monkeypatch):
+    def measured(model, step, stages, meter, *, frequencies):
+        assert stages == 2
+        return tuple(Stage(0, which, mhz, 1.0, 1.0) for which in ("forward", "backward") for mhz in frequencies), None
+
+    monkeypatch.setattr(layers, "measure_stages", measured)
+    record = compared(tmp_path, stages=2, frequencies=[900, 1200])
+    assert [[one.frequency_mhz for one in arm.stages] for arm in record.arms] == [[900, 1200] * 2] * 2
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"stages: expected at least 1, to be measured at \[900\] MHz, got 0"):
+        compared(tmp_path / "none", frequencies=[900])
 
 
 def test_without_an_idle_machine(tmp_path):
