@@ -7,6 +7,8 @@ Interactions and Implications for Software Testing"). A test with up to two para
 from heapq import heapify, heappop, heappush
 from itertools import combinations
 
+import pytest
+
 
 def identity(value):
     """The value as a member of sets: itself, or where it cannot be one, which object it is."""
@@ -37,3 +39,13 @@ def pairwise(cases):
             kept.append(i)
             seen |= new[i]
     return sorted(kept)
+
+
+def others_slow(cases):
+    """Cases (one, other) of a test that is too long for all of them: each value of `one` keeps a single `other`, of which they
+    take turns; the rest are slow."""
+    others = {}
+    for one, other in cases:
+        others.setdefault(one, []).append(other)
+    kept = {(one, these[i % len(these)]) for i, (one, these) in enumerate(others.items())}
+    return [pytest.param(*case, marks=[] if case in kept else pytest.mark.slow) for case in cases]

@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from sampling import pairs_of, pairwise
+from sampling import others_slow, pairs_of, pairwise
 
 
 @pytest.mark.parametrize("sizes", [(3,), (2, 5), (2, 2, 2), (4, 3, 3), (7, 6, 3, 2)])
@@ -32,3 +32,11 @@ def test_values_without_a_hash():
 
 def test_what_has_no_parameters_stays():
     assert pairwise([{}]) == [0]
+
+
+def test_others_are_slow():
+    """Two others take turns: a keeps the first, b the second, c, which has one alone, that."""
+    cases = [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("c", 2)]
+    found = others_slow(cases)
+    assert [tuple(one.values) for one in found] == cases
+    assert [tuple(one.values) for one in found if not one.marks] == [("a", 1), ("b", 2), ("c", 2)]

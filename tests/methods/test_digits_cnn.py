@@ -29,6 +29,7 @@ def mean(arm):
     return statistics.mean(result.score for result in results(20, 3)[arm])
 
 
+@pytest.mark.slow
 def test_every_arm_learns_and_costs_what_its_weights_cost():
     runs = {arm: run for arm, (run,) in results(4, 1).items()}
     assert list(runs) == [DENSE, STATIC, SET, RIGL, STATIC_FEW, RIGL_FEW]

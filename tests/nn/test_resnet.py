@@ -70,6 +70,7 @@ def test_from_conversion_to_densification(name):
         torch.testing.assert_close(resumed[0].eval()(x), y, **TOLERANCE[torch.float32])
 
 
+@pytest.mark.slow
 def test_compiled_training_is_eager_training():
     torch._dynamo.reset()
     eager, compiled = build(resnet18), build(resnet18)

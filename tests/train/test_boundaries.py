@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from orders import recorded
+from sampling import others_slow
 from training import ACTING, OPTIMIZERS, assert_same, everything, method_named, mlp, run
 
 import sparse_ext as sx
@@ -61,7 +62,7 @@ def boundaries(updates):
     return found | {"in between": (steps[middle - 1] + steps[middle]) // 2}
 
 
-@pytest.mark.parametrize(("method", "layout"), ACTING)
+@pytest.mark.parametrize(("method", "layout"), others_slow(ACTING))
 def test_a_run_resumes_at_every_kind_of_boundary(method, layout):
     trio = build(method, layout, seed=5)
     orders, updates = recorded(trio[2]), {}

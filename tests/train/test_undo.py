@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from sampling import others_slow
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import CHANGING, OPTIMIZERS, assert_same, backward, everything, method_named, mlp, run
@@ -99,7 +100,7 @@ def with_count(sparsifier, mode):
     sparsifier._update = counted
 
 
-@pytest.mark.parametrize(("method", "layout"), [*CHANGING, ("tail", "csr"), ("ac/dc", "auto")])
+@pytest.mark.parametrize(("method", "layout"), others_slow([*CHANGING, ("tail", "csr"), ("ac/dc", "auto")]))
 def test_a_fault_at_any_operation_of_an_update_changes_nothing(method, layout):
     operations = operations_of_an_update(method, layout)
     assert operations > 10
