@@ -38,6 +38,7 @@ def test_every_task_trains(task):
     assert min(line["step_s"], line["dense_step_s"], line["seconds"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains(name):
     contender = contenders()[name]

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from sampling import others_slow
 from shapes import SHAPES
 from torch import nn
 from training import method_named
@@ -78,8 +79,7 @@ def check_memory(layers, method, optimizer):
         assert [tensor.numel() for tensor in tensors] == 4 * [layer.capacity]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", sx.METHODS)
+@pytest.mark.parametrize(("name", "shape"), others_slow([(name, shape) for name in sx.METHODS for shape in SHAPES]))
 def test_a_model_trains_without_a_line_changed(name, shape):
     make, batch, exclude = SHAPES[shape]
     model, method = make(), quick(name)

@@ -41,7 +41,11 @@ class Elements(HTMLParser):
         self.texts.append(data)
 
 
-every_variant = pytest.mark.parametrize("name", VARIANTS)
+# Their pages take long; a browser opens them all (`make pages`).
+LARGE = ("ten arms", "no curve", "points", "hundredfold")
+every_variant = pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow][: one in LARGE]) for one in VARIANTS]
+)
 
 
 @every_variant

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sampling import others_slow
 from torch import nn
 from training import CHANGING, OPTIMIZERS, active, backward, method_named, mlp, run
 
@@ -47,7 +48,7 @@ def leave(optimizer, parameters):
 
 
 @pytest.mark.parametrize("how", ["requires_grad_", "leaves the optimizer"])
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), others_slow(CHANGING))
 def test_a_layer_that_is_frozen_later(method, layout, how):
     model, optimizer, sparsifier = build(method, layout)
     first = first_update(method)
@@ -73,7 +74,7 @@ def test_a_layer_that_is_frozen_later(method, layout, how):
     assert not sparsifier.report().layers[0].frozen
 
 
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), others_slow(CHANGING))
 def test_a_layer_that_was_frozen_at_first(method, layout):
     """It gets what the method needs when it thaws, such as a dense weight."""
     model = mlp(layout=layout, method=method if sx.METHODS[method].changes_density else "static")

@@ -7,6 +7,7 @@ import pytest
 import resume
 import torch
 from following import table_from_60_percent
+from sampling import others_slow
 from training import CHANGING, KINDS, assert_same, masks, run
 
 import sparse_ext as sx
@@ -76,7 +77,7 @@ def test_resumed_run_equals_uninterrupted_run(folder, case):
     assert sx.METHODS[case[0]].changes_density or all(not torch.equal(before[layer], after[layer]) for layer in before)
 
 
-@pytest.mark.parametrize(("method", "layout"), CHANGING)
+@pytest.mark.parametrize(("method", "layout"), others_slow(CHANGING))
 def test_state_goes_back_in_time(method, layout):
     """Loading into a Sparsifier that has trained on takes it back, an armed step included."""
     model, optimizer, sparsifier = resume.build(method, layout, "adamw", seed=0)
